@@ -1,0 +1,29 @@
+//! The contract between Merganser's servers and everyone who talks to them.
+//!
+//! The source is `proto/merganser/v1/*.proto`, where every service, message and field is described; this crate holds what is
+//! generated from it at build time. It has no logic of its own: what a field may hold is decided by the layer that receives it.
+//!
+//! - `ingest.proto`: events go in (speed layer)
+//! - `user_stats.proto`: merged statistics of users come out (serving layer)
+//! - `view.proto`: the same for any declared view (serving layer)
+//! - `realtime.proto`: the handover between the layers, not for clients (speed layer)
+//! - `types.proto`: what they share
+//!
+//! Maps are `BTreeMap`s, so that equal messages have equal bytes, and `bytes` fields are `Bytes`, so that Arrow can read them
+//! in place.
+
+/// Package `merganser.v1`: messages, clients and server traits.
+#[allow(missing_docs, unreachable_pub)]
+#[allow(clippy::large_futures)]
+#[allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags
+)]
+pub mod v1 {
+    tonic::include_proto!("merganser.v1");
+}
+
+/// The encoded `FileDescriptorSet` of the package and of what it imports, comments included, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/merganser.v1.bin"));

@@ -1,0 +1,241 @@
+//! From the planned SQL to physical expressions: the shape of the plan is checked node by node, and each piece of its
+//! one aggregate is lowered on its own. There is no physical plan; [`crate::fold::Fold`] drives the pieces.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::common::{Column, DFSchema, DataFusionError};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate as AggregatePlan, Expr, LogicalPlan, Projection, lit};
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
+use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::prelude::SessionContext;
+use futures::executor::block_on;
+
+use super::error::DefinitionError;
+use super::syntax::Checked;
+use super::{Aggregate, Output};
+use crate::schema::{EventSchema, OFFSET, PARTITION, timestamp_type};
+
+/// Everything of a definition but its text.
+pub(super) struct Lowered {
+    /// The SQL as the parser writes it: no comments, no line breaks.
+    pub(super) normal_sql: String,
+    pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) key: Arc<dyn PhysicalExpr>,
+    pub(super) bucket: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) aggregates: Vec<Aggregate>,
+    pub(super) count: usize,
+    pub(super) outputs: Vec<Output>,
+    pub(super) output_fields: Vec<Field>,
+    pub(super) finished_schema: SchemaRef,
+}
+
+pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState) -> Result<Lowered, DefinitionError> {
+    let normal_sql = checked.statement.to_string();
+    let plan = plan(checked.statement, schema, state).map_err(|e| DefinitionError::new(first_line(&e)))?;
+    let (projection, aggregate, predicate, scan) = shape(&plan)?;
+    let lowering = Lowering { props: ExecutionProps::new(), context: PhysicalPlanningContext::default() };
+    let (key, bucket) = groups(aggregate)?;
+    let mut lowered = lowering.aggregates(aggregate, scan)?;
+    let count = lowering.count_of_all(&mut lowered, scan)?;
+    let bucket_expr = match bucket {
+        None => None,
+        Some(i) => Some(lowering.bucket(&aggregate.group_expr[i], scan)?),
+    };
+    let (outputs, output_fields) = lowering.outputs(projection, aggregate, &checked.output_names, &lowered)?;
+    Ok(Lowered {
+        normal_sql,
+        filter: predicate.map(|p| lowering.expr(p, scan)).transpose()?,
+        key: lowering.expr(&aggregate.group_expr[key], scan)?,
+        bucket: bucket_expr,
+        aggregates: lowered,
+        count,
+        outputs,
+        output_fields,
+        finished_schema: Arc::new(aggregate.schema.as_arrow().clone()),
+    })
+}
+
+fn plan(statement: datafusion::sql::sqlparser::ast::Statement, schema: &EventSchema, state: &SessionState) -> Result<LogicalPlan, DataFusionError> {
+    let context = SessionContext::new_with_state(state.clone());
+    context.register_table("events", Arc::new(EmptyTable::new(schema.arrow())))?;
+    let state = context.state();
+    let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
+    let plan = block_on(state.statement_to_plan(statement))?;
+    state.optimize(&plan)
+}
+
+/// The allow-list of plan nodes: Projection, one Aggregate, at most one Filter, the scan of `events`.
+fn shape(plan: &LogicalPlan) -> Result<(&Projection, &AggregatePlan, Option<&Expr>, &DFSchema), DefinitionError> {
+    let unexpected = |node: &LogicalPlan| {
+        let display = node.display().to_string();
+        DefinitionError::new(format!("a view is one SELECT of aggregates over events; it was planned with \"{display}\", which is not supported"))
+    };
+    let LogicalPlan::Projection(projection) = plan else { return Err(unexpected(plan)) };
+    let LogicalPlan::Aggregate(aggregate) = projection.input.as_ref() else { return Err(unexpected(&projection.input)) };
+    let (predicate, scan) = match aggregate.input.as_ref() {
+        LogicalPlan::Filter(filter) => (Some(&filter.predicate), filter.input.as_ref()),
+        other => (None, other),
+    };
+    match scan {
+        LogicalPlan::TableScan(table) if table.filters.is_empty() && table.fetch.is_none() => {
+            Ok((projection, aggregate, predicate, &table.projected_schema))
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Which group expressions are the key and the bucket.
+fn groups(aggregate: &AggregatePlan) -> Result<(usize, Option<usize>), DefinitionError> {
+    let is_key = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == "user_id");
+    let key = aggregate.group_expr.iter().position(is_key).ok_or_else(|| {
+        DefinitionError::new("a view is kept by user: GROUP BY must name user_id. Views by another key are not supported yet")
+    })?;
+    let others: Vec<usize> = (0..aggregate.group_expr.len()).filter(|i| *i != key).collect();
+    let bucket = match others.as_slice() {
+        [] => return Ok((key, None)),
+        [one] => *one,
+        _ => return Err(DefinitionError::new("GROUP BY has more than the key and one time bucket; make the rest measures, with FILTER (WHERE …)")),
+    };
+    let expr = &aggregate.group_expr[bucket];
+    let columns: HashSet<&Column> = expr.column_refs();
+    if columns.is_empty() || columns.iter().any(|column| column.name != "event_time") {
+        return Err(DefinitionError::new(format!(
+            "the bucket {expr} must be made of event_time alone, such as date_trunc('day', event_time)"
+        )));
+    }
+    Ok((key, Some(bucket)))
+}
+
+struct Lowering {
+    props: ExecutionProps,
+    context: PhysicalPlanningContext,
+}
+
+impl Lowering {
+    fn expr(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, DefinitionError> {
+        create_physical_expr(expr, schema, &self.props, &self.context).map_err(|e| DefinitionError::new(first_line(&e)))
+    }
+
+    /// The bucket as every layer stores it, a UTC timestamp in microseconds.
+    fn bucket(&self, expr: &Expr, scan: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, DefinitionError> {
+        let bucket = self.expr(expr, scan)?;
+        let kind = bucket.data_type(scan.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
+        match kind {
+            kind if kind == timestamp_type() => Ok(bucket),
+            DataType::Timestamp(..) | DataType::Date32 => Ok(Arc::new(CastExpr::new(bucket, timestamp_type(), None))),
+            other => Err(DefinitionError::new(format!("the bucket {expr} is of type {other}; it must be a time, such as date_trunc('day', event_time)"))),
+        }
+    }
+
+    fn aggregates(&self, aggregate: &AggregatePlan, scan: &DFSchema) -> Result<Vec<Aggregate>, DefinitionError> {
+        let mut lowered = Vec::new();
+        for expr in &aggregate.aggr_expr {
+            let next_state = lowered.last().map_or(2, |a: &Aggregate| a.states.end);
+            lowered.push(self.aggregate(with_total_order(expr.clone()), scan, next_state)?);
+        }
+        Ok(lowered)
+    }
+
+    fn aggregate(&self, expr: Expr, scan: &DFSchema, first_state: usize) -> Result<Aggregate, DefinitionError> {
+        let refuse = |e: &DataFusionError| DefinitionError::new(format!("{expr} cannot be split: {}", first_line(e)));
+        let built = LoweredAggregateBuilder::new(&expr, scan, scan.as_arrow(), &self.props, &self.context)
+            .build()
+            .map_err(|e| refuse(&e))?;
+        let function = built.aggregate;
+        if function.order_sensitivity().hard_requires() {
+            return Err(DefinitionError::new(format!(
+                "{expr} needs its events sorted before it sees them, so it cannot be split; use first_value or last_value with ORDER BY"
+            )));
+        }
+        let states = function.state_fields().map_err(|e| refuse(&e))?;
+        // The accumulators themselves may refuse a type that the planner let pass; better here than at the first event.
+        crate::fold::accumulator(&function).map_err(|e| refuse(&e))?;
+        let mut arguments = function.expressions();
+        arguments.extend(function.order_bys().iter().map(|sort| Arc::clone(&sort.expr)));
+        Ok(Aggregate {
+            arguments,
+            filter: built.filter,
+            states: first_state..first_state + states.len(),
+            exact: !states.iter().any(|field| has_float(field.data_type())),
+            function,
+        })
+    }
+
+    /// The plain `count(*)`, added where the SQL has none: every answer says how many events it stands on.
+    fn count_of_all(&self, aggregates: &mut Vec<Aggregate>, scan: &DFSchema) -> Result<usize, DefinitionError> {
+        let is_count = |a: &Aggregate| a.filter.is_none() && counts_everything(&a.function);
+        if let Some(found) = aggregates.iter().position(is_count) {
+            return Ok(found);
+        }
+        let count = datafusion::functions_aggregate::count::count(lit(1_i64));
+        let next_state = aggregates.last().map_or(2, |a| a.states.end);
+        aggregates.push(self.aggregate(count, scan, next_state)?);
+        Ok(aggregates.len() - 1)
+    }
+
+    /// The SELECT list without key and bucket.
+    fn outputs(&self, projection: &Projection, aggregate: &AggregatePlan, names: &[String], aggregates: &[Aggregate]) -> Result<(Vec<Output>, Vec<Field>), DefinitionError> {
+        let groups: HashSet<String> = aggregate.group_expr.iter().map(|e| e.schema_name().to_string()).collect();
+        let is_group = |expr: &Expr| groups.contains(&expr.clone().unalias().schema_name().to_string()) || matches!(expr.clone().unalias(), Expr::Column(c) if groups.contains(&c.name) || groups.contains(&c.flat_name()));
+        let mut outputs = Vec::new();
+        let mut fields: Vec<Field> = Vec::new();
+        for (expr, name) in projection.expr.iter().zip(names) {
+            if is_group(expr) {
+                continue;
+            }
+            let expression = self.expr(expr, &aggregate.schema)?;
+            let columns = datafusion::physical_expr::utils::collect_columns(&expression);
+            let first_aggregate = aggregate.group_expr.len();
+            if columns.is_empty() || columns.iter().any(|c| c.index() < first_aggregate) {
+                return Err(DefinitionError::new(format!("{name} is neither the key, the bucket, nor made of aggregates alone")));
+            }
+            if fields.iter().any(|f| f.name() == name) {
+                return Err(DefinitionError::new(format!("two outputs are called {name}; give one of them another name with AS")));
+            }
+            let kind = expression.data_type(aggregate.schema.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
+            fields.push(Field::new(name, kind, true));
+            outputs.push(Output { expression, exact: columns.iter().all(|c| aggregates[c.index() - first_aggregate].exact) });
+        }
+        Ok((outputs, fields))
+    }
+}
+
+fn counts_everything(function: &AggregateFunctionExpr) -> bool {
+    let literal = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<datafusion::physical_expr::expressions::Literal>().is_some_and(|l| !l.value().is_null());
+    function.fun().name() == "count" && !function.is_distinct() && function.expressions().iter().all(literal)
+}
+
+/// Events may share a time; partition and offset decide then, so that the first and the last are the same in every
+/// layer, whatever the order of merging.
+fn with_total_order(expr: Expr) -> Expr {
+    const ORDERED: [&str; 3] = ["first_value", "last_value", "array_agg"];
+    let Expr::AggregateFunction(mut call) = expr.unalias() else {
+        unreachable!("an aggregate plan holds aggregate functions");
+    };
+    if ORDERED.contains(&call.func.name()) && !call.params.distinct {
+        let log_order = [PARTITION, OFFSET].map(|name| Sort::new(Expr::Column(Column::new(Some("events"), name)), true, false));
+        call.params.order_by.extend(log_order);
+    }
+    Expr::AggregateFunction(call)
+}
+
+fn has_float(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => has_float(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_float(field.data_type())),
+        other => other.is_floating(),
+    }
+}
+
+/// DataFusion's message without its back trace and hints of other dialects.
+fn first_line(error: &DataFusionError) -> String {
+    error.strip_backtrace().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,135 @@
+use super::*;
+use crate::columns::{Position, to_batch};
+use crate::event::Event;
+use crate::fold::{Granularity, finish, partial};
+use crate::schema::AttributeType;
+
+fn schema() -> EventSchema {
+    EventSchema {
+        attributes: [("quantity".to_owned(), AttributeType::Int64), ("item".to_owned(), AttributeType::String)].into(),
+        ..Default::default()
+    }
+}
+
+fn refused(sql: &str) -> DefinitionError {
+    match Definition::parse(sql, &schema()) {
+        Ok(_) => panic!("accepted: {sql}"),
+        Err(error) => error,
+    }
+}
+
+/// Proves that the shipped view is accepted with and without declared attributes, and what its states are.
+#[test]
+fn the_shipped_view() {
+    let definition = Definition::user_stats(&EventSchema::default());
+    let names: Vec<_> = definition.output_schema().fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!(names, ["key", "bucket", "_event_count", "event_count", "revenue", "first_event_time", "last_event_time"]);
+    assert_eq!(definition.event_columns(), ["user_id", "event_time", "amount"]);
+    assert!(definition.exact_states().iter().all(|exact| *exact));
+}
+
+/// Proves that what a view cannot have is refused at its place, with what to write instead.
+#[test]
+fn refusals() {
+    let cases = [
+        ("", None, "empty"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id; SELECT 1", Some((1, 56)), "second statement"),
+        ("DELETE FROM events", Some((1, 1)), "a view is a SELECT"),
+        ("SELECT user_id, count(* FROM events", Some((1, 25)), "Expected"),
+        ("SELECT user_id, count(*)\nFROM events a JOIN events b ON a.user_id = b.user_id GROUP BY user_id", Some((2, 15)), "joins"),
+        ("SELECT user_id, count(*) FROM events, events GROUP BY user_id", None, "joins"),
+        ("SELECT user_id, count(*) FROM (SELECT * FROM events) GROUP BY user_id", Some((1, 32)), "one table"),
+        ("SELECT user_id, count(*) FROM other GROUP BY user_id", Some((1, 31)), "one table"),
+        ("WITH e AS (SELECT * FROM events) SELECT user_id, count(*) FROM e GROUP BY user_id", Some((1, 1)), "WITH"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id ORDER BY user_id", Some((1, 55)), "ORDER BY"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id LIMIT 5", Some((1, 55)), "LIMIT"),
+        ("SELECT DISTINCT user_id FROM events GROUP BY user_id", Some((1, 8)), "DISTINCT"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id HAVING count(*) > 1", Some((1, 55)), "HAVING"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id UNION SELECT user_id, 1 FROM events", Some((1, 1)), "set operations"),
+        ("SELECT user_id, sum(amount) OVER () FROM events GROUP BY user_id", Some((1, 17)), "window"),
+        ("SELECT user_id, count(*) FROM events GROUP BY ROLLUP(user_id)", None, "grouping sets"),
+        ("SELECT user_id, count(*) FROM events GROUP BY ALL", Some((1, 38)), "GROUP BY ALL"),
+        ("SELECT user_id, count(*) FROM events", Some((1, 37)), "key"),
+        ("SELECT event_type, count(*) FROM events GROUP BY event_type", None, "user_id"),
+        ("SELECT user_id,\n  sum(amont) FROM events GROUP BY user_id", Some((2, 7)), "unknown column amont"),
+        ("SELECT user_id, max(_offset) FROM events GROUP BY user_id", Some((1, 21)), "unknown column _offset"),
+        ("SELECT user_id, max(now()) FROM events GROUP BY user_id", Some((1, 21)), "now does not give"),
+        ("SELECT user_id, count(*) FROM events WHERE event_time > current_date() GROUP BY user_id", Some((1, 57)), "current_date"),
+        ("SELECT user_id, max(random()) FROM events GROUP BY user_id", Some((1, 21)), "random"),
+        ("SELECT user_id, frobnicate(amount) FROM events GROUP BY user_id", Some((1, 17)), "unknown function"),
+        ("SELECT user_id, any_value(item) FROM events GROUP BY user_id", Some((1, 17)), "first_value"),
+        ("SELECT user_id, nth_value(item, 2 ORDER BY event_time) FROM events GROUP BY user_id", Some((1, 17)), "nth_value"),
+        ("SELECT user_id, (SELECT 1) FROM events GROUP BY user_id", Some((1, 18)), "subqueries"),
+        ("SELECT user_id, count(*) FROM events WHERE user_id IN (SELECT item FROM events) GROUP BY user_id", None, "subqueries"),
+        ("SELECT * FROM events GROUP BY user_id", Some((1, 8)), "*"),
+        ("SELECT user_id, item, count(*) FROM events GROUP BY user_id, item", None, "made of event_time"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time), item", None, "one time bucket"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_part('year', event_time)", None, "must be a time"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id, event_time + interval '1 day'", None, "after the event"),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time) - interval '1 hour'", None, "own start"),
+        ("SELECT user_id, count(*) AS n, sum(amount) AS n FROM events GROUP BY user_id", None, "n"),
+        ("SELECT user_id, 1 AS one FROM events GROUP BY user_id", None, "aggregates alone"),
+        ("SELECT user_id, count(*) FROM events WHERE amount > $1 GROUP BY user_id", Some((1, 53)), "placeholders"),
+        ("SELECT user_id, sum(item) FROM events GROUP BY user_id", None, ""),
+        ("SELECT user_id, count(*) FROM events GROUP BY user_id FOR UPDATE", Some((1, 1)), "other clauses"),
+    ];
+    for (sql, place, fragment) in cases {
+        let error = refused(sql);
+        let found = error.place.map(|p| (p.line, p.column));
+        if place.is_some() {
+            assert_eq!(found, place, "{sql}: {error}");
+        }
+        assert!(error.message.contains(fragment), "{sql}: {error}");
+    }
+}
+
+/// Proves that names do not decide a fingerprint, and that meaning, types and settings do.
+#[test]
+fn fingerprints() {
+    let print = |sql: &str, schema: &EventSchema| Definition::parse(sql, schema).unwrap().fingerprint().to_owned();
+    let base = "SELECT user_id, sum(amount) AS revenue FROM events GROUP BY user_id";
+    let spaced = "select user_id,\n  sum(amount) as revenue -- money\nFROM events GROUP BY user_id";
+    assert_eq!(print(base, &schema()), print(spaced, &schema()));
+    for other in [
+        "SELECT user_id, sum(amount) AS income FROM events GROUP BY user_id",
+        "SELECT user_id, sum(amount) AS revenue FROM events WHERE amount > 0 GROUP BY user_id",
+        "SELECT user_id, sum(quantity) AS revenue FROM events GROUP BY user_id",
+    ] {
+        assert_ne!(print(base, &schema()), print(other, &schema()), "{other}");
+    }
+    let finer = EventSchema { amount: String::from("decimal(20,6)").try_into().unwrap(), ..schema() };
+    assert_ne!(print(base, &schema()), print(base, &finer));
+}
+
+/// Proves that edges come from the bucket expression itself, months and weeks included.
+#[test]
+fn edges() {
+    let edges = |unit: &str, time_us| {
+        let sql = format!("SELECT user_id, count(*) FROM events GROUP BY user_id, {unit}");
+        Definition::parse(&sql, &schema()).unwrap().edges_near(time_us).unwrap()
+    };
+    const DAY: i64 = 86_400_000_000;
+    assert_eq!(edges("date_trunc('day', event_time)", 5), Edges { start_us: 0, end_us: DAY });
+    assert_eq!(edges("date_trunc('day', event_time)", -1), Edges { start_us: -DAY, end_us: 0 });
+    assert_eq!(edges("date_trunc('month', event_time)", 40 * DAY), Edges { start_us: 31 * DAY, end_us: 59 * DAY });
+    assert_eq!(edges("date_bin(interval '15 minutes', event_time)", 0), Edges { start_us: 0, end_us: 900_000_000 });
+}
+
+/// Proves that integers are summed without wrapping around at 64 bits.
+#[test]
+fn integer_sums_do_not_wrap() {
+    let definition = Definition::parse("SELECT user_id, sum(quantity) AS n FROM events GROUP BY user_id", &schema()).unwrap();
+    let events: Vec<_> = (0..2)
+        .map(|i| {
+            let event = Event {
+                event_id: i.to_string(), user_id: "u".into(), event_time_us: 0, event_type: String::new(), amount: None,
+                attributes: [("quantity".to_owned(), i64::MAX.to_string())].into(),
+            };
+            (event, Position { partition: 0, offset: i, append_time_us: 0, content_hash: 0 })
+        })
+        .collect();
+    let batch = to_batch(events.iter().map(|(e, p)| (e, *p)), &schema());
+    let outputs = finish(&definition, [&partial(&definition, &batch).unwrap()], Granularity::Total).unwrap();
+    let sum = arrow::util::display::array_value_to_string(outputs.column(3), 0).unwrap();
+    assert_eq!(sum, "18446744073709551614");
+}

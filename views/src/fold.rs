@@ -1,0 +1,239 @@
+//! The three verbs: `partial` (events → states), `merge` (states → states) and `finish` (states → outputs).
+//!
+//! All three are one table of groups, fed from one side and emptied from the other. The table is DataFusion's
+//! (`GroupValues`), and so are the accumulators, always the group kind: row and group accumulators do not share a
+//! state format. Nothing is planned and nothing waits, so a fold of one event costs microseconds.
+//!
+//! Every batch of states that leaves is sorted by key, then bucket, each pair once.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::{SortColumn, filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use crate::definition::{BUCKET, Definition, KEY};
+use crate::schema::timestamp_type;
+
+/// A fold that failed: on an event that the definition cannot take, or on states that are not its own.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    /// An expression or aggregate refused a value.
+    #[error("the view's SQL fails")]
+    Sql(#[from] DataFusionError),
+    /// Columns do not fit together.
+    #[error("columns do not fit the view")]
+    Columns(#[from] ArrowError),
+    /// The bucket of an event is null, so that the event would have no place.
+    #[error("the view's bucket is null")]
+    NullBucket,
+}
+
+impl FoldError {
+    /// The innermost message, in one line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Sql(e) => e.strip_backtrace().lines().next().unwrap_or_default().to_owned(),
+            Self::Columns(e) => e.to_string(),
+            Self::NullBucket => self.to_string(),
+        }
+    }
+}
+
+/// What one answer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// One row a key, over all its buckets.
+    Total,
+    /// One row a key and bucket.
+    Bucket,
+}
+
+/// `partial`: events, as [`crate::columns::to_batch`] lays them out, to states.
+///
+/// # Errors
+/// The SQL fails on an event; nothing is folded then.
+pub fn partial(definition: &Definition, events: &RecordBatch) -> Result<RecordBatch, FoldError> {
+    let mut fold = Fold::new(definition)?;
+    fold.update(events)?;
+    fold.into_states()
+}
+
+/// `merge`: states to states, each key and bucket once.
+pub fn merge<'a>(definition: &Definition, states: impl IntoIterator<Item = &'a RecordBatch>) -> Result<RecordBatch, FoldError> {
+    let mut fold = Fold::new(definition)?;
+    for batch in states {
+        fold.merge(batch)?;
+    }
+    fold.into_states()
+}
+
+/// `finish`: states to outputs, in the columns of [`Definition::output_schema`], sorted by key and bucket.
+pub fn finish<'a>(definition: &Definition, states: impl IntoIterator<Item = &'a RecordBatch>, granularity: Granularity) -> Result<RecordBatch, FoldError> {
+    let mut fold = Fold::new(definition)?;
+    for batch in states {
+        match granularity {
+            Granularity::Bucket => fold.merge(batch)?,
+            Granularity::Total => fold.merge(&without_buckets(batch)?)?,
+        }
+    }
+    fold.into_outputs()
+}
+
+fn without_buckets(states: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let mut columns = states.columns().to_vec();
+    columns[1] = new_null_array(&timestamp_type(), states.num_rows());
+    RecordBatch::try_new(states.schema(), columns)
+}
+
+/// A table of groups (key, bucket), each with one accumulator an aggregate.
+pub struct Fold<'a> {
+    definition: &'a Definition,
+    groups: Box<dyn GroupValues>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    group_of_row: Vec<usize>,
+}
+
+impl<'a> Fold<'a> {
+    /// An empty table.
+    pub fn new(definition: &'a Definition) -> Result<Self, FoldError> {
+        let group_schema = Schema::new(vec![Field::new(KEY, DataType::Utf8, false), Field::new(BUCKET, timestamp_type(), true)]);
+        let accumulators = definition.aggregates.iter().map(|a| accumulator(&a.function)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            definition,
+            groups: new_group_values(Arc::new(group_schema), &GroupOrdering::None)?,
+            accumulators,
+            group_of_row: Vec::new(),
+        })
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.groups.size() + self.accumulators.iter().map(|a| a.size()).sum::<usize>()
+    }
+
+    /// Folds events in. After an error the table must be dropped: it may hold half of the batch.
+    pub fn update(&mut self, events: &RecordBatch) -> Result<(), FoldError> {
+        let definition = self.definition;
+        let filtered;
+        let events = match &definition.filter {
+            None => events,
+            Some(filter) => {
+                filtered = filter_record_batch(events, &truth(filter, events)?)?;
+                &filtered
+            }
+        };
+        if events.num_rows() == 0 {
+            return Ok(());
+        }
+        let key = value(&definition.key, events)?;
+        let bucket = match &definition.bucket {
+            Some(bucket) => value(bucket, events)?,
+            None => new_null_array(&timestamp_type(), events.num_rows()),
+        };
+        if definition.bucket.is_some() && bucket.null_count() > 0 {
+            return Err(FoldError::NullBucket);
+        }
+        self.groups.intern(&[key, bucket], &mut self.group_of_row)?;
+        for (aggregate, accumulator) in definition.aggregates.iter().zip(&mut self.accumulators) {
+            let arguments = aggregate.arguments.iter().map(|a| value(a, events)).collect::<Result<Vec<_>, _>>()?;
+            let filter = aggregate.filter.as_ref().map(|f| truth(f, events)).transpose()?;
+            accumulator.update_batch(&arguments, &self.group_of_row, filter.as_ref(), self.groups.len())?;
+        }
+        Ok(())
+    }
+
+    /// Merges states in; the same pair of key and bucket may come any number of times.
+    pub fn merge(&mut self, states: &RecordBatch) -> Result<(), FoldError> {
+        if states.num_rows() == 0 {
+            return Ok(());
+        }
+        self.groups.intern(&states.columns()[..2], &mut self.group_of_row)?;
+        for (aggregate, accumulator) in self.definition.aggregates.iter().zip(&mut self.accumulators) {
+            let columns = &states.columns()[aggregate.states.clone()];
+            accumulator.merge_batch(columns, &self.group_of_row, self.groups.len())?;
+        }
+        Ok(())
+    }
+
+    /// The states, in the columns of [`Definition::state_schema`].
+    pub fn into_states(mut self) -> Result<RecordBatch, FoldError> {
+        if self.groups.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(self.definition.state_schema())));
+        }
+        let mut columns = self.groups.emit(EmitTo::All)?;
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        let states = RecordBatch::try_new(Arc::clone(self.definition.state_schema()), columns)?;
+        sort_by_key(&states)
+    }
+
+    fn into_outputs(mut self) -> Result<RecordBatch, FoldError> {
+        let definition = self.definition;
+        if self.groups.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(definition.output_schema())));
+        }
+        let groups = self.groups.emit(EmitTo::All)?;
+        let rows = groups[0].len();
+        let finished = self.accumulators.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect::<Result<Vec<_>, _>>()?;
+        let mut columns = groups;
+        columns.push(Arc::clone(&finished[definition.count]));
+        let finished = finished_batch(definition, finished, rows)?;
+        for output in &definition.outputs {
+            columns.push(value(&output.expression, &finished)?);
+        }
+        let outputs = RecordBatch::try_new(Arc::clone(definition.output_schema()), columns)?;
+        sort_by_key(&outputs)
+    }
+}
+
+/// What the output expressions read. They name aggregates only, so the columns of the groups are left null, and the
+/// count that a definition did not ask for is left out.
+fn finished_batch(definition: &Definition, mut finished: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
+    let schema = &definition.finished_schema;
+    let group_columns = if definition.bucket.is_some() { 2 } else { 1 };
+    finished.truncate(schema.fields().len() - group_columns);
+    let groups = schema.fields()[..group_columns].iter().map(|field| new_null_array(field.data_type(), rows));
+    let columns = groups.chain(finished).collect::<Vec<_>>();
+    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// DataFusion's group accumulator of a function, or its row accumulator in an adapter, always the same for a function.
+pub(crate) fn accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = Arc::clone(function);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+fn value(expression: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    expression.evaluate(rows)?.into_array(rows.num_rows())
+}
+
+/// The rows where a condition holds; null is no.
+fn truth(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<BooleanArray, DataFusionError> {
+    let array = value(condition, rows)?;
+    let booleans = array.as_boolean();
+    Ok(match booleans.nulls() {
+        None => booleans.clone(),
+        Some(_) => arrow::compute::prep_null_mask_filter(booleans),
+    })
+}
+
+fn sort_by_key(rows: &RecordBatch) -> Result<RecordBatch, FoldError> {
+    let columns = rows.columns()[..2].iter().map(|c| SortColumn { values: Arc::clone(c), options: None }).collect::<Vec<_>>();
+    let order = lexsort_to_indices(&columns, None)?;
+    Ok(take_record_batch(rows, &order)?)
+}
