@@ -11,9 +11,8 @@ const ROOT: &str = "proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
-    let mut files = fs::read_dir(Path::new(ROOT).join("merganser/v1"))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut files =
+        fs::read_dir(Path::new(ROOT).join("merganser/v1"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
     files.sort();
 
     let descriptors = protox::compile(&files, [ROOT])?;
@@ -21,9 +20,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("merganser.v1.bin"), descriptors.encode_to_vec())?;
 
     // Ordered maps make the encoding of a message a function of its content.
-    tonic_prost_build::configure()
-        .btree_map(".merganser.v1")
-        .bytes(".merganser.v1")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().btree_map(".merganser.v1").bytes(".merganser.v1").compile_fds(descriptors)?;
     Ok(())
 }

@@ -15,15 +15,10 @@
 /// Package `merganser.v1`: messages, clients and server traits.
 #[allow(missing_docs, unreachable_pub)]
 #[allow(clippy::large_futures)]
-#[allow(
-    rustdoc::bare_urls,
-    rustdoc::broken_intra_doc_links,
-    rustdoc::invalid_html_tags
-)]
+#[allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 pub mod v1 {
     tonic::include_proto!("merganser.v1");
 }
 
 /// The encoded `FileDescriptorSet` of the package and of what it imports, comments included, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/merganser.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/merganser.v1.bin"));

@@ -28,25 +28,9 @@ const CALLS: &[&str] = &[
 /// The messages that clients read and write, each field as `type name=number`.
 const FIELDS: &[(&str, &[&str])] = &[
     ("AppendEventsRequest", &["Event[] events=1"]),
-    (
-        "AppendEventsResponse",
-        &[
-            "int64 accepted_count=1",
-            "int64 duplicate_count=2",
-            "RowError[] rejected=3",
-            "string position=4",
-        ],
-    ),
+    ("AppendEventsResponse", &["int64 accepted_count=1", "int64 duplicate_count=2", "RowError[] rejected=3", "string position=4"]),
     ("StreamEventsRequest", &["Event[] events=1"]),
-    (
-        "StreamEventsResponse",
-        &[
-            "int64 accepted_count=1",
-            "int64 duplicate_count=2",
-            "RowError[] rejected=3",
-            "string position=4",
-        ],
-    ),
+    ("StreamEventsResponse", &["int64 accepted_count=1", "int64 duplicate_count=2", "RowError[] rejected=3", "string position=4"]),
     (
         "Event",
         &[
@@ -58,15 +42,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "map<string,string> attributes=6",
         ],
     ),
-    (
-        "RowError",
-        &[
-            "int32 index=1",
-            "string event_id=2",
-            "string field=3",
-            "string reason=4",
-        ],
-    ),
+    ("RowError", &["int32 index=1", "string event_id=2", "string field=3", "string reason=4"]),
     (
         "GetUserStatsRequest",
         &[
@@ -79,19 +55,9 @@ const FIELDS: &[(&str, &[&str])] = &[
             "bool explain=7",
         ],
     ),
-    (
-        "GetUserStatsResponse",
-        &[
-            "UserStats stats=1",
-            "Provenance provenance=2",
-            "Explanation explanation=3",
-        ],
-    ),
+    ("GetUserStatsResponse", &["UserStats stats=1", "Provenance provenance=2", "Explanation explanation=3"]),
     ("Explanation", &["UserStats batch=1", "UserStats speed=2"]),
-    (
-        "BatchGetUserStatsResponse",
-        &["UserStats[] stats=1", "Provenance provenance=2"],
-    ),
+    ("BatchGetUserStatsResponse", &["UserStats[] stats=1", "Provenance provenance=2"]),
     (
         "UserStats",
         &[
@@ -105,15 +71,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Bucket[] buckets=8",
         ],
     ),
-    (
-        "Bucket",
-        &[
-            "Timestamp start_time=1",
-            "int64 event_count=2",
-            "string revenue=3",
-            "map<string,Value> measures=4",
-        ],
-    ),
+    ("Bucket", &["Timestamp start_time=1", "int64 event_count=2", "string revenue=3", "map<string,Value> measures=4"]),
     (
         "Provenance",
         &[
@@ -151,8 +109,7 @@ fn files() -> Vec<FileDescriptorProto> {
 
 fn messages() -> BTreeMap<String, DescriptorProto> {
     let all = files().into_iter().flat_map(|file| file.message_type);
-    all.map(|message| (message.name().to_owned(), message))
-        .collect()
+    all.map(|message| (message.name().to_owned(), message)).collect()
 }
 
 /// The last part of a qualified name: `.merganser.v1.Event` is `Event`.
@@ -163,22 +120,12 @@ fn short(name: &str) -> &str {
 fn type_name(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
     let name = match field.r#type() {
         Type::Message | Type::Enum => short(field.type_name()).to_owned(),
-        scalar => scalar
-            .as_str_name()
-            .trim_start_matches("TYPE_")
-            .to_lowercase(),
+        scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
-    let entry = message
-        .nested_type
-        .iter()
-        .find(|nested| nested.name() == name);
+    let entry = message.nested_type.iter().find(|nested| nested.name() == name);
     match entry {
         Some(entry) => {
-            let parts: Vec<_> = entry
-                .field
-                .iter()
-                .map(|part| type_name(entry, part))
-                .collect();
+            let parts: Vec<_> = entry.field.iter().map(|part| type_name(entry, part)).collect();
             format!("map<{}>", parts.join(","))
         }
         None if field.label() == Label::Repeated => format!("{name}[]"),
@@ -216,18 +163,8 @@ fn fields_are_those_of_the_contract() {
     let messages = messages();
     for (name, expected) in FIELDS {
         let message = &messages[*name];
-        let fields: Vec<_> = message
-            .field
-            .iter()
-            .map(|field| {
-                format!(
-                    "{} {}={}",
-                    type_name(message, field),
-                    field.name(),
-                    field.number()
-                )
-            })
-            .collect();
+        let fields: Vec<_> =
+            message.field.iter().map(|field| format!("{} {}={}", type_name(message, field), field.name(), field.number())).collect();
         assert_eq!(&fields, expected, "{name}");
     }
 }
@@ -248,22 +185,14 @@ fn no_integer_is_unsigned() {
     fn walk(message: &DescriptorProto, found: &mut Vec<String>, seen: &mut usize) {
         for field in &message.field {
             *seen += 1;
-            if matches!(
-                field.r#type(),
-                Type::Uint32 | Type::Uint64 | Type::Fixed32 | Type::Fixed64
-            ) {
+            if matches!(field.r#type(), Type::Uint32 | Type::Uint64 | Type::Fixed32 | Type::Fixed64) {
                 found.push(format!("{}.{}", message.name(), field.name()));
             }
         }
-        message
-            .nested_type
-            .iter()
-            .for_each(|nested| walk(nested, found, seen));
+        message.nested_type.iter().for_each(|nested| walk(nested, found, seen));
     }
     let (mut found, mut seen) = (Vec::new(), 0);
-    messages()
-        .values()
-        .for_each(|message| walk(message, &mut found, &mut seen));
+    messages().values().for_each(|message| walk(message, &mut found, &mut seen));
     assert!(found.is_empty(), "unsigned: {found:?}");
     assert!(seen > 100, "the walk saw only {seen} fields");
 }
@@ -273,26 +202,11 @@ fn enums_start_unspecified_and_carry_their_prefix() {
     // Proves that zero means "not said", and that the first named value, the default, follows it.
     let mut enums: Vec<Vec<String>> = Vec::new();
     for declared in files().iter().flat_map(|file| &file.enum_type) {
-        enums.push(
-            declared
-                .value
-                .iter()
-                .map(|value| format!("{}={}", value.name(), value.number()))
-                .collect(),
-        );
+        enums.push(declared.value.iter().map(|value| format!("{}={}", value.name(), value.number())).collect());
     }
     let expected = [
-        vec![
-            "GRANULARITY_UNSPECIFIED=0",
-            "GRANULARITY_TOTAL=1",
-            "GRANULARITY_BUCKET=2",
-        ],
-        vec![
-            "CONSISTENCY_UNSPECIFIED=0",
-            "CONSISTENCY_FRESH=1",
-            "CONSISTENCY_BEST_EFFORT=2",
-            "CONSISTENCY_BATCH_ONLY=3",
-        ],
+        vec!["GRANULARITY_UNSPECIFIED=0", "GRANULARITY_TOTAL=1", "GRANULARITY_BUCKET=2"],
+        vec!["CONSISTENCY_UNSPECIFIED=0", "CONSISTENCY_FRESH=1", "CONSISTENCY_BEST_EFFORT=2", "CONSISTENCY_BATCH_ONLY=3"],
     ];
     assert_eq!(enums, expected);
 }
@@ -309,9 +223,7 @@ fn what_is_not_built_yet_says_so() {
             for (m, call) in service.method.iter().enumerate() {
                 let path = [SERVICE, s as i32, METHOD, m as i32];
                 let place = comments.iter().find(|location| location.path == path);
-                let comment = place
-                    .map(|location| location.leading_comments().to_owned())
-                    .unwrap_or_default();
+                let comment = place.map(|location| location.leading_comments().to_owned()).unwrap_or_default();
                 assert!(!comment.trim().is_empty(), "{} has no comment", call.name());
                 if comment.contains("UNIMPLEMENTED") {
                     announced.push(call.name().to_owned());
@@ -320,8 +232,5 @@ fn what_is_not_built_yet_says_so() {
         }
     }
     announced.sort();
-    assert_eq!(
-        announced,
-        ["GetViewRows", "ListVersions", "ListViews", "WatchUserStats"]
-    );
+    assert_eq!(announced, ["GetViewRows", "ListVersions", "ListViews", "WatchUserStats"]);
 }

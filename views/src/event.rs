@@ -151,9 +151,7 @@ impl Typed {
     pub fn parse(text: &str, kind: AttributeType) -> Result<Self, String> {
         match kind {
             AttributeType::String => Ok(Self::String(text.to_owned())),
-            AttributeType::Int64 => {
-                text.parse().map(Self::Int64).map_err(|_| "is not a whole number of 64 bits".to_owned())
-            }
+            AttributeType::Int64 => text.parse().map(Self::Int64).map_err(|_| "is not a whole number of 64 bits".to_owned()),
             AttributeType::Float64 => match text.parse::<f64>() {
                 Ok(value) if value.is_finite() => Ok(Self::Float64(value)),
                 _ => Err("is not a finite number".to_owned()),
@@ -218,8 +216,12 @@ mod tests {
             ("event_time", |e| e.event_time = Some((0, -1))),
             ("event_time", |e| e.event_time = Some((7_258_118_400, 0))),
             ("amount", |e| e.amount = "1.23456".into()),
-            ("attributes.quantity", |e| { e.attributes.insert("quantity".into(), "six".into()); }),
-            ("attributes", |e| { e.attributes.insert("note".into(), "x".repeat(MAX_ATTRIBUTES_BYTES)); }),
+            ("attributes.quantity", |e| {
+                e.attributes.insert("quantity".into(), "six".into());
+            }),
+            ("attributes", |e| {
+                e.attributes.insert("note".into(), "x".repeat(MAX_ATTRIBUTES_BYTES));
+            }),
         ];
         for (field, spoil) in cases {
             let mut raw = good();
@@ -242,8 +244,11 @@ mod tests {
     fn typed_attributes() {
         assert_eq!(Typed::parse("2024-01-01T00:00:00+01:00", AttributeType::Timestamp), Ok(Typed::Timestamp(1_704_063_600_000_000)));
         for (text, kind) in [
-            ("NaN", AttributeType::Float64), ("1e999", AttributeType::Float64), ("yes", AttributeType::Bool),
-            ("9223372036854775808", AttributeType::Int64), ("2024-01-01", AttributeType::Timestamp),
+            ("NaN", AttributeType::Float64),
+            ("1e999", AttributeType::Float64),
+            ("yes", AttributeType::Bool),
+            ("9223372036854775808", AttributeType::Int64),
+            ("2024-01-01", AttributeType::Timestamp),
             ("2300-01-01T00:00:00Z", AttributeType::Timestamp),
         ] {
             assert!(Typed::parse(text, kind).is_err(), "{text}");

@@ -77,7 +77,11 @@ pub fn merge<'a>(definition: &Definition, states: impl IntoIterator<Item = &'a R
 }
 
 /// `finish`: states to outputs, in the columns of [`Definition::output_schema`], sorted by key and bucket.
-pub fn finish<'a>(definition: &Definition, states: impl IntoIterator<Item = &'a RecordBatch>, granularity: Granularity) -> Result<RecordBatch, FoldError> {
+pub fn finish<'a>(
+    definition: &Definition,
+    states: impl IntoIterator<Item = &'a RecordBatch>,
+    granularity: Granularity,
+) -> Result<RecordBatch, FoldError> {
     let mut fold = Fold::new(definition)?;
     for batch in states {
         match granularity {

@@ -122,10 +122,7 @@ pub struct EventSchema {
 
 impl Default for EventSchema {
     fn default() -> Self {
-        Self {
-            amount: AttributeType::Decimal(DecimalType { precision: 18, scale: 4 }),
-            attributes: BTreeMap::new(),
-        }
+        Self { amount: AttributeType::Decimal(DecimalType { precision: 18, scale: 4 }), attributes: BTreeMap::new() }
     }
 }
 

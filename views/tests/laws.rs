@@ -73,12 +73,15 @@ fn schema() -> EventSchema {
 }
 
 fn definition(measures: &str) -> Definition {
-    let sql = format!("SELECT user_id, date_trunc('day', event_time) AS bucket, {measures} FROM events GROUP BY user_id, date_trunc('day', event_time)");
+    let sql = format!(
+        "SELECT user_id, date_trunc('day', event_time) AS bucket, {measures} FROM events GROUP BY user_id, date_trunc('day', event_time)"
+    );
     Definition::parse(&sql, &schema()).unwrap_or_else(|e| panic!("{measures}: {e}"))
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let attributes = (prop::option::of(0..6_u8), prop::option::of(-5..50_i64), prop::option::of(-1000.0..1000.0_f64), prop::option::of(any::<bool>()));
+    let attributes =
+        (prop::option::of(0..6_u8), prop::option::of(-5..50_i64), prop::option::of(-1000.0..1000.0_f64), prop::option::of(any::<bool>()));
     (0..3_u8, 0..3_i64, 0..4_i64, prop::option::of(-100_000..1_000_000_i128), any::<bool>(), attributes).prop_map(
         |(user, day, second, amount, sale, (item, quantity, price, fine))| Event {
             event_id: String::new(),
@@ -193,6 +196,7 @@ fn each_aggregate_by_itself() {
 /// Proves the laws for all aggregates in one definition, where the states of one stand beside those of another.
 #[test]
 fn all_aggregates_together() {
-    let named: Vec<String> = MEASURES.iter().filter(|m| !m.contains("), ")).enumerate().map(|(i, m)| format!("{m} AS \"approx_{i}\"")).collect();
+    let named: Vec<String> =
+        MEASURES.iter().filter(|m| !m.contains("), ")).enumerate().map(|(i, m)| format!("{m} AS \"approx_{i}\"")).collect();
     hold_the_laws(24, &[named.join(", ").as_str()]);
 }

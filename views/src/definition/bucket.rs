@@ -63,7 +63,13 @@ fn bucket_at(bucket: &dyn PhysicalExpr, schema: &EventSchema, time_us: i64) -> R
             ("event_time", _) => Arc::new(TimestampMicrosecondArray::from(vec![time_us]).with_timezone("+00:00")),
             (_, DataType::Utf8) => Arc::new(arrow::array::StringArray::from(vec![""])),
             (_, kind) if field.is_nullable() => new_null_array(kind, 1),
-            (_, kind) => arrow::array::make_array(arrow::array::ArrayData::new_null(kind, 1).into_builder().nulls(None).build().expect("one zero is a value of any fixed-width type")),
+            (_, kind) => arrow::array::make_array(
+                arrow::array::ArrayData::new_null(kind, 1)
+                    .into_builder()
+                    .nulls(None)
+                    .build()
+                    .expect("one zero is a value of any fixed-width type"),
+            ),
         }
     };
     let row = RecordBatch::try_new(Arc::clone(&arrow), arrow.fields().iter().map(column).collect())?;

@@ -63,7 +63,11 @@ pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState
     })
 }
 
-fn plan(statement: datafusion::sql::sqlparser::ast::Statement, schema: &EventSchema, state: &SessionState) -> Result<LogicalPlan, DataFusionError> {
+fn plan(
+    statement: datafusion::sql::sqlparser::ast::Statement,
+    schema: &EventSchema,
+    state: &SessionState,
+) -> Result<LogicalPlan, DataFusionError> {
     let context = SessionContext::new_with_state(state.clone());
     context.register_table("events", Arc::new(EmptyTable::new(schema.arrow())))?;
     let state = context.state();
@@ -76,7 +80,9 @@ fn plan(statement: datafusion::sql::sqlparser::ast::Statement, schema: &EventSch
 fn shape(plan: &LogicalPlan) -> Result<(&Projection, &AggregatePlan, Option<&Expr>, &DFSchema), DefinitionError> {
     let unexpected = |node: &LogicalPlan| {
         let display = node.display().to_string();
-        DefinitionError::new(format!("a view is one SELECT of aggregates over events; it was planned with \"{display}\", which is not supported"))
+        DefinitionError::new(format!(
+            "a view is one SELECT of aggregates over events; it was planned with \"{display}\", which is not supported"
+        ))
     };
     let LogicalPlan::Projection(projection) = plan else { return Err(unexpected(plan)) };
     let LogicalPlan::Aggregate(aggregate) = projection.input.as_ref() else { return Err(unexpected(&projection.input)) };
@@ -102,7 +108,11 @@ fn groups(aggregate: &AggregatePlan) -> Result<(usize, Option<usize>), Definitio
     let bucket = match others.as_slice() {
         [] => return Ok((key, None)),
         [one] => *one,
-        _ => return Err(DefinitionError::new("GROUP BY has more than the key and one time bucket; make the rest measures, with FILTER (WHERE …)")),
+        _ => {
+            return Err(DefinitionError::new(
+                "GROUP BY has more than the key and one time bucket; make the rest measures, with FILTER (WHERE …)",
+            ));
+        }
     };
     let expr = &aggregate.group_expr[bucket];
     let columns: HashSet<&Column> = expr.column_refs();
@@ -131,7 +141,9 @@ impl Lowering {
         match kind {
             kind if kind == timestamp_type() => Ok(bucket),
             DataType::Timestamp(..) | DataType::Date32 => Ok(Arc::new(CastExpr::new(bucket, timestamp_type(), None))),
-            other => Err(DefinitionError::new(format!("the bucket {expr} is of type {other}; it must be a time, such as date_trunc('day', event_time)"))),
+            other => Err(DefinitionError::new(format!(
+                "the bucket {expr} is of type {other}; it must be a time, such as date_trunc('day', event_time)"
+            ))),
         }
     }
 
@@ -146,9 +158,8 @@ impl Lowering {
 
     fn aggregate(&self, expr: Expr, scan: &DFSchema, first_state: usize) -> Result<Aggregate, DefinitionError> {
         let refuse = |e: &DataFusionError| DefinitionError::new(format!("{expr} cannot be split: {}", first_line(e)));
-        let built = LoweredAggregateBuilder::new(&expr, scan, scan.as_arrow(), &self.props, &self.context)
-            .build()
-            .map_err(|e| refuse(&e))?;
+        let built =
+            LoweredAggregateBuilder::new(&expr, scan, scan.as_arrow(), &self.props, &self.context).build().map_err(|e| refuse(&e))?;
         let function = built.aggregate;
         if function.order_sensitivity().hard_requires() {
             return Err(DefinitionError::new(format!(
@@ -182,9 +193,18 @@ impl Lowering {
     }
 
     /// The SELECT list without key and bucket.
-    fn outputs(&self, projection: &Projection, aggregate: &AggregatePlan, names: &[String], aggregates: &[Aggregate]) -> Result<(Vec<Output>, Vec<Field>), DefinitionError> {
+    fn outputs(
+        &self,
+        projection: &Projection,
+        aggregate: &AggregatePlan,
+        names: &[String],
+        aggregates: &[Aggregate],
+    ) -> Result<(Vec<Output>, Vec<Field>), DefinitionError> {
         let groups: HashSet<String> = aggregate.group_expr.iter().map(|e| e.schema_name().to_string()).collect();
-        let is_group = |expr: &Expr| groups.contains(&expr.clone().unalias().schema_name().to_string()) || matches!(expr.clone().unalias(), Expr::Column(c) if groups.contains(&c.name) || groups.contains(&c.flat_name()));
+        let is_group = |expr: &Expr| {
+            groups.contains(&expr.clone().unalias().schema_name().to_string())
+                || matches!(expr.clone().unalias(), Expr::Column(c) if groups.contains(&c.name) || groups.contains(&c.flat_name()))
+        };
         let mut outputs = Vec::new();
         let mut fields: Vec<Field> = Vec::new();
         for (expr, name) in projection.expr.iter().zip(names) {
@@ -209,7 +229,9 @@ impl Lowering {
 }
 
 fn counts_everything(function: &AggregateFunctionExpr) -> bool {
-    let literal = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<datafusion::physical_expr::expressions::Literal>().is_some_and(|l| !l.value().is_null());
+    let literal = |e: &Arc<dyn PhysicalExpr>| {
+        e.downcast_ref::<datafusion::physical_expr::expressions::Literal>().is_some_and(|l| !l.value().is_null())
+    };
     function.fun().name() == "count" && !function.is_distinct() && function.expressions().iter().all(literal)
 }
 

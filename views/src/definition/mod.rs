@@ -183,10 +183,7 @@ impl Definition {
 pub const EVENT_COUNT_COLUMN: &str = "_event_count";
 
 fn state_schema(aggregates: &[Aggregate]) -> Result<SchemaRef, DefinitionError> {
-    let mut fields = vec![
-        Arc::new(Field::new(KEY, DataType::Utf8, false)),
-        Arc::new(Field::new(BUCKET, timestamp_type(), true)),
-    ];
+    let mut fields = vec![Arc::new(Field::new(KEY, DataType::Utf8, false)), Arc::new(Field::new(BUCKET, timestamp_type(), true))];
     for (i, aggregate) in aggregates.iter().enumerate() {
         let states = aggregate.function.state_fields().map_err(|e| DefinitionError::new(e.to_string()))?;
         for (j, field) in states.iter().enumerate() {

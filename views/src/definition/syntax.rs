@@ -9,8 +9,7 @@ use std::ops::ControlFlow;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableFactor, Value,
-    visit_expressions,
+    Expr, Function, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableFactor, Value, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -123,7 +122,11 @@ fn refuse_clauses_of_select(sql: &str, select: &Select) -> Result<(), Definition
     let clauses = [
         (select.distinct.is_some(), Keyword::DISTINCT, "SELECT DISTINCT is not supported; GROUP BY gives each key and bucket once already"),
         (joined, Keyword::JOIN, "joins are not supported; put what you need into the event as an attribute"),
-        (select.having.is_some(), Keyword::HAVING, "HAVING is not supported, half of an aggregate cannot be judged; filter events with WHERE, or answers in the reader"),
+        (
+            select.having.is_some(),
+            Keyword::HAVING,
+            "HAVING is not supported, half of an aggregate cannot be judged; filter events with WHERE, or answers in the reader",
+        ),
         (!select.named_window.is_empty(), Keyword::WINDOW, "windows are not supported; use an aggregate"),
         (select.qualify.is_some(), Keyword::QUALIFY, "QUALIFY is not supported; filter events with WHERE"),
     ];
@@ -160,10 +163,14 @@ fn refuse(sql: &str, keyword: Keyword, message: &str) -> DefinitionError {
 fn check_names(statement: &Statement, select: &Select, schema: &EventSchema, state: &SessionState) -> Result<(), DefinitionError> {
     let arrow = schema.arrow();
     let columns: Vec<&str> = arrow.fields().iter().map(|f| f.name().as_str()).filter(|name| !name.starts_with('_')).collect();
-    let aliases: HashSet<String> = select.projection.iter().filter_map(|item| match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(normal(alias)),
-        _ => None,
-    }).collect();
+    let aliases: HashSet<String> = select
+        .projection
+        .iter()
+        .filter_map(|item| match item {
+            SelectItem::ExprWithAlias { alias, .. } => Some(normal(alias)),
+            _ => None,
+        })
+        .collect();
     let outcome = visit_expressions(statement, |expr| {
         let refused = match expr {
             Expr::Identifier(name) => check_column(name, &columns, &aliases),
@@ -214,7 +221,10 @@ fn check_function(function: &Function, state: &SessionState) -> Option<Definitio
         (None, None) => return Some(DefinitionError::at(at, format!("unknown function {name}"))),
     };
     (volatility != Volatility::Immutable).then(|| {
-        DefinitionError::at(at, format!("{name} does not give the same value each time, so the halves could not agree; use event_time, or a literal"))
+        DefinitionError::at(
+            at,
+            format!("{name} does not give the same value each time, so the halves could not agree; use event_time, or a literal"),
+        )
     })
 }
 

@@ -122,7 +122,11 @@ fn integer_sums_do_not_wrap() {
     let events: Vec<_> = (0..2)
         .map(|i| {
             let event = Event {
-                event_id: i.to_string(), user_id: "u".into(), event_time_us: 0, event_type: String::new(), amount: None,
+                event_id: i.to_string(),
+                user_id: "u".into(),
+                event_time_us: 0,
+                event_type: String::new(),
+                amount: None,
                 attributes: [("quantity".to_owned(), i64::MAX.to_string())].into(),
             };
             (event, Position { partition: 0, offset: i, append_time_us: 0, content_hash: 0 })

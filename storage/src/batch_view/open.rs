@@ -1,0 +1,115 @@
+//! A published version, open for reading.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::stream::BoxStream;
+
+use super::blocks::{BlockFile, keys};
+use super::cache::{BlockCache, BlockId};
+use crate::manifest::Manifest;
+use crate::store::{Store, StoreError};
+
+/// One version of a batch view, verified and ready for point reads. Share it behind an `Arc`.
+#[derive(Debug)]
+pub struct OpenView {
+    manifest: Manifest,
+    files: Vec<BlockFile>,
+    cache: BlockCache,
+    cache_name: Arc<str>,
+}
+
+impl OpenView {
+    /// Reads every file of the version once, comparing it with the manifest, and keeps footers and page indexes in memory:
+    /// about a key and a half per thousand rows.
+    ///
+    /// # Errors
+    /// Naming the file: [`StoreError::NotFound`], [`StoreError::Checksum`], [`StoreError::Corrupt`] if it contradicts the
+    /// manifest or the other files.
+    pub async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, StoreError> {
+        if let Some(reason) = manifest.contradiction() {
+            return Err(StoreError::corrupt(&manifest.path(), reason));
+        }
+        let mut files: Vec<BlockFile> = Vec::with_capacity(manifest.files.len());
+        for expected in &manifest.files {
+            let file = BlockFile::open(store, expected).await?;
+            if files.first().is_some_and(|first| first.schema() != file.schema()) {
+                return Err(StoreError::corrupt(&file.path, "its columns are not those of the view's other files"));
+            }
+            files.push(file);
+        }
+        let cache_name = format!("{}/v{}-{}", manifest.view, manifest.version, manifest.run_id).into();
+        Ok(Self { manifest, files, cache: cache.clone(), cache_name })
+    }
+
+    /// The manifest it was opened from.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Number of shards: a key's rows are in shard `views::shard_of(key, shards)`.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.files.len() as u32
+    }
+
+    /// Columns of the rows: key, bucket, states.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        self.files[0].schema()
+    }
+
+    /// The state rows of `key`, in order of their buckets, as slices of decoded blocks; none if the view does not have the key
+    /// in that shard.
+    ///
+    /// # Errors
+    /// [`StoreError::Block`] if a block cannot be read. A failed read is never an empty one.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub async fn rows(&self, shard: u32, key: &str) -> Result<Vec<RecordBatch>, StoreError> {
+        let file = &self.files[shard as usize];
+        let mut found = Vec::new();
+        for block in file.blocks_with(key) {
+            let rows = self.block(shard, block).await?;
+            let keys = keys(&rows);
+            let start = partition_point(rows.num_rows(), |row| keys.value(row) < key);
+            let end = partition_point(rows.num_rows(), |row| keys.value(row) <= key);
+            if start < end {
+                found.push(rows.slice(start, end - start));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn block(&self, shard: u32, block: usize) -> Result<RecordBatch, StoreError> {
+        let file = &self.files[shard as usize];
+        let block_number = u32::try_from(block).expect("a file has fewer than 2^32 blocks");
+        let id = BlockId { version: Arc::clone(&self.cache_name), shard, block: block_number };
+        let read = self.cache.get_or_read(id, Box::pin(file.read(block))).await;
+        read.map_err(|source| StoreError::Block { path: file.path.to_string(), source })
+    }
+
+    /// All rows of a shard in order of key and bucket, past the cache.
+    ///
+    /// # Errors
+    /// Here and in the stream: [`StoreError::Parquet`], naming the file.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn scan(&self, shard: u32) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+        self.files[shard as usize].scan()
+    }
+}
+
+/// The first of `0..rows` that is not `before`, where all that are come first.
+fn partition_point(rows: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, rows);
+    while low < high {
+        let middle = low.midpoint(high);
+        if before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}

@@ -1,0 +1,306 @@
+//! The one settings file, `merganser.toml`, as all three layers read it: file, then environment
+//! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
+
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use views::EventSchema;
+
+pub use units::{ByteSize, Period};
+
+/// Prefix of environment variables that override the file.
+const ENV_PREFIX: &str = "MERGANSER_";
+
+/// Settings that cannot be used: where they come from, and what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or not readable.
+    #[error("{path}: cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or a key or value is not known.
+    #[error("{origin}: {message}")]
+    Invalid {
+        /// The file, or the environment.
+        origin: String,
+        /// What, where in the text, and the nearest known key.
+        message: String,
+    },
+}
+
+/// Every setting, by section. `merganser.toml` in the repository is its commented reference.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What an event is.
+    pub events: EventSchema,
+    /// Where views are declared.
+    pub views: ViewsConfig,
+    /// Where objects are kept.
+    pub store: StoreConfig,
+    /// How the log is kept.
+    pub log: LogConfig,
+    /// The speed layer.
+    pub speed_layer: SpeedConfig,
+    /// The batch layer.
+    pub batch_layer: BatchConfig,
+    /// The serving layer.
+    pub serving_layer: ServingConfig,
+}
+
+/// `[views]`, read by the batch layer only.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ViewsConfig {
+    /// Folder of `<view>.sql` files.
+    pub dir: PathBuf,
+}
+
+impl Default for ViewsConfig {
+    fn default() -> Self {
+        Self { dir: "views".into() }
+    }
+}
+
+/// `[store]`, the object store of the master dataset, the views and the manifests.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// A folder, `file:///…` or `memory://`.
+    pub url: String,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: "data/store".into() }
+    }
+}
+
+/// `[log]`, on the speed layer's own disk.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Folder of the log and the dead letters.
+    pub dir: PathBuf,
+    /// Fixed when the log is made.
+    pub partitions: u32,
+    /// A segment that has grown to this is sealed.
+    pub segment_bytes: ByteSize,
+    /// A segment that has events and is this old is sealed.
+    pub segment_age: Period,
+    /// How many of a partition's newest records a retry is recognised among.
+    pub dedup_window_rows: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            dir: "data".into(),
+            partitions: 4,
+            segment_bytes: ByteSize(64 << 20),
+            segment_age: Period::from_secs(600),
+            dedup_window_rows: 1_000_000,
+        }
+    }
+}
+
+/// `[speed_layer]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpeedConfig {
+    /// gRPC address to listen on.
+    pub grpc_address: String,
+    /// Appends that may wait for a partition's writer; more are refused with RESOURCE_EXHAUSTED.
+    pub queue_appends: usize,
+    /// How often the store is asked for a new version.
+    pub poll_interval: Period,
+}
+
+impl Default for SpeedConfig {
+    fn default() -> Self {
+        Self { grpc_address: "127.0.0.1:7401".into(), queue_appends: 1024, poll_interval: Period::from_millis(500) }
+    }
+}
+
+/// `[batch_layer]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// The speed layer to ask for a cut; empty means none is at hand.
+    pub speed_layer: String,
+    /// Memory of a run; what does not fit is spilled to disk.
+    pub memory_limit: ByteSize,
+    /// Folder of spilled rows, emptied when the run ends; empty means the system's temporary folder.
+    pub spill_dir: PathBuf,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { speed_layer: "http://127.0.0.1:7401".into(), memory_limit: ByteSize(1 << 30), spill_dir: PathBuf::new() }
+    }
+}
+
+/// `[serving_layer]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServingConfig {
+    /// gRPC address to listen on.
+    pub grpc_address: String,
+    /// The speed layer that has the other half.
+    pub speed_layer: String,
+    /// Memory for decoded blocks of batch views.
+    pub cache_bytes: ByteSize,
+    /// How often the store is asked for a new version.
+    pub poll_interval: Period,
+    /// How long an answer may wait for the speed layer.
+    pub speed_timeout: Period,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        Self {
+            grpc_address: "127.0.0.1:7402".into(),
+            speed_layer: "http://127.0.0.1:7401".into(),
+            cache_bytes: ByteSize(256 << 20),
+            poll_interval: Period::from_millis(500),
+            speed_timeout: Period::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `file`, or `merganser.toml` if there is one, or neither; then the environment.
+    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let default = Path::new("merganser.toml");
+        let (origin, text) = match file {
+            Some(path) => (path.display().to_string(), read(path)?),
+            None if default.exists() => (default.display().to_string(), read(default)?),
+            None => ("built-in defaults".to_owned(), String::new()),
+        };
+        Self::parse(&origin, &text, environment)
+    }
+
+    /// As [`Config::load`], from a text.
+    pub fn parse(origin: &str, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let invalid = |message: String| ConfigError::Invalid { origin: origin.to_owned(), message };
+        // Once from the text itself, for errors with their lines; then again with the environment on top.
+        toml::from_str::<Self>(text).map_err(|e| invalid(with_nearest(&e)))?;
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| invalid(e.to_string()))?;
+        for (name, value) in environment {
+            let Some(path) = name.strip_prefix(ENV_PREFIX) else { continue };
+            set(&mut table, path, &value).map_err(|message| ConfigError::Invalid { origin: name.clone(), message })?;
+        }
+        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
+            origin: format!("{origin} with {ENV_PREFIX}… from the environment"),
+            message: with_nearest(&e),
+        })?;
+        config.validate().map_err(invalid)?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.events.validate().map_err(|e| e.to_string())?;
+        let positive = [
+            ("log.partitions", u64::from(self.log.partitions)),
+            ("log.segment_bytes", self.log.segment_bytes.0),
+            ("log.dedup_window_rows", u64::from(self.log.dedup_window_rows)),
+            ("speed_layer.queue_appends", self.speed_layer.queue_appends as u64),
+            ("batch_layer.memory_limit", self.batch_layer.memory_limit.0),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("{name} must be at least 1")),
+            None if self.log.partitions > 1024 => Err("log.partitions must be at most 1024".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// The settings in force, as TOML.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain structs of texts and numbers are TOML")
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// `LOG__SEGMENT_BYTES` = `1MiB` sets `segment_bytes` in `[log]`. What reads as a number or a boolean is one.
+fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
+    let path = path.to_lowercase();
+    let mut sections: Vec<&str> = path.split("__").collect();
+    let key = sections.pop().expect("a split has at least one piece");
+    if sections.is_empty() {
+        return Err(format!("names no section; write {ENV_PREFIX}SECTION__KEY, such as {ENV_PREFIX}STORE__URL"));
+    }
+    let mut section = table;
+    for name in sections {
+        let entry = section.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        section = entry.as_table_mut().ok_or_else(|| format!("{name} is not a section"))?;
+    }
+    let typed = value.parse::<i64>().map(toml::Value::Integer).or_else(|_| value.parse::<bool>().map(toml::Value::Boolean));
+    section.insert(key.to_owned(), typed.unwrap_or_else(|_| toml::Value::String(value.to_owned())));
+    Ok(())
+}
+
+/// serde's message lists all known keys; the nearest one is what the reader wants.
+fn with_nearest(error: &toml::de::Error) -> String {
+    let text = error.to_string().trim_end().to_owned();
+    let Some(rest) = error.message().strip_prefix("unknown field `") else { return text };
+    let Some((wrong, known)) = rest.split_once('`') else { return text };
+    let nearest =
+        known.split('`').skip(1).step_by(2).max_by(|a, b| strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b)));
+    nearest.map_or(text.clone(), |nearest| format!("{text}; did you mean `{nearest}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::parse("test.toml", text, env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    }
+
+    /// Proves that an empty file is the defaults, and that the defaults read back as themselves.
+    #[test]
+    fn defaults() {
+        let config = parse("", &[]).unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
+    }
+
+    /// Proves that the commented reference in the repository sets nothing but the defaults, attributes aside.
+    #[test]
+    fn the_reference_file_is_the_defaults() {
+        let reference = parse(include_str!("../../../merganser.toml"), &[]).unwrap();
+        let expected = Config { events: reference.events.clone(), ..Config::default() };
+        assert_eq!(reference, expected);
+    }
+
+    /// Proves that the environment beats the file, in sections made or there.
+    #[test]
+    fn environment() {
+        let config =
+            parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "memory://"), ("HOME", "/")])
+                .unwrap();
+        assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "memory://"));
+        assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
+    }
+
+    /// Proves that a misspelt key is refused with the one that was meant, and a bad value with its line.
+    #[test]
+    fn refusals() {
+        let error = parse("[log]\nsegment_byte = \"1MiB\"", &[]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `segment_bytes`?") && error.contains("line 2"), "{error}");
+        for text in ["[log]\npartitions = 0", "[log]\nsegment_bytes = \"lots\"", "[events]\namount = \"float64\"", "[logs]", "[log"] {
+            assert!(parse(text, &[]).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What can go wrong with objects, said with the path of the object.
+
+use std::sync::Arc;
+
+use object_store::path::Path as ObjectPath;
+use parquet::errors::ParquetError;
+
+/// What reading, writing or checking an object ended in. The cause is in `source`, not in the text.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The address does not lead to a store that this version knows.
+    #[error("\"{url}\" cannot be used as a store: {reason}")]
+    Url {
+        /// The address as given.
+        url: String,
+        /// Why not, and what to write instead.
+        reason: String,
+    },
+    /// No such object.
+    #[error("{path} is not there")]
+    NotFound {
+        /// The object.
+        path: String,
+    },
+    /// The local disk failed. Whether a write happened is then unknown.
+    #[error("the disk failed at {path}")]
+    Io {
+        /// The object or folder.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object store failed. Whether a write happened is then unknown.
+    #[error("the object store failed at {path}")]
+    Backend {
+        /// The object or prefix.
+        path: String,
+        /// What the store said.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The object cannot be read as Parquet, or rows cannot be written as Parquet.
+    #[error("{path} does not work as Parquet")]
+    Parquet {
+        /// The object.
+        path: String,
+        /// What the Parquet reader or writer said.
+        #[source]
+        source: ParquetError,
+    },
+    /// The object can be read but says something that cannot be.
+    #[error("{path} is damaged: {reason}")]
+    Corrupt {
+        /// The object.
+        path: String,
+        /// What cannot be.
+        reason: String,
+    },
+    /// The bytes of the object are not the bytes that were written.
+    #[error("{path} is damaged: its BLAKE3 is {found} where {expected} was written")]
+    Checksum {
+        /// The object.
+        path: String,
+        /// Hex digits as recorded when the object was written.
+        expected: String,
+        /// Hex digits of what is there now.
+        found: String,
+    },
+    /// The object was written by a newer version of this program.
+    #[error("{path} has format {found}, and this program reads formats up to {known}: it is older than what wrote the file")]
+    NewerFormat {
+        /// The object.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// The newest format we read.
+        known: u32,
+    },
+    /// An object that is written once is there already, and says something else.
+    #[error("{path} is there already with other content")]
+    Conflict {
+        /// The object.
+        path: String,
+    },
+    /// Nobody can say whether the publish happened: keep all files of the run, and ask again.
+    #[error("whether {path} was published is unknown")]
+    UnknownOutcome {
+        /// The manifest.
+        path: String,
+        /// Why the put or the reading back failed.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// Events that the master dataset should hold are in none of its segments.
+    #[error("events [{start}, {end}) of partition {partition} are in no segment; before: {before}, after: {after}")]
+    Gap {
+        /// The partition.
+        partition: u32,
+        /// First missing offset.
+        start: i64,
+        /// End of what is missing, exclusive.
+        end: i64,
+        /// The segment that ends at or below the gap, or `none`.
+        before: String,
+        /// The segment that starts at or above its end, or `none`.
+        after: String,
+    },
+    /// Two segments hold the same events, or one reaches over the edge of what was asked for.
+    #[error("{first} and {second} overlap")]
+    Overlap {
+        /// The segment that starts first.
+        first: String,
+        /// The segment, or the range asked for, that it runs into.
+        second: String,
+    },
+    /// A text that was to become (part of) an object's path cannot.
+    #[error("\"{text}\" is not {expected}")]
+    Name {
+        /// The text.
+        text: String,
+        /// What it should have been.
+        expected: &'static str,
+    },
+    /// A block of a batch view could not be read; readers that wait for the same block share the failure.
+    #[error("a block of {path} cannot be read")]
+    Block {
+        /// The view's file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: Arc<StoreError>,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn backend(path: &ObjectPath, source: object_store::Error) -> Self {
+        match source {
+            object_store::Error::NotFound { .. } => Self::NotFound { path: path.to_string() },
+            source => Self::Backend { path: path.to_string(), source },
+        }
+    }
+
+    pub(crate) fn io(path: impl std::fmt::Display, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_string(), source }
+    }
+
+    pub(crate) fn parquet(path: &ObjectPath, source: impl Into<ParquetError>) -> Self {
+        Self::Parquet { path: path.to_string(), source: source.into() }
+    }
+
+    pub(crate) fn corrupt(path: &ObjectPath, reason: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_string(), reason: reason.into() }
+    }
+}
