@@ -1,0 +1,139 @@
+//! What can go wrong in the speed layer, and what becomes of it at the gRPC surface in `service.rs`.
+
+use storage::log::LogError;
+use storage::record::RecordError;
+use storage::store::StoreError;
+use views::{DefinitionError, FoldError};
+
+/// See the variants.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeedError {
+    /// The address cannot be listened on, or serving on it failed.
+    #[error("serving gRPC failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// The log or the dead letters.
+    #[error("the log failed")]
+    Log(#[from] LogError),
+    /// The object store.
+    #[error("the object store failed")]
+    Store(#[from] StoreError),
+    /// A record in the log.
+    #[error("the log holds a record that cannot be used")]
+    Record(#[from] RecordError),
+    /// A view fails on an event that was accepted before the view was declared.
+    #[error("the view {fingerprint} fails in partition {partition} within the records from {offset}: {reason}")]
+    Fold {
+        /// Fingerprint of the definition.
+        fingerprint: String,
+        /// Log partition.
+        partition: i32,
+        /// First record of the batch that failed.
+        offset: i64,
+        /// What the SQL says.
+        reason: String,
+    },
+    /// A stored definition that this version does not take.
+    #[error("the stored definition {fingerprint} cannot be used")]
+    Definition {
+        /// Its fingerprint in the store.
+        fingerprint: String,
+        /// Why.
+        #[source]
+        source: DefinitionError,
+    },
+    /// A stored definition means something else to this version.
+    #[error(
+        "the stored definition {stored} has the fingerprint {here} here: it was published by another version of merganser; run batch-layer of this version"
+    )]
+    Fingerprint {
+        /// In the store.
+        stored: String,
+        /// As this version computes it.
+        here: String,
+    },
+    /// The store belongs to another log.
+    #[error(
+        "version {version} of {view} was made from log {stored}, and this is log {here}; point [log] dir or [store] url to the pair that belongs together"
+    )]
+    OtherLog {
+        /// The view.
+        view: String,
+        /// Its version.
+        version: i64,
+        /// The log in the manifest.
+        stored: String,
+        /// The log on this disk.
+        here: String,
+    },
+    /// The log ends below a boundary: it was lost, rewound or restored from an old copy.
+    #[error(
+        "version {version} covers partition {partition} up to offset {boundary}, but the log ends at {head}; it is not the log that this version was made from"
+    )]
+    LogBehind {
+        /// The version.
+        version: i64,
+        /// Log partition.
+        partition: i32,
+        /// Of the version.
+        boundary: i64,
+        /// Of the log.
+        head: i64,
+    },
+    /// The operating system gave no thread.
+    #[error("a thread could not be started")]
+    Thread {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A task or thread is gone; the server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// Too many appends are waiting.
+    #[error("too many appends are waiting for partition {partition}; try again")]
+    QueueFull {
+        /// Log partition.
+        partition: usize,
+    },
+    /// A definition that no kept version has.
+    #[error("no view with fingerprint {0} is kept here")]
+    UnknownDefinition(String),
+    /// A boundary whose slices are gone, or never were.
+    #[error(
+        "partition {partition} cannot answer from offset {offset}: the boundary is retired or was never a cut; reload the newest version"
+    )]
+    BoundaryRetired {
+        /// Log partition.
+        partition: usize,
+        /// The boundary asked for.
+        offset: i64,
+    },
+    /// A question for another log.
+    #[error("this is log {here}, the question is for log {asked}")]
+    WrongLog {
+        /// The log here.
+        here: String,
+        /// The log asked for.
+        asked: String,
+    },
+    /// A question that no server could answer.
+    #[error("{0}")]
+    BadRequest(String),
+}
+
+impl SpeedError {
+    pub(crate) fn fold(error: &FoldError, fingerprint: &str, partition: i32, offset: i64) -> Self {
+        Self::Fold { fingerprint: fingerprint.to_owned(), partition, offset, reason: error.reason() }
+    }
+
+    /// This error and its causes in one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        text
+    }
+}

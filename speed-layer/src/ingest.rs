@@ -1,0 +1,148 @@
+//! Events in: check each row, hand the good ones to their partitions, keep the refused ones, answer.
+
+use std::sync::Arc;
+
+use storage::dead_letter::{DeadLetter, DeadLetters};
+use storage::log::LogError;
+use tokio::sync::{mpsc, oneshot};
+use views::{Event, EventSchema, RawEvent, Refusal, event, shard_of};
+
+use crate::error::SpeedError;
+use crate::partition::{Appended, Partition, Verdict, now_us};
+
+/// Refused rows that wait for the disk at most, in requests.
+const DEAD_LETTER_QUEUE: usize = 1024;
+
+/// What became of a request, row by row. Accepted + duplicate + refused = received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) accepted: usize,
+    pub(crate) duplicates: usize,
+    /// Index in the request, event id, and why.
+    pub(crate) refused: Vec<(usize, String, Refusal)>,
+    /// The log, and the head of every partition that the request touched.
+    pub(crate) position: String,
+}
+
+/// How to wait for room in a partition's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// One call: say so at once.
+    Refuse,
+    /// A stream: let the producer wait, as flow control does.
+    Wait,
+}
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ingest {
+    pub(crate) schema: Arc<EventSchema>,
+    pub(crate) log_id: Arc<str>,
+    pub(crate) partitions: Arc<[Partition]>,
+    pub(crate) dead_letters: DeadLetterQueue,
+}
+
+/// A request whose good rows are queued, in their order.
+pub(crate) struct Queued {
+    raw: Vec<RawEvent>,
+    refused: Vec<(usize, Refusal)>,
+    /// Per partition: which rows, and the answer to come.
+    waiting: Vec<(usize, Vec<usize>, oneshot::Receiver<Appended>)>,
+}
+
+impl Ingest {
+    /// Checks the rows and queues the good ones. After an error some of them may be queued: the producer cannot know, and a
+    /// retry is safe.
+    pub(crate) async fn queue(&self, raw: Vec<RawEvent>, when_full: WhenFull) -> Result<Queued, Arc<SpeedError>> {
+        let mut refused = Vec::new();
+        let mut by_partition: Vec<(Vec<usize>, Vec<Event>)> = vec![Default::default(); self.partitions.len()];
+        for (i, row) in raw.iter().enumerate() {
+            match event::check(row, &self.schema) {
+                Err(refusal) => refused.push((i, refusal)),
+                Ok(event) => {
+                    let (rows, events) = &mut by_partition[shard_of(&event.user_id, self.partitions.len() as u32) as usize];
+                    rows.push(i);
+                    events.push(event);
+                }
+            }
+        }
+        let mut waiting = Vec::new();
+        for (number, (rows, events)) in by_partition.into_iter().enumerate() {
+            if !events.is_empty() {
+                waiting.push((number, rows, self.partitions[number].append(events, when_full).await?));
+            }
+        }
+        Ok(Queued { raw, refused, waiting })
+    }
+
+    /// Waits until the queued rows are durable and the refused ones kept.
+    pub(crate) async fn finish(&self, queued: Queued) -> Result<Outcome, Arc<SpeedError>> {
+        let Queued { raw, mut refused, waiting } = queued;
+        let (mut accepted, mut duplicates, mut heads) = (0, 0, Vec::new());
+        for (number, rows, reply) in waiting {
+            let (verdicts, head) = reply.await.map_err(|_| Arc::new(SpeedError::Stopping))??;
+            heads.push(format!("{number}={head}"));
+            for (row, verdict) in rows.into_iter().zip(verdicts) {
+                match verdict {
+                    Verdict::Accepted => accepted += 1,
+                    Verdict::Duplicate => duplicates += 1,
+                    Verdict::Refused(refusal) => refused.push((row, refusal)),
+                }
+            }
+        }
+        refused.sort_by_key(|(row, _)| *row);
+        self.dead_letters.keep(refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal)).collect()).await?;
+        let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
+        Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
+    }
+}
+
+fn dead_letter(raw: &RawEvent, refusal: &Refusal) -> DeadLetter {
+    let event = serde_json::json!({
+        "event_id": raw.event_id,
+        "user_id": raw.user_id,
+        "event_time": raw.event_time.map(|(seconds, nanos)| serde_json::json!({ "seconds": seconds, "nanos": nanos })),
+        "event_type": raw.event_type,
+        "amount": raw.amount,
+        "attributes": raw.attributes,
+    });
+    DeadLetter { received_time_us: now_us(), field: refusal.field.clone(), reason: refusal.reason.clone(), event }
+}
+
+type Keep = (Vec<DeadLetter>, oneshot::Sender<Result<(), Arc<SpeedError>>>);
+
+/// The thread that owns the dead letters, from outside.
+#[derive(Clone)]
+pub(crate) struct DeadLetterQueue(mpsc::Sender<Keep>);
+
+impl DeadLetterQueue {
+    /// Starts the thread; it ends when all queues are dropped.
+    pub(crate) fn start(mut letters: DeadLetters) -> Result<(Self, std::thread::JoinHandle<()>), SpeedError> {
+        let (sender, mut queue) = mpsc::channel::<Keep>(DEAD_LETTER_QUEUE);
+        let work = move || {
+            while let Some((mut batch, reply)) = queue.blocking_recv() {
+                let mut replies = vec![reply];
+                while let Ok((more, reply)) = queue.try_recv() {
+                    batch.extend(more);
+                    replies.push(reply);
+                }
+                let outcome = letters.record(&batch).map(|_| ()).map_err(|e: LogError| Arc::new(SpeedError::Log(e)));
+                for reply in replies {
+                    let _gone = reply.send(outcome.clone());
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("dead-letters".into()).spawn(work);
+        Ok((Self(sender), thread.map_err(|source| SpeedError::Thread { source })?))
+    }
+
+    /// When this returns, the letters are durable.
+    async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), Arc<SpeedError>> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let (reply, kept) = oneshot::channel();
+        self.0.send((letters, reply)).await.map_err(|_| Arc::new(SpeedError::Stopping))?;
+        kept.await.map_err(|_| Arc::new(SpeedError::Stopping))?
+    }
+}

@@ -1,0 +1,237 @@
+//! Takes events in durably, keeps the partial states of those that no batch view covers yet, and hands them out by key.
+//!
+//! An event comes in through `service`, is checked row by row in `ingest`, and goes to the one thread of its `partition`. That
+//! thread looks it up in the `dedup` window, folds it with the definition of every kept version, appends it to the log
+//! together with whatever else waits, syncs once, and then shows its states in `slices` and acknowledges it, in this order.
+//! A refused row is durable as a dead letter before the answer. Closed log segments go to the object store (`archive`);
+//! a cut is a closed segment on every partition. `realtime` answers the other layers from a boundary on.
+//!
+//! What this layer never does: acknowledge before the sync, show what is not synced, guess at a boundary it does not keep,
+//! delete anything from the log.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+/// Closed segments into the object store.
+mod archive;
+/// Identities among the newest records.
+mod dedup;
+/// What can go wrong.
+mod error;
+/// Events in, row by row.
+mod ingest;
+/// `speed-layer load`.
+pub mod load;
+/// One partition's thread.
+mod partition;
+/// Questions from the other layers.
+mod realtime;
+/// The gRPC surface.
+mod service;
+/// The realtime view of one partition.
+mod slices;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use merganser_proto::v1::ingest_service_server::IngestServiceServer;
+use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use storage::config::Config;
+use storage::dead_letter::DeadLetters;
+use storage::log::{LogFolder, PartitionLog};
+use storage::manifest::Manifests;
+use storage::paths::ViewName;
+use storage::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use views::Definition;
+
+pub use error::SpeedError;
+
+use archive::{Archive, roll_by_age};
+use ingest::{DeadLetterQueue, Ingest};
+use partition::{Partition, PartitionOptions, fold_log};
+use realtime::{Kept, Realtime, load_kept};
+use service::{IngestAdapter, RealtimeAdapter};
+use slices::Slices;
+
+/// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
+const VIEW: &str = "user_stats";
+/// Streams of one connection.
+const MAX_STREAMS: u32 = 128;
+/// Largest request.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// How long open calls may take to end after a stop; an idle stream would hold a server for ever.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown`: replays the log, then takes events on `listener`.
+///
+/// # Errors
+/// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
+/// read. Nothing was acknowledged then.
+pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
+    let schema = Arc::new(config.events.clone());
+    let view = ViewName::try_from(VIEW.to_owned())?;
+    let (dir, partitions) = (config.log.dir.clone(), config.log.partitions);
+    let opened = tokio::task::spawn_blocking(move || open_log(&dir, partitions)).await.map_err(|_| SpeedError::Stopping)??;
+    let (folder, logs, letters) = opened;
+    let log_id: Arc<str> = folder.log_id().to_string().into();
+
+    let kept = newest_versions(&store, &view, &config, &log_id).await?;
+    let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len()).await?);
+    let (partitions, threads) = start_partitions(logs, &kept, &config, &archive).await?;
+    for version in &kept {
+        realtime::check_boundary(version, &partitions)?;
+    }
+    let (dead_letters, dead_letter_thread) = DeadLetterQueue::start(letters)?;
+    let realtime = Arc::new(Realtime {
+        log_id: Arc::clone(&log_id),
+        view,
+        store,
+        schema: Arc::clone(&schema),
+        partitions: Arc::clone(&partitions),
+        archive: Arc::clone(&archive),
+        kept: Mutex::new(kept),
+    });
+    let ingest = Ingest { schema, log_id: Arc::clone(&log_id), partitions: Arc::clone(&partitions), dead_letters };
+
+    let background = CancellationToken::new();
+    let stop_background = background.clone().drop_guard();
+    let archiving = (Arc::clone(&archive), Arc::clone(&partitions), background.clone());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
+    tasks.spawn(roll_by_age(partitions, config.log.segment_age.0, background.clone()));
+    tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
+
+    info!(log_id = &*log_id, "ready");
+    let served = serve(listener, ingest, realtime, shutdown).await;
+    drop(stop_background);
+    while tasks.join_next().await.is_some() {}
+    // The queues are closed now; the threads end with what is in them.
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().chain([dead_letter_thread]).for_each(|t| drop(t.join())));
+    let _ended = joined.await;
+    drop(folder);
+    served
+}
+
+fn open_log(dir: &std::path::Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
+    let folder = LogFolder::open(dir, partitions)?;
+    let logs = (0..partitions).map(|p| folder.partition(p)).collect::<Result<_, _>>()?;
+    let letters = DeadLetters::open(dir)?;
+    Ok((folder, logs, letters))
+}
+
+/// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
+async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id: &str) -> Result<Vec<Kept>, SpeedError> {
+    let manifests = Manifests::new(store.clone(), view.clone());
+    let mut kept = Vec::new();
+    if let Some(newest) = manifests.latest().await? {
+        if newest.version > 1 {
+            kept.push(load_kept(store, view, &manifests.read(newest.version - 1).await?, log_id, &config.events).await?);
+        }
+        kept.push(load_kept(store, view, &newest, log_id, &config.events).await?);
+    }
+    if kept.len() < 2 {
+        let definition = Arc::new(Definition::user_stats(&config.events));
+        kept.insert(0, Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
+    }
+    Ok(kept)
+}
+
+type Started = (Arc<[Partition]>, Vec<std::thread::JoinHandle<()>>);
+
+/// Replays all partitions side by side.
+async fn start_partitions(logs: Vec<PartitionLog>, kept: &[Kept], config: &Config, archive: &Arc<Archive>) -> Result<Started, SpeedError> {
+    let mut replays = Vec::new();
+    for log in logs {
+        let options = PartitionOptions {
+            schema: config.events.clone(),
+            dedup_window_rows: config.log.dedup_window_rows as usize,
+            segment_bytes: config.log.segment_bytes.0,
+            queue_appends: config.speed_layer.queue_appends,
+        };
+        let (kept, archive) = (kept.to_vec(), Arc::clone(archive));
+        replays.push(tokio::task::spawn_blocking(move || {
+            let views = replay(&log, &kept)?;
+            Partition::start(log, views, options, move || archive.wake())
+        }));
+    }
+    let mut started = Vec::new();
+    for replay in replays {
+        started.push(replay.await.map_err(|_| SpeedError::Stopping)??);
+    }
+    let (partitions, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+    Ok((partitions.into(), threads))
+}
+
+/// The slices of every kept definition, from its lowest boundary on.
+fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<Vec<Slices>, SpeedError> {
+    let number = log.partition() as usize;
+    let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
+    for version in kept {
+        let boundary = version.boundary.get(number).copied().unwrap_or(0);
+        match lowest.iter_mut().find(|(d, _)| d.fingerprint() == version.definition.fingerprint()) {
+            Some((_, start)) => *start = boundary.min(*start),
+            None => lowest.push((Arc::clone(&version.definition), boundary)),
+        }
+    }
+    let head = log.head();
+    let fold = |(definition, start): (Arc<Definition>, i64)| fold_log(&log.reader(), &definition, number as i32, start.min(head)..head);
+    lowest.into_iter().map(fold).collect()
+}
+
+/// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
+async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: CancellationToken) {
+    let manifests = Manifests::new(realtime.store.clone(), realtime.view.clone());
+    let mut tick = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let newest = match manifests.latest().await {
+            Ok(newest) => newest,
+            Err(e) => {
+                warn!(error = %e, "the newest version cannot be read; trying again");
+                continue;
+            }
+        };
+        if let Some(newest) = newest
+            && let Err(e) = realtime.prepare(newest.version).await
+        {
+            warn!(version = newest.version, error = e.chain(), "version cannot be prepared; the older one stays");
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, ingest: Ingest, realtime: Arc<Realtime>, shutdown: CancellationToken) -> Result<(), SpeedError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
+    health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(merganser_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let valid = "the descriptor set was generated with the code";
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(IngestServiceServer::new(IngestAdapter(ingest)).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(RealtimeViewServiceServer::new(RealtimeAdapter(realtime)))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect(valid))
+        .add_service(reflection().build_v1alpha().expect(valid))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
+    let give_up = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        served = server => Ok(served?),
+        () = give_up => Ok(()),
+    }
+}

@@ -1,0 +1,168 @@
+//! Parquet with the columns of events. Other columns are attributes; `attributes` may itself be a map, a struct or JSON text.
+//!
+//! This reads what users bring, of any make, and knows nothing of the files that the layers write for each other.
+
+use std::fs::File;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::{CastOptions, can_cast_types, cast, cast_with_options};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, TimeUnit};
+use arrow::error::ArrowError;
+use merganser_proto::v1::Event;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::{DecodeError, EventFile, LoadError, Position, RawRows, Row, fields};
+
+/// Rows decoded at a time.
+const DECODE_ROWS: usize = 1024;
+
+pub(super) fn rows(source: File, file: &EventFile, position: &Position) -> Result<RawRows, LoadError> {
+    let read_error = |error: parquet::errors::ParquetError| LoadError::Read { file: file.path.clone(), line: 0, source: error.into() };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(read_error)?;
+    check(builder.schema().fields(), file)?;
+    let total_rows = builder.metadata().file_metadata().num_rows().max(1).unsigned_abs();
+    let size_bytes = file.size_bytes;
+    let batches = builder.with_batch_size(DECODE_ROWS).build().map_err(read_error)?;
+
+    let position = position.clone();
+    let mut line = 0;
+    let decoded = batches.map(move |batch| events(&batch?).map_err(DecodeError::from));
+    Ok(Box::new(decoded.flat_map(flatten).map(move |event| {
+        line += 1;
+        // Row groups are read ahead, so the share of the rows tells more than the bytes would.
+        position.set((u128::from(size_bytes) * u128::from(line) / u128::from(total_rows)) as u64);
+        Ok(Row { line, event: event? })
+    })))
+}
+
+/// The events of a batch one by one, or its one error.
+fn flatten(
+    events: Result<Vec<Result<Event, String>>, DecodeError>,
+) -> Box<dyn Iterator<Item = Result<Result<Event, String>, DecodeError>> + Send> {
+    match events {
+        Ok(events) => Box::new(events.into_iter().map(Ok)),
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    }
+}
+
+/// Refuses a file whose columns cannot be those of events, before a row is sent.
+fn check(columns: &Fields, file: &EventFile) -> Result<(), LoadError> {
+    let names = |name: &str| columns.iter().filter(|column| column.name() == name).count();
+    if let Some(missing) = fields::REQUIRED.iter().find(|required| names(required) == 0) {
+        return Err(file.column_error(missing, "is missing"));
+    }
+    for column in columns {
+        if names(column.name()) > 1 {
+            return Err(file.column_error(column.name(), "stands twice"));
+        }
+        if let Some(problem) = problem(column) {
+            return Err(file.column_error(column.name(), problem));
+        }
+    }
+    Ok(())
+}
+
+fn problem(column: &Field) -> Option<String> {
+    let textual = |kind: &DataType| !kind.is_nested() && can_cast_types(kind, &DataType::Utf8);
+    let fits = match (column.name().as_str(), column.data_type()) {
+        ("event_time", DataType::Timestamp(..)) => true,
+        ("event_time", kind) => is_text(kind),
+        ("attributes", DataType::Struct(members)) => members.iter().all(|member| textual(member.data_type())),
+        ("attributes", DataType::Map(entries, _)) => match entries.data_type() {
+            DataType::Struct(pair) => pair.iter().all(|side| textual(side.data_type())),
+            _ => false,
+        },
+        (_, kind) => textual(kind),
+    };
+    (!fits).then(|| format!("has the type {}, which is no use there", column.data_type()))
+}
+
+fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Dictionary(_, values) => is_text(values),
+        kind => matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+    }
+}
+
+/// One event for each row of the batch.
+fn events(batch: &RecordBatch) -> Result<Vec<Result<Event, String>>, ArrowError> {
+    let mut events = vec![Ok(Event::default()); batch.num_rows()];
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        match (field.name().as_str(), field.data_type()) {
+            ("event_time", DataType::Timestamp(unit, _)) => set_times(&mut events, column, *unit)?,
+            ("attributes", DataType::Struct(_)) => {
+                let members = column.as_struct();
+                for (name, member) in members.column_names().into_iter().zip(members.columns()) {
+                    let member = text(member)?;
+                    let value = |row| (members.is_valid(row) && member.is_valid(row)).then(|| member.value(row));
+                    each(&mut events, |row, event| set_attribute(event, name, value(row)));
+                }
+            }
+            ("attributes", DataType::Map(..)) => set_map(&mut events, column)?,
+            (name, _) => {
+                let column = text(column)?;
+                each(&mut events, |row, event| match column.is_valid(row) {
+                    true => fields::set(event, name, column.value(row)),
+                    false => Ok(()),
+                });
+            }
+        }
+    }
+    Ok(events)
+}
+
+/// Runs `step` over the rows that are events so far; the first reason against a row stays.
+fn each(events: &mut [Result<Event, String>], mut step: impl FnMut(usize, &mut Event) -> Result<(), String>) {
+    for (row, slot) in events.iter_mut().enumerate() {
+        if let Ok(event) = slot
+            && let Err(reason) = step(row, event)
+        {
+            *slot = Err(reason);
+        }
+    }
+}
+
+fn set_attribute(event: &mut Event, name: &str, value: Option<&str>) -> Result<(), String> {
+    if let Some(value) = value {
+        event.attributes.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(())
+}
+
+fn set_times(events: &mut [Result<Event, String>], column: &ArrayRef, unit: TimeUnit) -> Result<(), ArrowError> {
+    let per_second = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    let ticks = cast(column, &DataType::Int64)?;
+    let ticks = ticks.as_primitive::<Int64Type>();
+    each(events, |row, event| {
+        event.event_time = ticks.is_valid(row).then(|| fields::timestamp(ticks.value(row), per_second));
+        Ok(())
+    });
+    Ok(())
+}
+
+fn set_map(events: &mut [Result<Event, String>], column: &ArrayRef) -> Result<(), ArrowError> {
+    let map = column.as_map();
+    let (keys, values) = (text(map.keys())?, text(map.values())?);
+    each(events, |row, event| {
+        if map.is_null(row) {
+            return Ok(());
+        }
+        let offsets = map.value_offsets();
+        for entry in offsets[row] as usize..offsets[row + 1] as usize {
+            set_attribute(event, keys.value(entry), values.is_valid(entry).then(|| values.value(entry)))?;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The column as text, numbers in their own digits. Bytes that are no text are an error, never an absent value.
+fn text(column: &ArrayRef) -> Result<StringArray, ArrowError> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    Ok(cast_with_options(column, &DataType::Utf8, &strict)?.as_string::<i32>().clone())
+}

@@ -1,0 +1,198 @@
+//! `speed-layer`: serve, load, dead-letter.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use speed_layer::load::{self, LoadOptions};
+use storage::config::Config;
+use storage::dead_letter;
+use storage::store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Takes events in durably and keeps their recent aggregates.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Settings; merganser.toml if it is there, otherwise built-in defaults.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server until Ctrl-C.
+    Serve(Serve),
+    /// Send event files (JSON Lines, CSV, Parquet; .gz and .zst too) to a running server. Safe to repeat.
+    Load(Load),
+    /// Look at refused rows, or send them again.
+    #[command(subcommand)]
+    DeadLetter(DeadLetter),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// gRPC address; port 0 takes a free one and prints it.
+    #[arg(long)]
+    listen: Option<String>,
+    /// Object store: a folder, file:///… or memory://.
+    #[arg(long)]
+    store: Option<String>,
+    /// Folder of the log and the dead letters.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Load {
+    /// Event files, loaded one after the other.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The server.
+    #[arg(long, default_value = "http://127.0.0.1:7401")]
+    address: String,
+    /// Rows of one request.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    batch_rows: u16,
+    /// Requests under way at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
+    in_flight: u16,
+    /// Where the progress of each file is kept.
+    #[arg(long, default_value = "data/load")]
+    state_dir: PathBuf,
+    /// Send from the first row, whatever was loaded before.
+    #[arg(long)]
+    again: bool,
+}
+
+#[derive(Subcommand)]
+enum DeadLetter {
+    /// One line a refused row: id, time, field, reason.
+    List(Letters),
+    /// One refused row in full, as JSON.
+    Show {
+        /// Its id, or the beginning of it.
+        id: String,
+        #[command(flatten)]
+        letters: Letters,
+    },
+    /// Not built yet.
+    Replay,
+}
+
+#[derive(Args)]
+struct Letters {
+    /// Folder of the log and the dead letters.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match Config::load(cli.config.as_deref(), std::env::vars()) {
+        Err(e) => {
+            return fail(&anyhow::Error::new(e), 2);
+        }
+        Ok(config) => match cli.command {
+            Command::Serve(serve) => run_server(config, serve).await,
+            Command::Load(load) => run_load(load).await,
+            Command::DeadLetter(command) => dead_letters(&config, command),
+        },
+    };
+    outcome.unwrap_or_else(|e| fail(&e, 1))
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a command")]
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("speed-layer: {error:#}");
+    ExitCode::from(code)
+}
+
+#[allow(clippy::print_stdout, reason = "scripts read the address")]
+async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
+    config.store.url = flags.store.unwrap_or(config.store.url);
+    config.log.dir = flags.data.unwrap_or(config.log.dir);
+    info!(settings = config.to_toml(), "starting");
+
+    let address = &config.speed_layer.grpc_address;
+    let store = Store::open(&config.store.url)?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    println!("speed-layer listening on http://{}", listener.local_addr()?);
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+    speed_layer::run(config, store, listener, shutdown).await?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    stop_signal().await;
+    shutdown.cancel();
+}
+
+/// Ctrl-C, or the signal of a service manager.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
+async fn run_load(flags: Load) -> anyhow::Result<ExitCode> {
+    let options = LoadOptions {
+        address: flags.address,
+        files: flags.files,
+        batch_rows: flags.batch_rows.into(),
+        in_flight: flags.in_flight.into(),
+        state_dir: flags.state_dir,
+        progress: true,
+        again: flags.again,
+    };
+    let summary = load::run(options, stop_signal()).await?;
+    print!("{summary}");
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the rows are what the command is for")]
+fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
+    match command {
+        DeadLetter::List(letters) => {
+            let mut rows = 0;
+            for letter in dead_letter::read_all(&letters.data.unwrap_or_else(|| config.log.dir.clone()))? {
+                let (id, letter) = letter?;
+                let time = chrono::DateTime::from_timestamp_micros(letter.received_time_us).unwrap_or_default();
+                println!("{id}  {}  {}: {}", time.format("%Y-%m-%dT%H:%M:%SZ"), letter.field, letter.reason);
+                rows += 1;
+            }
+            println!("{rows} refused rows");
+            Ok(ExitCode::SUCCESS)
+        }
+        DeadLetter::Show { id, letters } => {
+            for letter in dead_letter::read_all(&letters.data.unwrap_or_else(|| config.log.dir.clone()))? {
+                let (found, letter) = letter?;
+                if found.to_string().starts_with(&id) {
+                    println!("{}", serde_json::to_string_pretty(&letter)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            anyhow::bail!("no refused row has the id {id}; `speed-layer dead-letter list` shows them")
+        }
+        DeadLetter::Replay => anyhow::bail!("dead-letter replay is not built yet; mend the rows and send them with `speed-layer load`"),
+    }
+}

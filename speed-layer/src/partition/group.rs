@@ -1,0 +1,151 @@
+//! A group of appends that share one fdatasync, and the judgement of each of their events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use storage::record;
+use tokio::sync::oneshot;
+use views::columns::{Position, to_batch};
+use views::{Definition, Event, Refusal, fold};
+
+use super::{Appended, Verdict, Writer, now_us};
+use crate::dedup::{Seen, identity};
+use crate::error::SpeedError;
+
+/// Appends that are committed together.
+#[derive(Default)]
+pub(super) struct Group {
+    events: Vec<Event>,
+    /// How many of `events` each append has, in order, and where its verdicts go.
+    appends: Vec<(usize, oneshot::Sender<Appended>)>,
+}
+
+impl Group {
+    pub(super) fn add(&mut self, events: Vec<Event>, reply: oneshot::Sender<Appended>) {
+        self.appends.push((events.len(), reply));
+        self.events.extend(events);
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Gives each append its share. One whose caller is gone is answered too; its events stay.
+    pub(super) fn answer(self, outcome: Result<(Vec<Verdict>, i64), Arc<SpeedError>>) {
+        let outcome = outcome.map(|(verdicts, head)| (verdicts.into_iter(), head));
+        match outcome {
+            Err(e) => self.appends.into_iter().for_each(|(_, reply)| drop(reply.send(Err(Arc::clone(&e))))),
+            Ok((mut verdicts, head)) => {
+                for (rows, reply) in self.appends {
+                    let share = verdicts.by_ref().take(rows).collect();
+                    drop(reply.send(Ok((share, head))));
+                }
+            }
+        }
+    }
+}
+
+/// Verdicts of a group, before the append.
+pub(super) struct Judged {
+    pub(super) verdicts: Vec<Verdict>,
+    /// Identity and content hash of each accepted event.
+    pub(super) new: Vec<([u8; 16], i64)>,
+    pub(super) append_time_us: i64,
+}
+
+impl Judged {
+    pub(super) fn new_events<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Event> {
+        let accepted = |(event, verdict): (&'a Event, &Verdict)| (*verdict == Verdict::Accepted).then_some(event);
+        group.events.iter().zip(&self.verdicts).filter_map(accepted)
+    }
+}
+
+/// States of the accepted events, by fingerprint.
+type States = Vec<(String, RecordBatch)>;
+
+impl Writer {
+    /// Judges a group and folds what is new. An event on which a view fails is refused, alone.
+    pub(super) fn judge_and_fold(&self, group: &Group) -> Result<(Judged, States), SpeedError> {
+        let judged = self.judge(group, &HashMap::new());
+        if let Ok(states) = self.fold(group, &judged) {
+            return Ok((judged, states));
+        }
+        // Some event fails: try each by itself, then judge again without the bad ones. A later event of the same identity is
+        // then no duplicate of an event that was never accepted.
+        let mut bad = HashMap::new();
+        for (i, event) in group.events.iter().enumerate() {
+            if let Some(refusal) = self.refusal(event) {
+                bad.insert(i, refusal);
+            }
+        }
+        let judged = self.judge(group, &bad);
+        let states =
+            self.fold(group, &judged).map_err(|(fingerprint, e)| SpeedError::fold(&e, &fingerprint, self.number, self.log.head()))?;
+        Ok((judged, states))
+    }
+
+    fn judge(&self, group: &Group, bad: &HashMap<usize, Refusal>) -> Judged {
+        let mut judged = Judged { verdicts: Vec::with_capacity(group.rows()), new: Vec::new(), append_time_us: now_us() };
+        let mut in_group: HashMap<[u8; 16], i64> = HashMap::new();
+        for (i, event) in group.events.iter().enumerate() {
+            if let Some(refusal) = bad.get(&i) {
+                judged.verdicts.push(Verdict::Refused(refusal.clone()));
+                continue;
+            }
+            let identity = identity(&event.user_id, &event.event_id);
+            let content_hash = record::content_hash(event, &self.options.schema);
+            let seen = match in_group.get(&identity) {
+                Some(first) if *first == content_hash => Seen::Duplicate(self.log.head()),
+                Some(_) => Seen::Conflict(self.log.head()),
+                None => self.window.look_up(&identity, content_hash),
+            };
+            judged.verdicts.push(match seen {
+                Seen::Duplicate(_) => Verdict::Duplicate,
+                Seen::Conflict(_) => Verdict::Refused(Refusal::new("event_id", "is that of an accepted event with other content")),
+                Seen::New => {
+                    in_group.insert(identity, content_hash);
+                    judged.new.push((identity, content_hash));
+                    Verdict::Accepted
+                }
+            });
+        }
+        judged
+    }
+
+    fn definitions(&self) -> Vec<Arc<Definition>> {
+        let visible = self.visible.read().expect("no writer panics while it holds the lock");
+        visible.views.values().map(|slices| Arc::clone(slices.definition())).collect()
+    }
+
+    fn fold(&self, group: &Group, judged: &Judged) -> Result<States, (String, views::FoldError)> {
+        if judged.new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let head = self.log.head();
+        let position = |(i, content_hash): (usize, i64)| Position {
+            partition: self.number,
+            offset: head + i as i64,
+            append_time_us: judged.append_time_us,
+            content_hash,
+        };
+        let fold = |definition: Arc<Definition>| {
+            // Columns lie as the definition's own schema says, which may be older than that of the configuration.
+            let positions = judged.new.iter().map(|(_, hash)| *hash).enumerate().map(position);
+            let batch = to_batch(judged.new_events(group).zip(positions), definition.schema());
+            match fold::partial(&definition, &batch) {
+                Ok(states) => Ok((definition.fingerprint().to_owned(), states)),
+                Err(e) => Err((definition.fingerprint().to_owned(), e)),
+            }
+        };
+        self.definitions().into_iter().map(fold).collect()
+    }
+
+    /// Why a view cannot take an event, if one cannot.
+    fn refusal(&self, event: &Event) -> Option<Refusal> {
+        let position = Position { partition: self.number, offset: 0, append_time_us: 0, content_hash: 0 };
+        let failure = |definition: Arc<Definition>| fold::partial(&definition, &to_batch([(event, position)], definition.schema())).err();
+        let error = self.definitions().into_iter().find_map(failure)?;
+        Some(Refusal::new("event", format!("a declared view fails on it: {}", error.reason())))
+    }
+}

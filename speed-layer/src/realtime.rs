@@ -1,0 +1,232 @@
+//! Questions from the other layers: states of keys from a boundary on, a cut, and readiness for a version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use storage::manifest::{Definitions, Manifest, Manifests};
+use storage::paths::ViewName;
+use storage::store::Store;
+use tokio::sync::Mutex;
+use tracing::info;
+use views::{Definition, EventSchema, fold, shard_of, wire};
+
+use crate::archive::Archive;
+use crate::error::SpeedError;
+use crate::partition::{Partition, fold_log};
+use crate::slices::rows_of;
+
+/// Rows of one message of an export.
+const EXPORT_ROWS: usize = 8192;
+
+/// A definition and the boundary from which its slices are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) version: i64,
+    pub(crate) definition: Arc<Definition>,
+    /// One entry a partition.
+    pub(crate) boundary: Vec<i64>,
+}
+
+pub(crate) struct Realtime {
+    pub(crate) log_id: Arc<str>,
+    pub(crate) view: ViewName,
+    pub(crate) store: Store,
+    pub(crate) schema: Arc<EventSchema>,
+    pub(crate) partitions: Arc<[Partition]>,
+    pub(crate) archive: Arc<Archive>,
+    /// The versions whose boundaries can be answered from, oldest first: the two newest that are prepared. One at a time
+    /// changes it.
+    pub(crate) kept: Mutex<Vec<Kept>>,
+}
+
+impl Realtime {
+    /// The states of `keys` from `boundary` on, as wire bytes, and the head of every partition, each read once.
+    pub(crate) fn states(
+        &self,
+        fingerprint: &str,
+        log_id: &str,
+        boundary: &BTreeMap<usize, i64>,
+        keys: &[String],
+    ) -> Result<(Vec<u8>, Vec<i64>), SpeedError> {
+        self.check_log(log_id)?;
+        if let Some(unknown) = boundary.keys().find(|p| **p >= self.partitions.len()) {
+            return Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len())));
+        }
+        let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
+        let mut heads = Vec::with_capacity(self.partitions.len());
+        let mut found = Vec::new();
+        for partition in self.partitions.iter() {
+            let start = boundary.get(&partition.number).copied().unwrap_or(0);
+            let (head, runs) = partition.runs(fingerprint, start, None)?;
+            heads.push(head);
+            for key in keys.iter().filter(|key| shard_of(key, self.partitions.len() as u32) as usize == partition.number) {
+                found.extend(runs.iter().map(|run| rows_of(run, key)).filter(|rows| rows.num_rows() > 0));
+            }
+        }
+        let bytes = match found.first() {
+            None => Vec::new(),
+            Some(first) => concat_batches(&first.schema(), &found)
+                .and_then(|all| wire::encode(&[all]))
+                .map_err(views::FoldError::from)
+                .map_err(|e| SpeedError::fold(&e, fingerprint, 0, 0))?,
+        };
+        Ok((bytes, heads))
+    }
+
+    /// Everything folded in `range` of one partition, merged, in messages of wire bytes.
+    pub(crate) fn export(
+        &self,
+        fingerprint: &str,
+        log_id: &str,
+        number: usize,
+        range: std::ops::Range<i64>,
+    ) -> Result<Vec<Vec<u8>>, SpeedError> {
+        self.check_log(log_id)?;
+        let partition = self.partitions.get(number).ok_or_else(|| SpeedError::BadRequest(format!("there is no partition {number}")))?;
+        let (_, runs) = partition.runs(fingerprint, range.start, Some(range.end))?;
+        let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
+        let definition = partition.definition(fingerprint)?;
+        let merged = fold::merge(&definition, runs.iter().map(Arc::as_ref)).map_err(fail)?;
+        let part = |start: usize| merged.slice(start, EXPORT_ROWS.min(merged.num_rows() - start));
+        let parts = (0..merged.num_rows()).step_by(EXPORT_ROWS).map(|start| wire::encode(&[part(start)]));
+        parts.collect::<Result<_, _>>().map_err(|e| fail(e.into()))
+    }
+
+    fn check_log(&self, asked: &str) -> Result<(), SpeedError> {
+        if !asked.is_empty() && asked != &*self.log_id {
+            return Err(SpeedError::WrongLog { here: self.log_id.to_string(), asked: asked.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Closes every active segment and archives all below. The offsets are the new edges.
+    pub(crate) async fn cut(&self) -> Result<Vec<i64>, SpeedError> {
+        let mut boundary = Vec::with_capacity(self.partitions.len());
+        for partition in self.partitions.iter() {
+            boundary.push(partition.roll(std::time::Duration::ZERO).await?);
+        }
+        for (partition, edge) in self.partitions.iter().zip(&boundary) {
+            self.archive.archive_up_to(partition, *edge).await?;
+        }
+        Ok(boundary)
+    }
+
+    /// Makes sure that a version's definition can be answered from its boundary, folding the log under it if need be, then
+    /// lets go of what no kept version needs.
+    pub(crate) async fn prepare(&self, version: i64) -> Result<(), SpeedError> {
+        let mut kept = self.kept.lock().await;
+        if kept.iter().any(|k| k.version == version) {
+            return Ok(());
+        }
+        if kept.last().is_some_and(|newest| newest.version > version) {
+            return Err(SpeedError::BadRequest(format!(
+                "version {version} of {} is older than the versions kept here",
+                self.view.as_str()
+            )));
+        }
+        let manifest = Manifests::new(self.store.clone(), self.view.clone()).read(version).await?;
+        let next = load_kept(&self.store, &self.view, &manifest, &self.log_id, &self.schema).await?;
+        check_boundary(&next, &self.partitions)?;
+        for partition in self.partitions.iter() {
+            self.prepare_partition(partition, &next).await?;
+        }
+        info!(version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
+        kept.push(next);
+        let surplus = kept.len().saturating_sub(2);
+        kept.drain(..surplus);
+        self.partitions.iter().for_each(|partition| partition.retire(&kept));
+        Ok(())
+    }
+
+    async fn prepare_partition(&self, partition: &Partition, next: &Kept) -> Result<(), SpeedError> {
+        let (fingerprint, start) = (next.definition.fingerprint(), next.boundary[partition.number]);
+        if partition.runs(fingerprint, start, None).is_ok() {
+            return Ok(());
+        }
+        let (log, definition, number) = (partition.log.clone(), Arc::clone(&next.definition), partition.number);
+        let folded_to = log.head();
+        let fold = move || fold_log(&log, &definition, number as i32, start..folded_to);
+        let slices = tokio::task::spawn_blocking(fold).await.map_err(|_| SpeedError::Stopping)??;
+        partition.install(slices, folded_to).await
+    }
+}
+
+/// A manifest's definition as this version of the code reads it.
+pub(crate) async fn load_kept(
+    store: &Store,
+    view: &ViewName,
+    manifest: &Manifest,
+    log_id: &str,
+    here: &EventSchema,
+) -> Result<Kept, SpeedError> {
+    if !manifest.log_id.is_empty() && manifest.log_id != log_id {
+        return Err(SpeedError::OtherLog {
+            view: view.as_str().to_owned(),
+            version: manifest.version,
+            stored: manifest.log_id.clone(),
+            here: log_id.to_owned(),
+        });
+    }
+    let file = Definitions::new(store.clone(), view.clone()).get(&manifest.fingerprint).await?;
+    let stored = file.fingerprint.clone();
+    let schema: EventSchema = serde_json::from_value(file.schema)
+        .map_err(|e| SpeedError::BadRequest(format!("definition {stored}: its event schema cannot be read: {e}")))?;
+    if schema.amount != here.amount {
+        let (stored_type, here_type) = (String::from(schema.amount), String::from(here.amount));
+        return Err(SpeedError::BadRequest(format!(
+            "definition {stored} has amounts of {stored_type}, and events.amount is {here_type} here; run batch-layer with this configuration first"
+        )));
+    }
+    let definition =
+        Definition::parse(&file.sql, &schema).map_err(|source| SpeedError::Definition { fingerprint: stored.clone(), source })?;
+    if definition.fingerprint() != stored {
+        return Err(SpeedError::Fingerprint { stored, here: definition.fingerprint().to_owned() });
+    }
+    Ok(Kept { version: manifest.version, definition: Arc::new(definition), boundary: manifest.boundary.clone() })
+}
+
+/// Refuses a version that covers what this log does not have.
+pub(crate) fn check_boundary(kept: &Kept, partitions: &[Partition]) -> Result<(), SpeedError> {
+    if kept.boundary.len() != partitions.len() {
+        return Err(SpeedError::BadRequest(format!(
+            "version {} has {} partitions, the log has {}",
+            kept.version,
+            kept.boundary.len(),
+            partitions.len()
+        )));
+    }
+    for (partition, boundary) in partitions.iter().zip(&kept.boundary) {
+        let head = partition.log.head();
+        if *boundary > head {
+            return Err(SpeedError::LogBehind { version: kept.version, partition: partition.number as i32, boundary: *boundary, head });
+        }
+    }
+    Ok(())
+}
+
+impl Partition {
+    /// The head and the runs of a view in a range of slices, from one moment.
+    fn runs(&self, fingerprint: &str, start: i64, end: Option<i64>) -> Result<(i64, Vec<Arc<RecordBatch>>), SpeedError> {
+        let visible = self.visible.read().expect("no writer panics while it holds the lock");
+        let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
+        let runs = slices.runs(start, end).map_err(|e| SpeedError::BoundaryRetired { partition: self.number, offset: e.offset })?;
+        Ok((visible.head, runs))
+    }
+
+    fn definition(&self, fingerprint: &str) -> Result<Arc<Definition>, SpeedError> {
+        let visible = self.visible.read().expect("no writer panics while it holds the lock");
+        let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
+        Ok(Arc::clone(slices.definition()))
+    }
+
+    /// Drops views and slices that no kept version needs.
+    fn retire(&self, kept: &[Kept]) {
+        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        visible.views.retain(|fingerprint, slices| {
+            let needed = kept.iter().filter(|k| k.definition.fingerprint() == fingerprint).map(|k| k.boundary[self.number]).min();
+            needed.inspect(|lowest| slices.retire_below(*lowest)).is_some()
+        });
+    }
+}

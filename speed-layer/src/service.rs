@@ -1,0 +1,187 @@
+//! The gRPC surface: protobuf in, domain calls, protobuf out. The only file of this crate's server that names its types.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use merganser_proto::v1 as pb;
+use merganser_proto::v1::ingest_service_server::IngestService;
+use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+use views::RawEvent;
+
+use crate::error::SpeedError;
+use crate::ingest::{Ingest, Outcome, WhenFull};
+use crate::realtime::Realtime;
+
+/// Requests of one stream that are queued and not yet answered.
+const STREAM_IN_FLIGHT: usize = 16;
+/// How long `PrepareVersion` waits for a fold of the log before it says "not yet".
+const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a client that was refused for load should wait.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+pub(crate) struct IngestAdapter(pub(crate) Ingest);
+pub(crate) struct RealtimeAdapter(pub(crate) Arc<Realtime>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl IngestService for IngestAdapter {
+    type StreamEventsStream = Answers<pb::StreamEventsResponse>;
+
+    /// The work runs in a task of its own: a client that hangs up cannot stop it half way.
+    async fn append_events(&self, request: Request<pb::AppendEventsRequest>) -> Result<Response<pb::AppendEventsResponse>, Status> {
+        let ingest = self.0.clone();
+        let events = request.into_inner().events.into_iter().map(raw_event).collect();
+        let work = async move { ingest.finish(ingest.queue(events, WhenFull::Refuse).await?).await };
+        let outcome = tokio::spawn(work).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let Outcome { accepted, duplicates, refused, position } = outcome;
+        Ok(Response::new(pb::AppendEventsResponse {
+            accepted_count: accepted as i64,
+            duplicate_count: duplicates as i64,
+            rejected: refused.into_iter().map(row_error).collect(),
+            position,
+        }))
+    }
+
+    async fn stream_events(
+        &self,
+        request: Request<Streaming<pb::StreamEventsRequest>>,
+    ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let ingest = self.0.clone();
+        let mut requests = request.into_inner();
+        let (answers, outcomes) = mpsc::channel(STREAM_IN_FLIGHT);
+        // Requests are queued in their order, while earlier ones are still being synced.
+        tokio::spawn(async move {
+            while let Some(Ok(request)) = requests.next().await {
+                let events = request.events.into_iter().map(raw_event).collect();
+                let queued = ingest.queue(events, WhenFull::Wait).await;
+                let ingest = ingest.clone();
+                let outcome = tokio::spawn(async move { ingest.finish(queued?).await });
+                if answers.send(outcome).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let answer = ReceiverStream::new(outcomes).then(|outcome| async {
+            let outcome = outcome.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+            let Outcome { accepted, duplicates, refused, position } = outcome;
+            Ok(pb::StreamEventsResponse {
+                accepted_count: accepted as i64,
+                duplicate_count: duplicates as i64,
+                rejected: refused.into_iter().map(row_error).collect(),
+                position,
+            })
+        });
+        Ok(Response::new(Box::pin(answer)))
+    }
+}
+
+#[tonic::async_trait]
+impl RealtimeViewService for RealtimeAdapter {
+    type ExportStatesStream = Answers<pb::ExportStatesResponse>;
+
+    async fn cut(&self, _: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
+        let realtime = Arc::clone(&self.0);
+        let cut = tokio::spawn(async move { realtime.cut().await });
+        let boundary = cut.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        Ok(Response::new(pb::CutResponse { log_id: self.0.log_id.to_string(), boundary: offsets(&boundary) }))
+    }
+
+    async fn prepare_version(&self, request: Request<pb::PrepareVersionRequest>) -> Result<Response<pb::PrepareVersionResponse>, Status> {
+        let request = request.into_inner();
+        self.check_view(&request.view)?;
+        let realtime = Arc::clone(&self.0);
+        let prepare = tokio::spawn(async move { realtime.prepare(request.version).await });
+        match tokio::time::timeout(PREPARE_PATIENCE, prepare).await {
+            Err(_) => Err(Status::unavailable(format!("version {} is being folded from the log; ask again", request.version))),
+            Ok(Err(_)) => Err(status(&SpeedError::Stopping)),
+            Ok(Ok(prepared)) => prepared.map(|()| Response::new(pb::PrepareVersionResponse {})).map_err(|e| status(&e)),
+        }
+    }
+
+    async fn get_states(&self, request: Request<pb::GetStatesRequest>) -> Result<Response<pb::GetStatesResponse>, Status> {
+        let request = request.into_inner();
+        self.check_view(&request.view)?;
+        let mut boundary = BTreeMap::new();
+        for edge in &request.boundary {
+            let partition = usize::try_from(edge.partition).map_err(|_| Status::invalid_argument("a partition is negative"))?;
+            boundary.insert(partition, edge.offset);
+        }
+        let (states, heads) = self.0.states(&request.fingerprint, &request.log_id, &boundary, &request.keys).map_err(|e| status(&e))?;
+        Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads) }))
+    }
+
+    async fn export_states(&self, request: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
+        let request = request.into_inner();
+        self.check_view(&request.view)?;
+        let partition = usize::try_from(request.partition).map_err(|_| Status::invalid_argument("the partition is negative"))?;
+        let realtime = Arc::clone(&self.0);
+        let export = move || realtime.export(&request.fingerprint, &request.log_id, partition, request.start_offset..request.end_offset);
+        let parts = tokio::task::spawn_blocking(export).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into() }));
+        Ok(Response::new(Box::pin(futures::stream::iter(messages))))
+    }
+}
+
+impl RealtimeAdapter {
+    fn check_view(&self, view: &str) -> Result<(), Status> {
+        let here = self.0.view.as_str();
+        if view == here {
+            return Ok(());
+        }
+        Err(Status::not_found(format!("the speed layer keeps the view {here}, not {view}")))
+    }
+}
+
+fn raw_event(event: pb::Event) -> RawEvent {
+    RawEvent {
+        event_id: event.event_id,
+        user_id: event.user_id,
+        event_time: event.event_time.map(|time| (time.seconds, time.nanos)),
+        event_type: event.event_type,
+        amount: event.amount,
+        attributes: event.attributes,
+    }
+}
+
+fn row_error((index, event_id, refusal): (usize, String, views::Refusal)) -> pb::RowError {
+    pb::RowError { index: index as i32, event_id, field: refusal.field, reason: refusal.reason }
+}
+
+fn offsets(of_partitions: &[i64]) -> Vec<pb::PartitionOffset> {
+    let numbered = of_partitions.iter().enumerate();
+    numbered.map(|(partition, offset)| pb::PartitionOffset { partition: partition as i32, offset: *offset }).collect()
+}
+
+/// The one place where an error gets its gRPC code and its machine-readable reason.
+fn status(error: &SpeedError) -> Status {
+    use storage::log::LogError;
+    let (code, reason) = match error {
+        SpeedError::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
+        SpeedError::Log(LogError::DiskFull { .. }) => (Code::ResourceExhausted, "DISK_FULL"),
+        SpeedError::Stopping => (Code::Unavailable, "STOPPING"),
+        SpeedError::Log(_) | SpeedError::Record(_) => (Code::Internal, "LOG_FAILED"),
+        SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
+        SpeedError::UnknownDefinition(_) => (Code::FailedPrecondition, "UNKNOWN_DEFINITION"),
+        SpeedError::BoundaryRetired { .. } => (Code::FailedPrecondition, "BOUNDARY_RETIRED"),
+        SpeedError::WrongLog { .. } | SpeedError::OtherLog { .. } | SpeedError::LogBehind { .. } => (Code::FailedPrecondition, "OTHER_LOG"),
+        SpeedError::Definition { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
+            (Code::FailedPrecondition, "DEFINITION_FAILED")
+        }
+        SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
+        SpeedError::Serve(_) | SpeedError::Thread { .. } => (Code::Internal, "INTERNAL"),
+    };
+    let mut details = ErrorDetails::with_error_info(reason, "merganser", HashMap::new());
+    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+        details.set_retry_info(Some(RETRY_DELAY));
+    }
+    Status::with_error_details(code, error.chain(), details)
+}

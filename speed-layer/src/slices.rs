@@ -1,0 +1,179 @@
+//! The realtime view of one partition under one definition: partial states of `[boundary, head)`, by offset.
+//!
+//! A slice holds the states of one log segment, so every edge of a segment is a *cut* from which an answer can start, after
+//! a restart too. In a slice the states lie in a few sorted runs; a new run is merged with the one before it while that is
+//! not much larger, so that there are about log2(rows) runs and each row is merged about as often. Runs never change:
+//! readers keep theirs while a merged one takes their place.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use views::{Definition, FoldError, fold};
+
+/// A slice that does not start or end where it was asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offset {offset} is not the edge of a slice that is kept")]
+pub(crate) struct NoSuchEdge {
+    /// The offset asked for.
+    pub(crate) offset: i64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    definition: Arc<Definition>,
+    slices: VecDeque<Slice>,
+}
+
+#[derive(Debug)]
+struct Slice {
+    start: i64,
+    runs: Vec<Arc<RecordBatch>>,
+}
+
+impl Slices {
+    /// No slice yet; [`Slices::cut`] makes the first.
+    pub(crate) fn new(definition: Arc<Definition>) -> Self {
+        Self { definition, slices: VecDeque::new() }
+    }
+
+    pub(crate) fn definition(&self) -> &Arc<Definition> {
+        &self.definition
+    }
+
+    /// Starts a slice at `offset`, where the log starts a segment.
+    pub(crate) fn cut(&mut self, offset: i64) {
+        let last = self.slices.back().map(|slice| slice.start);
+        assert!(last.is_none_or(|start| start <= offset), "cuts move forward");
+        if last != Some(offset) {
+            self.slices.push_back(Slice { start: offset, runs: Vec::new() });
+        }
+    }
+
+    /// Adds the states of the newest events to the newest slice.
+    pub(crate) fn push(&mut self, states: RecordBatch) -> Result<(), FoldError> {
+        if states.num_rows() == 0 {
+            return Ok(());
+        }
+        let slice = self.slices.back_mut().expect("cut() comes first");
+        let mut newest = states;
+        while let Some(previous) = slice.runs.last() {
+            if previous.num_rows() > 2 * newest.num_rows() {
+                break;
+            }
+            newest = fold::merge(&self.definition, [previous.as_ref(), &newest])?;
+            slice.runs.pop();
+        }
+        slice.runs.push(Arc::new(newest));
+        Ok(())
+    }
+
+    /// The runs of all slices in `range`, both of whose ends must be edges; no end means the head.
+    pub(crate) fn runs(&self, start: i64, end: Option<i64>) -> Result<Vec<Arc<RecordBatch>>, NoSuchEdge> {
+        let range = self.index(start)?..end.map_or(Ok(self.slices.len()), |end| self.index(end))?;
+        Ok(self.slices.range(range).flat_map(|slice| slice.runs.iter().cloned()).collect())
+    }
+
+    fn index(&self, edge: i64) -> Result<usize, NoSuchEdge> {
+        self.slices.binary_search_by_key(&edge, |slice| slice.start).map_err(|_| NoSuchEdge { offset: edge })
+    }
+
+    /// Drops what lies below `boundary`.
+    pub(crate) fn retire_below(&mut self, boundary: i64) {
+        while self.slices.len() > 1 && self.slices[1].start <= boundary {
+            self.slices.pop_front();
+        }
+    }
+
+    /// Rows of states and bytes held.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> usize {
+        self.slices.iter().flat_map(|slice| &slice.runs).map(|run| run.num_rows()).sum()
+    }
+}
+
+/// The rows of `key` in a run, which is sorted by key.
+pub(crate) fn rows_of(run: &RecordBatch, key: &str) -> RecordBatch {
+    let keys = run.column(0).as_string::<i32>();
+    let first_where = |past: &dyn Fn(&str) -> bool| -> usize {
+        let Range { mut start, mut end } = 0..keys.len();
+        while start < end {
+            let middle = start.midpoint(end);
+            if past(keys.value(middle)) { end = middle } else { start = middle + 1 }
+        }
+        start
+    };
+    let start = first_where(&|k| k >= key);
+    let end = first_where(&|k| k > key);
+    run.slice(start, end - start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use views::columns::{Position, to_batch};
+    use views::{Event, EventSchema, Granularity};
+
+    fn states(definition: &Definition, user: &str, offset: i64) -> RecordBatch {
+        let event = Event {
+            event_id: offset.to_string(),
+            user_id: user.into(),
+            event_time_us: 0,
+            event_type: String::new(),
+            amount: Some(10_000),
+            attributes: Default::default(),
+        };
+        let position = Position { partition: 0, offset, append_time_us: 0, content_hash: 0 };
+        fold::partial(definition, &to_batch([(&event, position)], definition.schema())).unwrap()
+    }
+
+    fn filled(cuts: &[i64], head: i64) -> Slices {
+        let definition = Arc::new(Definition::user_stats(&EventSchema::default()));
+        let mut slices = Slices::new(Arc::clone(&definition));
+        for offset in 0..head {
+            if cuts.contains(&offset) {
+                slices.cut(offset);
+            }
+            slices.push(states(&definition, &format!("user-{}", offset % 7), offset)).unwrap();
+        }
+        slices
+    }
+
+    fn count(slices: &Slices, user: &str, start: i64, end: Option<i64>) -> i64 {
+        let rows: Vec<_> = slices.runs(start, end).unwrap().iter().map(|run| rows_of(run, user)).collect();
+        let outputs = fold::finish(slices.definition(), &rows, Granularity::Total).unwrap();
+        outputs.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum()
+    }
+
+    /// Proves that an answer from each cut counts each event once, and that no other offset is a cut.
+    #[test]
+    fn answers_start_at_cuts() {
+        let slices = filled(&[0, 50, 80], 100);
+        assert_eq!(count(&slices, "user-0", 0, None), 15);
+        assert_eq!(count(&slices, "user-0", 50, None), 7);
+        assert_eq!(count(&slices, "user-0", 50, Some(80)), 4);
+        assert_eq!(count(&slices, "nobody", 0, None), 0);
+        assert_eq!(slices.runs(51, None).unwrap_err(), NoSuchEdge { offset: 51 });
+    }
+
+    /// Proves that runs are merged, so that a lookup stays short and memory follows keys, not events.
+    #[test]
+    fn runs_stay_few() {
+        let slices = filled(&[0], 1000);
+        assert!(slices.runs(0, None).unwrap().len() <= 10);
+        assert!(slices.rows() <= 21);
+    }
+
+    /// Proves that retiring drops what is below the boundary, refuses it afterwards, and keeps the rest.
+    #[test]
+    fn retires() {
+        let mut slices = filled(&[0, 50, 80], 100);
+        slices.retire_below(50);
+        assert!(slices.runs(0, None).is_err());
+        assert_eq!(count(&slices, "user-0", 50, None), 7);
+        slices.retire_below(1000);
+        assert_eq!(count(&slices, "user-0", 80, None), 3);
+    }
+}
