@@ -117,7 +117,11 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
     config.log.dir = flags.data.unwrap_or(config.log.dir);
@@ -165,7 +169,7 @@ async fn run_load(flags: Load) -> anyhow::Result<ExitCode> {
         again: flags.again,
     };
     let summary = load::run(options, stop_signal()).await?;
-    print!("{summary}");
+    println!("{summary}");
     Ok(ExitCode::SUCCESS)
 }
 

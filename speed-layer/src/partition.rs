@@ -285,13 +285,10 @@ impl Writer {
         }
         let head = self.log.head();
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
-        for (fingerprint, states) in states {
+        for (fingerprint, grown) in states {
             // A view may have been retired since it was folded.
-            let Some(slices) = visible.views.get_mut(&fingerprint) else { continue };
-            if let Err(e) = slices.push(states) {
-                // The events are in the log for good. Better no answer from this view than one without them.
-                error!(partition = self.number, fingerprint, reason = e.reason(), "states do not merge; the view is out until a restart");
-                visible.views.remove(&fingerprint);
+            if let Some(slices) = visible.views.get_mut(&fingerprint) {
+                slices.grow(grown);
             }
         }
         visible.head = head;
@@ -338,3 +335,6 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,13 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use views::{Definition, FoldError, fold};
 
+/// The newest slice, one step on: how many of its runs stay, and the run behind them.
+#[derive(Debug)]
+pub(crate) struct Grown {
+    kept: usize,
+    newest: Arc<RecordBatch>,
+}
+
 /// A slice that does not start or end where it was asked for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} is not the edge of a slice that is kept")]
@@ -52,21 +59,39 @@ impl Slices {
         }
     }
 
-    /// Adds the states of the newest events to the newest slice.
-    pub(crate) fn push(&mut self, states: RecordBatch) -> Result<(), FoldError> {
+    /// What the newest slice becomes with the states of the newest events: `None` if they have none. Changes nothing, so it
+    /// can be had before the events are in the log.
+    ///
+    /// # Errors
+    /// The states do not merge.
+    pub(crate) fn with(&self, states: RecordBatch) -> Result<Option<Grown>, FoldError> {
         if states.num_rows() == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let slice = self.slices.back_mut().expect("cut() comes first");
-        let mut newest = states;
-        while let Some(previous) = slice.runs.last() {
-            if previous.num_rows() > 2 * newest.num_rows() {
-                break;
-            }
-            newest = fold::merge(&self.definition, [previous.as_ref(), &newest])?;
-            slice.runs.pop();
+        let runs = &self.slices.back().expect("cut() comes first").runs;
+        let (mut kept, mut newest) = (runs.len(), states);
+        while kept > 0 && runs[kept - 1].num_rows() <= 2 * newest.num_rows() {
+            newest = fold::merge(&self.definition, [runs[kept - 1].as_ref(), &newest])?;
+            kept -= 1;
         }
-        slice.runs.push(Arc::new(newest));
+        Ok(Some(Grown { kept, newest: Arc::new(newest) }))
+    }
+
+    /// Takes over what [`Slices::with`] made; nothing was added in between.
+    pub(crate) fn grow(&mut self, grown: Grown) {
+        let runs = &mut self.slices.back_mut().expect("cut() comes first").runs;
+        runs.truncate(grown.kept);
+        runs.push(grown.newest);
+    }
+
+    /// Both at once.
+    ///
+    /// # Errors
+    /// The states do not merge.
+    pub(crate) fn push(&mut self, states: RecordBatch) -> Result<(), FoldError> {
+        if let Some(grown) = self.with(states)? {
+            self.grow(grown);
+        }
         Ok(())
     }
 

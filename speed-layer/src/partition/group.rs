@@ -12,6 +12,7 @@ use views::{Definition, Event, Refusal, fold};
 use super::{Appended, Verdict, Writer, now_us};
 use crate::dedup::{Seen, identity};
 use crate::error::SpeedError;
+use crate::slices::Grown;
 
 /// Appends that are committed together.
 #[derive(Default)]
@@ -61,8 +62,8 @@ impl Judged {
     }
 }
 
-/// States of the accepted events, by fingerprint.
-type States = Vec<(String, RecordBatch)>;
+/// What the accepted events make of each view, by fingerprint.
+type States = Vec<(String, Grown)>;
 
 impl Writer {
     /// Judges a group and folds what is new. An event on which a view fails is refused, alone.
@@ -129,16 +130,25 @@ impl Writer {
             append_time_us: judged.append_time_us,
             content_hash,
         };
-        let fold = |definition: Arc<Definition>| {
+        let mut states = Vec::new();
+        for definition in self.definitions() {
             // Columns lie as the definition's own schema says, which may be older than that of the configuration.
             let positions = judged.new.iter().map(|(_, hash)| *hash).enumerate().map(position);
             let batch = to_batch(judged.new_events(group).zip(positions), definition.schema());
-            match fold::partial(&definition, &batch) {
-                Ok(states) => Ok((definition.fingerprint().to_owned(), states)),
-                Err(e) => Err((definition.fingerprint().to_owned(), e)),
+            let grown = fold::partial(&definition, &batch).and_then(|states| self.grown(definition.fingerprint(), states));
+            match grown {
+                Ok(Some(grown)) => states.push((definition.fingerprint().to_owned(), grown)),
+                Ok(None) => {}
+                Err(e) => return Err((definition.fingerprint().to_owned(), e)),
             }
-        };
-        self.definitions().into_iter().map(fold).collect()
+        }
+        Ok(states)
+    }
+
+    /// The view with new states in it. Merging happens here, where no reader waits for it.
+    fn grown(&self, fingerprint: &str, states: RecordBatch) -> Result<Option<Grown>, views::FoldError> {
+        let visible = self.visible.read().expect("no writer panics while it holds the lock");
+        visible.views.get(fingerprint).map_or(Ok(None), |slices| slices.with(states))
     }
 
     /// Why a view cannot take an event, if one cannot.
