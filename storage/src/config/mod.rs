@@ -170,7 +170,7 @@ impl Default for ServingConfig {
             speed_layer: "http://127.0.0.1:7401".into(),
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
-            speed_timeout: Period::from_secs(5),
+            speed_timeout: Period::from_secs(4),
         }
     }
 }

@@ -1,0 +1,299 @@
+//! Two computations of one shard, compared key by key on finished values, in windows: no side is ever held whole but the delta.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::compute::{cast, concat_batches, filter_record_batch, sum};
+use arrow::datatypes::{DataType, Float64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use storage::store::StoreError;
+use views::fold::finish;
+use views::{Definition, FoldError, Granularity};
+
+use crate::error::RunError;
+use crate::progress::{Progress, Stage};
+
+/// Keys that are named when the audit fails.
+const NAMED_KEYS: usize = 10;
+/// What two floats may differ by, relative to the larger one. Their last digits depend on the order of adding.
+const RELATIVE_ERROR: f64 = 1e-6;
+/// Below this, floats are zero: what is left when large ones cancel.
+const ABSOLUTE_ERROR: f64 = 1e-9;
+
+/// One value that is not the same in both computations.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Difference {
+    /// The key.
+    pub key: String,
+    /// Its bucket, RFC 3339; `None` where the view has none.
+    pub bucket: Option<String>,
+    /// The output that differs.
+    pub column: String,
+    /// Its value in the new view.
+    pub new: String,
+    /// Its value in the other computation.
+    pub expected: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, bucket, column, new, expected } = self;
+        let bucket = bucket.as_ref().map(|bucket| format!(", bucket {bucket}")).unwrap_or_default();
+        write!(f, "key {key}{bucket}: {column} is {new} in the new view, expected {expected}")
+    }
+}
+
+/// How the values of an output are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Equal to the last digit; lists as sets.
+    Exact,
+    /// Within the error of floats.
+    Close,
+    /// Both null or neither: a quantile's error depends on the data.
+    Nullness,
+}
+
+/// A comparison under way, over any number of shards.
+pub(super) struct Comparison<'a> {
+    definition: &'a Definition,
+    rules: Vec<Rule>,
+    left_out: BTreeSet<String>,
+    pub(super) keys_compared: i64,
+    /// Events that the new view counts.
+    pub(super) event_count: i64,
+    pub(super) differences: Vec<Difference>,
+}
+
+type States = BoxStream<'static, Result<RecordBatch, StoreError>>;
+
+impl<'a> Comparison<'a> {
+    /// Compares every key but those of `left_out`.
+    pub(super) fn new(definition: &'a Definition, left_out: BTreeSet<String>) -> Self {
+        let sql = definition.sql().to_lowercase();
+        let quantiles = sql.contains("approx_percentile") || sql.contains("approx_median");
+        let rule = |(exact, kind): (bool, &DataType)| match (exact, kind.is_floating() && !quantiles) {
+            (true, _) => Rule::Exact,
+            (false, true) => Rule::Close,
+            (false, false) => Rule::Nullness,
+        };
+        let kinds = definition.output_schema().fields().iter().map(|field| field.data_type());
+        let rules = definition.exact_outputs().into_iter().zip(kinds).map(rule).collect();
+        Self { definition, rules, left_out, keys_compared: 0, event_count: 0, differences: Vec::new() }
+    }
+
+    /// Keys that were not compared, for they were folded again from raw events alone.
+    pub(super) fn keys_refolded(&self) -> i64 {
+        self.left_out.len() as i64
+    }
+
+    /// Compares `new` with `old ⊕ delta`. All three are in order of key and bucket.
+    pub(super) async fn shard(
+        &mut self,
+        shard: u32,
+        new: States,
+        old: Option<States>,
+        delta: RecordBatch,
+        progress: Option<&dyn Progress>,
+    ) -> Result<(), RunError> {
+        let mut sides = [Side::of(Some(new), &delta.slice(0, 0)), Side::of(old, &delta.slice(0, 0)), Side::of(None, &delta)];
+        loop {
+            for side in &mut sides {
+                side.fill().await?;
+            }
+            let frontier = sides.iter().filter(|side| side.rest.is_some()).filter_map(Side::last_key).min().map(str::to_owned);
+            let [new, old, delta] = sides.each_mut().map(|side| side.take_below(frontier.as_deref()));
+            let events_before = self.event_count;
+            self.window(&new, [&old, &delta]).map_err(|source| RunError::Fold { partition: shard, source })?;
+            if let Some(progress) = progress {
+                progress.advance(Stage::Audit, (self.event_count - events_before) as u64, 0);
+            }
+            let Some(frontier) = frontier else { return Ok(()) };
+            for side in &mut sides {
+                if side.last_key().is_some_and(|key| key <= frontier.as_str()) {
+                    side.read_on().await?;
+                }
+            }
+        }
+    }
+
+    /// Compares all rows of some keys.
+    fn window(&mut self, new: &RecordBatch, expected: [&RecordBatch; 2]) -> Result<(), FoldError> {
+        let new = finish(self.definition, [new], Granularity::Bucket)?;
+        let expected = finish(self.definition, expected, Granularity::Bucket)?;
+        let counts = new.column(2).as_any().downcast_ref::<Int64Array>().expect("the count is Int64");
+        self.event_count += sum(counts).unwrap_or(0);
+        let (new, expected) = (self.without_left_out(new)?, self.without_left_out(expected)?);
+        self.keys_compared += distinct_keys(&new);
+        self.compare(&new, &expected);
+        Ok(())
+    }
+
+    fn without_left_out(&self, rows: RecordBatch) -> Result<RecordBatch, FoldError> {
+        if self.left_out.is_empty() {
+            return Ok(rows);
+        }
+        let stays: BooleanArray = keys(&rows).iter().map(|key| key.map(|key| !self.left_out.contains(key))).collect();
+        Ok(filter_record_batch(&rows, &stays)?)
+    }
+
+    fn compare(&mut self, new: &RecordBatch, expected: &RecordBatch) {
+        let same_rows = new.columns()[..2] == expected.columns()[..2];
+        let pairs = align(new, expected);
+        for (new_row, expected_row) in &pairs {
+            if new_row.is_none() || expected_row.is_none() {
+                self.differ(new, *new_row, expected, *expected_row, 2);
+            }
+        }
+        for column in 2..new.num_columns() {
+            let (a, b, rule) = (new.column(column), expected.column(column), self.rules[column]);
+            if same_rows && rule == Rule::Exact && a == b {
+                continue;
+            }
+            for (new_row, expected_row) in &pairs {
+                if let (Some(i), Some(j)) = (*new_row, *expected_row)
+                    && !same(rule, a, i, b, j)
+                {
+                    self.differ(new, Some(i), expected, Some(j), column);
+                }
+            }
+        }
+    }
+
+    /// Notes a difference, one for a key.
+    fn differ(&mut self, new: &RecordBatch, new_row: Option<usize>, expected: &RecordBatch, expected_row: Option<usize>, column: usize) {
+        let (rows, row) = match (new_row, expected_row) {
+            (Some(row), _) => (new, row),
+            (None, Some(row)) => (expected, row),
+            (None, None) => unreachable!("a pair has a side"),
+        };
+        let key = keys(rows).value(row).to_owned();
+        if self.differences.len() >= NAMED_KEYS || self.differences.iter().any(|d| d.key == key) {
+            return;
+        }
+        let value = |rows: &RecordBatch, row: Option<usize>| row.map_or_else(|| "absent".to_owned(), |row| text(rows.column(column), row));
+        self.differences.push(Difference {
+            key,
+            bucket: rows.column(1).is_valid(row).then(|| text(rows.column(1), row)),
+            column: rows.schema().field(column).name().clone(),
+            new: value(new, new_row),
+            expected: value(expected, expected_row),
+        });
+    }
+}
+
+/// A sorted stream of states, read a little ahead.
+struct Side {
+    held: RecordBatch,
+    /// What is not read yet; `None` after the end.
+    rest: Option<States>,
+}
+
+impl Side {
+    fn of(rest: Option<States>, held: &RecordBatch) -> Self {
+        Self { held: held.clone(), rest }
+    }
+
+    fn last_key(&self) -> Option<&str> {
+        self.held.num_rows().checked_sub(1).map(|last| keys(&self.held).value(last))
+    }
+
+    /// Holds at least a row, or is at the end.
+    async fn fill(&mut self) -> Result<(), RunError> {
+        while self.held.num_rows() == 0 && self.rest.is_some() {
+            self.read_on().await?;
+        }
+        Ok(())
+    }
+
+    async fn read_on(&mut self) -> Result<(), RunError> {
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        match rest.try_next().await? {
+            Some(more) if self.held.num_rows() == 0 => self.held = more,
+            Some(more) => self.held = concat_batches(&more.schema(), [&self.held, &more]).expect("one file has one schema"),
+            None => self.rest = None,
+        }
+        Ok(())
+    }
+
+    /// Hands on the rows of keys before `frontier`, or all.
+    fn take_below(&mut self, frontier: Option<&str>) -> RecordBatch {
+        let rows = match frontier {
+            Some(frontier) => keys(&self.held).iter().take_while(|key| key.is_some_and(|key| key < frontier)).count(),
+            None => self.held.num_rows(),
+        };
+        let taken = self.held.slice(0, rows);
+        self.held = self.held.slice(rows, self.held.num_rows() - rows);
+        taken
+    }
+}
+
+fn keys(rows: &RecordBatch) -> &StringArray {
+    rows.column(0).as_any().downcast_ref().expect("a key is Utf8")
+}
+
+fn distinct_keys(rows: &RecordBatch) -> i64 {
+    let keys = keys(rows);
+    (0..keys.len()).filter(|row| *row == 0 || keys.value(*row) != keys.value(row - 1)).count() as i64
+}
+
+/// Rows of one key and bucket, side by side; both batches are in order.
+fn align(a: &RecordBatch, b: &RecordBatch) -> Vec<(Option<usize>, Option<usize>)> {
+    let place = |rows: &RecordBatch, row: usize| {
+        let buckets = rows.column(1).as_any().downcast_ref::<TimestampMicrosecondArray>().expect("a bucket is a timestamp");
+        (keys(rows).value(row).to_owned(), buckets.is_valid(row).then(|| buckets.value(row)))
+    };
+    let (mut i, mut j) = (0, 0);
+    let mut pairs = Vec::with_capacity(a.num_rows().max(b.num_rows()));
+    while i < a.num_rows() || j < b.num_rows() {
+        let order = match (i < a.num_rows(), j < b.num_rows()) {
+            (true, true) => place(a, i).cmp(&place(b, j)),
+            (true, false) => Ordering::Less,
+            (false, _) => Ordering::Greater,
+        };
+        pairs.push((order.is_le().then_some(i), order.is_ge().then_some(j)));
+        i += usize::from(order.is_le());
+        j += usize::from(order.is_ge());
+    }
+    pairs
+}
+
+fn same(rule: Rule, a: &ArrayRef, i: usize, b: &ArrayRef, j: usize) -> bool {
+    if a.is_null(i) || b.is_null(j) {
+        return a.is_null(i) && b.is_null(j);
+    }
+    match rule {
+        Rule::Nullness => true,
+        Rule::Close => close(float(a, i), float(b, j)),
+        Rule::Exact => match (a.as_list_opt::<i32>(), b.as_list_opt::<i32>()) {
+            (Some(a), Some(b)) => elements(&a.value(i)) == elements(&b.value(j)),
+            _ => a.slice(i, 1).as_ref() == b.slice(j, 1).as_ref(),
+        },
+    }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= (RELATIVE_ERROR * a.abs().max(b.abs())).max(ABSOLUTE_ERROR)
+}
+
+fn float(column: &ArrayRef, row: usize) -> f64 {
+    let wide = cast(&column.slice(row, 1), &DataType::Float64).expect("every float is a double");
+    wide.as_primitive::<Float64Type>().value(0)
+}
+
+fn elements(list: &ArrayRef) -> Vec<String> {
+    let mut texts: Vec<String> = (0..list.len()).map(|i| text(list, i)).collect();
+    texts.sort_unstable();
+    texts
+}
+
+fn text(column: &ArrayRef, row: usize) -> String {
+    let options = FormatOptions::default().with_null("null");
+    let formatted = ArrayFormatter::try_new(column.as_ref(), &options).and_then(|f| f.value(row).try_to_string());
+    formatted.unwrap_or_else(|e| format!("({e})"))
+}

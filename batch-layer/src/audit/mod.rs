@@ -1,0 +1,130 @@
+//! The audit before every publish: the new files are read back, counted, and every finished value in them is compared with
+//! another computation of the same.
+//!
+//! Where the version before has the same definition and a speed layer is at hand, the other computation is *previous view ⊕ what
+//! the speed layer folded from the old boundary to the new one*: so both layers are checked against each other every night. Keys
+//! with a late duplicate in that range are left out, for the speed layer counted it and the batch did not; they are counted and
+//! listed. Otherwise (first version, new definition, no speed layer) it is a second fold of the raw events ([`second`]).
+
+mod compare;
+mod second;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use storage::batch_view::{BlockCache, OpenView};
+use storage::manifest::{AuditSummary, Manifest};
+use storage::store::{Store, StoreError};
+use tracing::warn;
+use views::Definition;
+
+use crate::error::RunError;
+use crate::progress::Progress;
+use crate::service::{Exported, SpeedLayer};
+use crate::source::Source;
+
+use compare::Comparison;
+pub use compare::Difference;
+
+/// What an audit needs.
+pub(crate) struct Audit {
+    pub(crate) store: Store,
+    pub(crate) definition: Arc<Definition>,
+    /// The version that is to be published; its files are durable.
+    pub(crate) candidate: Manifest,
+    /// The version before.
+    pub(crate) parent: Option<Manifest>,
+    pub(crate) speed: Option<SpeedLayer>,
+    /// The raw events, a source for each partition.
+    pub(crate) sources: Vec<Source>,
+    /// Keys that the speed layer counted a late duplicate for.
+    pub(crate) touched_keys: BTreeSet<String>,
+    pub(crate) progress: Arc<dyn Progress>,
+}
+
+/// A passed audit.
+pub(crate) struct Audited {
+    pub(crate) summary: AuditSummary,
+    /// Why the speed layer was not what was compared with, if it was not.
+    pub(crate) fallback_reason: Option<String>,
+    /// Events that the files count.
+    pub(crate) event_count: i64,
+}
+
+impl Audit {
+    /// Reads the files back and compares. Blocks on CPU.
+    ///
+    /// # Errors
+    /// [`RunError::Audit`] names the first keys that differ; a damaged file is named too.
+    pub(crate) async fn run(self) -> Result<Audited, RunError> {
+        let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
+        let fallback_reason = match self.against_speed_layer(&new).await? {
+            Ok(audited) => return Ok(audited),
+            Err(reason) => reason,
+        };
+        let mut comparison = Comparison::new(&self.definition, BTreeSet::new());
+        for (shard, source) in (0..).zip(&self.sources) {
+            let expected = second::fold(source, &self.definition).await?;
+            comparison.shard(shard, new.scan(shard)?, None, expected, None).await?;
+        }
+        finish(comparison, "second fold", Some(fallback_reason))
+    }
+
+    /// The audit against the speed layer, or why there cannot be one.
+    async fn against_speed_layer(&self, new: &OpenView) -> Result<Result<Audited, String>, RunError> {
+        let (Some(parent), Some(speed)) = (&self.parent, &self.speed) else {
+            let first = self.parent.is_none();
+            return Ok(Err(if first { "first version" } else { "no speed layer at hand" }.to_owned()));
+        };
+        if parent.fingerprint != self.candidate.fingerprint {
+            return Ok(Err("new definition".to_owned()));
+        }
+        if parent.log_id != self.candidate.log_id || parent.files.len() != self.candidate.files.len() {
+            return Ok(Err("the version before was computed without naming this log".to_owned()));
+        }
+        let old = match OpenView::open(&self.store, parent.clone(), &no_cache()).await {
+            Ok(old) => old,
+            Err(
+                e @ (StoreError::NotFound { .. } | StoreError::Checksum { .. } | StoreError::Corrupt { .. } | StoreError::Parquet { .. }),
+            ) => {
+                warn!(version = parent.version, error = %e, "the version before is damaged; auditing against a second fold");
+                return Ok(Err(format!("the version before is damaged: {e}")));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let mut comparison = Comparison::new(&self.definition, self.touched_keys.clone());
+        for shard in 0..new.shards() {
+            let delta = match self.export(speed.clone(), parent, shard).await? {
+                Exported::States(delta) => delta,
+                Exported::NotHeld(reason) => {
+                    warn!(partition = shard, reason, "the speed layer cannot export its states; auditing against a second fold");
+                    return Ok(Err(format!("the speed layer does not hold the range: {reason}")));
+                }
+            };
+            comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
+        }
+        finish(comparison, "speed layer", None).map(Ok)
+    }
+
+    async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Exported, RunError> {
+        let range = parent.boundary[partition as usize]..self.candidate.boundary[partition as usize];
+        if range.is_empty() {
+            return Ok(Exported::States(RecordBatch::new_empty(Arc::clone(self.definition.state_schema()))));
+        }
+        speed.export(&self.candidate.view, &self.definition, &self.candidate.log_id, partition, range).await
+    }
+}
+
+fn no_cache() -> BlockCache {
+    BlockCache::new(0)
+}
+
+fn finish(comparison: Comparison<'_>, kind: &str, fallback_reason: Option<String>) -> Result<Audited, RunError> {
+    if !comparison.differences.is_empty() {
+        return Err(RunError::Audit { against: kind.to_owned(), differences: comparison.differences });
+    }
+    let summary =
+        AuditSummary { kind: kind.to_owned(), keys_compared: comparison.keys_compared, keys_refolded: comparison.keys_refolded() };
+    Ok(Audited { summary, fallback_reason, event_count: comparison.event_count })
+}

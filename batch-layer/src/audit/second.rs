@@ -1,0 +1,76 @@
+//! A second fold of the raw events, as unlike the first as it can be: no sort, no spilling, events in the order of the log, states
+//! of small batches merged in a tree.
+//!
+//! It needs memory for every identity of one partition (16 bytes and a table's overhead each) and for the states of every key;
+//! the memory limit of a run does not hold here.
+
+use std::collections::HashSet;
+
+use arrow::array::{BooleanArray, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use futures::TryStreamExt;
+use views::Definition;
+use views::fold;
+
+use crate::error::RunError;
+use crate::progress::Stage;
+use crate::shard::failed_on;
+use crate::source::{Source, column};
+
+/// The states of one partition, each key and bucket once, in order.
+pub(super) async fn fold(source: &Source, definition: &Definition) -> Result<RecordBatch, RunError> {
+    let partition = source.partition;
+    let mut seen = HashSet::new();
+    let mut tree = Tree { definition, levels: Vec::new() };
+    let mut batches = source.batches(Stage::Audit);
+    while let Some(batch) = batches.try_next().await? {
+        let firsts = source.columns.widen(&first_seen(&batch, &mut seen));
+        let states = fold::partial(definition, &firsts).map_err(|error| failed_on(definition, partition, &firsts, error))?;
+        tree.add(states).map_err(|source| RunError::Fold { partition, source })?;
+    }
+    tree.finish().map_err(|source| RunError::Fold { partition, source })
+}
+
+/// The rows whose identity was not seen before. Offsets ascend, so the first one seen is the lowest.
+fn first_seen(batch: &RecordBatch, seen: &mut HashSet<[u8; 16]>) -> RecordBatch {
+    let users = column::<StringArray>(batch, "user_id");
+    let events = column::<StringArray>(batch, "event_id");
+    let is_first: BooleanArray =
+        (0..batch.num_rows()).map(|row| Some(seen.insert(identity(users.value(row), events.value(row))))).collect();
+    filter_record_batch(batch, &is_first).expect("the mask has an entry for each row")
+}
+
+/// 128 bits of BLAKE3 of user and event. Ids hold no NUL, so it separates them.
+fn identity(user_id: &str, event_id: &str) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(user_id.as_bytes()).update(&[0]).update(event_id.as_bytes());
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
+/// States of 1, 2, 4, 8 … batches: like counting in binary, so that each state is merged a logarithmic number of times.
+struct Tree<'a> {
+    definition: &'a Definition,
+    levels: Vec<Option<RecordBatch>>,
+}
+
+impl Tree<'_> {
+    fn add(&mut self, mut states: RecordBatch) -> Result<(), views::FoldError> {
+        for level in &mut self.levels {
+            match level.take() {
+                Some(other) => states = fold::merge(self.definition, [&other, &states])?,
+                None => {
+                    *level = Some(states);
+                    return Ok(());
+                }
+            }
+        }
+        self.levels.push(Some(states));
+        Ok(())
+    }
+
+    fn finish(self) -> Result<RecordBatch, views::FoldError> {
+        fold::merge(self.definition, self.levels.iter().flatten())
+    }
+}

@@ -1,0 +1,116 @@
+//! Same identity, counted once: of rows with one user and event id the lowest offset stays, over all history.
+
+use std::collections::BTreeSet;
+
+use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use views::schema::{CONTENT_HASH, OFFSET};
+use views::shard_of;
+
+use crate::error::RunError;
+use crate::report::Removed;
+use crate::source::column;
+
+/// Removed rows that a report lists; all are counted.
+pub(crate) const EXAMPLES: usize = 100;
+
+/// What was removed from one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Duplicates {
+    /// Rows whose content was that of the original.
+    pub(crate) late_count: i64,
+    /// Rows whose content was another.
+    pub(crate) conflict_count: i64,
+    /// The first of the former.
+    pub(crate) late: Vec<Removed>,
+    /// The first of the latter.
+    pub(crate) conflicts: Vec<Removed>,
+    /// Users with a removed row at or above the boundary of the version before: the speed layer counted it. Held in memory, a key
+    /// each.
+    pub(crate) touched_keys: BTreeSet<String>,
+}
+
+/// Drops repeated identities from rows in order of user, event and offset.
+pub(crate) struct Dedup {
+    partition: u32,
+    partitions: u32,
+    /// Where the events begin that the version before does not cover.
+    new_from: i64,
+    kept: Option<Kept>,
+    pub(crate) found: Duplicates,
+}
+
+/// The last row that stayed.
+struct Kept {
+    user_id: String,
+    event_id: String,
+    offset: i64,
+    content_hash: i64,
+}
+
+impl Dedup {
+    pub(crate) fn new(partition: u32, partitions: u32, new_from: i64) -> Self {
+        Self { partition, partitions, new_from, kept: None, found: Duplicates::default() }
+    }
+
+    /// The rows that count.
+    ///
+    /// # Errors
+    /// A user is in a partition that is not its own: its duplicates could be in another, and its key would not be found.
+    pub(crate) fn keep(&mut self, rows: &RecordBatch) -> Result<RecordBatch, RunError> {
+        let users = column::<StringArray>(rows, "user_id");
+        let events = column::<StringArray>(rows, "event_id");
+        let offsets = column::<Int64Array>(rows, OFFSET);
+        let hashes = column::<Int64Array>(rows, CONTENT_HASH);
+        let mut stays = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let (user_id, event_id, offset) = (users.value(row), events.value(row), offsets.value(row));
+            let same_user = self.kept.as_ref().is_some_and(|kept| kept.user_id == user_id);
+            let repeated = same_user && self.kept.as_ref().is_some_and(|kept| kept.event_id == event_id);
+            stays.push(!repeated);
+            if repeated {
+                self.remove(offset, hashes.value(row));
+                continue;
+            }
+            if !same_user {
+                self.check_place(user_id, event_id, offset)?;
+            }
+            self.kept = Some(Kept { user_id: user_id.to_owned(), event_id: event_id.to_owned(), offset, content_hash: hashes.value(row) });
+        }
+        if stays.iter().all(|stays| *stays) {
+            return Ok(rows.clone());
+        }
+        Ok(filter_record_batch(rows, &BooleanArray::from(stays)).expect("the mask has an entry for each row"))
+    }
+
+    fn remove(&mut self, offset: i64, content_hash: i64) {
+        let kept = self.kept.as_ref().expect("a repeated row follows its original");
+        let found = &mut self.found;
+        let (count, examples) = match kept.content_hash == content_hash {
+            true => (&mut found.late_count, &mut found.late),
+            false => (&mut found.conflict_count, &mut found.conflicts),
+        };
+        *count += 1;
+        if examples.len() < EXAMPLES {
+            examples.push(Removed {
+                user_id: kept.user_id.clone(),
+                event_id: kept.event_id.clone(),
+                partition: self.partition,
+                kept_offset: kept.offset,
+                removed_offset: offset,
+            });
+        }
+        if offset >= self.new_from {
+            found.touched_keys.insert(kept.user_id.clone());
+        }
+    }
+
+    fn check_place(&self, user_id: &str, event_id: &str, offset: i64) -> Result<(), RunError> {
+        let (partition, partitions) = (self.partition, self.partitions);
+        let belongs = shard_of(user_id, partitions);
+        match belongs == partition {
+            true => Ok(()),
+            false => Err(RunError::Misplaced { event_id: event_id.to_owned(), offset, partition, belongs, partitions }),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What a run can end in other than a new version, and the exit code that scripts see.
+
+use datafusion::error::DataFusionError;
+use storage::store::StoreError;
+use views::{DefinitionError, FoldError};
+
+use crate::audit::Difference;
+
+/// Why nothing was published. The old version serves on in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The `.sql` file is not a view.
+    #[error("{file}")]
+    Definition {
+        /// The file.
+        file: String,
+        /// What is refused, where, and what to write instead.
+        #[source]
+        source: DefinitionError,
+    },
+    /// The view has no `.sql` file and is not built in.
+    #[error("the view {view} is not declared: there is no {file}, and only user_stats is built in")]
+    NoDefinition {
+        /// The view.
+        view: String,
+        /// Where its SQL should be.
+        file: String,
+    },
+    /// A file or folder of this machine cannot be used.
+    #[error("{path} cannot be used")]
+    Local {
+        /// The file or folder.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store has a partition that the settings do not know.
+    #[error("the store has segments of partition {found}, but log.partitions is {expected}; set it to what the log was made with")]
+    Partitions {
+        /// Number of partitions in the settings or the version before.
+        expected: u32,
+        /// A partition beyond them.
+        found: u32,
+    },
+    /// The address of the speed layer is none.
+    #[error("\"{url}\" is not the address of a speed layer; write http://host:port")]
+    SpeedAddress {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The speed layer is configured but does not answer.
+    #[error("the speed layer at {url} cannot be reached; start it, or run with --no-speed-layer to recompute what is archived already")]
+    SpeedUnreachable {
+        /// Its address.
+        url: String,
+        /// What the connection said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The speed layer answered a call with an error.
+    #[error("the speed layer at {url} failed to {call}")]
+    SpeedFailed {
+        /// Its address.
+        url: String,
+        /// What it was asked to do.
+        call: &'static str,
+        /// Its answer.
+        #[source]
+        source: Box<tonic::Status>,
+    },
+    /// The speed layer answered something that cannot be.
+    #[error("the speed layer at {url} gave an answer that cannot be: {reason}")]
+    SpeedNonsense {
+        /// Its address.
+        url: String,
+        /// What cannot be.
+        reason: String,
+    },
+    /// The version before belongs to another log, so its offsets mean nothing in this one.
+    #[error("version {version} was computed from log {expected}, and the speed layer keeps log {found}; nothing can be added to it")]
+    OtherLog {
+        /// The version before.
+        version: i64,
+        /// Its log.
+        expected: String,
+        /// The log at hand.
+        found: String,
+    },
+    /// The cut would give up events that the version before counts.
+    #[error("the cut {found:?} is behind the boundary {expected:?} of version {version}; a boundary never goes back but by a rollback")]
+    BoundaryBack {
+        /// The version before.
+        version: i64,
+        /// Its boundary.
+        expected: Vec<i64>,
+        /// The cut.
+        found: Vec<i64>,
+    },
+    /// The object store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Sorting failed, most often for want of memory or of disk to spill to.
+    #[error("the events of partition {partition} cannot be sorted")]
+    Sort {
+        /// The partition.
+        partition: u32,
+        /// What the sort said.
+        #[source]
+        source: DataFusionError,
+    },
+    /// The definition fails on an event.
+    #[error("the view fails on event {event_id} at offset {offset} of partition {partition}: {reason}")]
+    Event {
+        /// The event.
+        event_id: String,
+        /// Its partition.
+        partition: u32,
+        /// Its offset.
+        offset: i64,
+        /// What the SQL said.
+        reason: String,
+    },
+    /// The definition fails, on no event alone but on many together.
+    #[error("the view fails on events of partition {partition} taken together")]
+    Fold {
+        /// The partition.
+        partition: u32,
+        /// What the SQL said.
+        #[source]
+        source: FoldError,
+    },
+    /// An event is where its user's events are not looked for.
+    #[error("event {event_id} at offset {offset} is in partition {partition}, but its user belongs to partition {belongs} of {partitions}")]
+    Misplaced {
+        /// The event.
+        event_id: String,
+        /// Its offset.
+        offset: i64,
+        /// Where it is.
+        partition: u32,
+        /// Where its user is looked for.
+        belongs: u32,
+        /// How many partitions there are.
+        partitions: u32,
+    },
+    /// The files that were written do not hold as many events as went in.
+    #[error("the new files count {found} events where {expected} went in; nothing was published")]
+    Counts {
+        /// Rows of the range less what was removed.
+        expected: i64,
+        /// The sum of the counts in the files.
+        found: i64,
+    },
+    /// The audit found differences.
+    #[error("the audit against the {against} found differences; nothing was published: {}", list(.differences))]
+    Audit {
+        /// What was compared with.
+        against: String,
+        /// One difference for each of the first keys that differ.
+        differences: Vec<Difference>,
+    },
+    /// Another run published first.
+    #[error("another run published version {version} first: {winner_run_id}")]
+    Lost {
+        /// The version that both meant to publish.
+        version: i64,
+        /// The run that did.
+        winner_run_id: String,
+    },
+}
+
+fn list(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl RunError {
+    /// The exit code: 1 refused or failed, 2 configuration, 3 another run was first, 4 a dependency is down, try again.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
+        match self {
+            Self::Definition { .. } | Self::NoDefinition { .. } | Self::Partitions { .. } | Self::SpeedAddress { .. } => 2,
+            Self::Lost { .. } => 3,
+            Self::SpeedUnreachable { .. } => 4,
+            Self::SpeedFailed { source, .. } => match source.code() {
+                Unavailable | DeadlineExceeded | ResourceExhausted | Aborted | Cancelled | Unknown => 4,
+                _ => 1,
+            },
+            Self::Store(StoreError::Backend { .. } | StoreError::Io { .. } | StoreError::UnknownOutcome { .. }) => 4,
+            Self::Store(StoreError::Url { .. }) => 2,
+            _ => 1,
+        }
+    }
+}

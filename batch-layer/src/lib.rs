@@ -1,0 +1,51 @@
+//! The batch layer folds the whole master dataset, up to a boundary, into a batch view, and publishes it.
+//!
+//! A run is the handover of the design, in this order. It decides where to cut (`cut`): the speed layer seals what it has and
+//! names the boundary C. It recomputes `[0, C)`, a log partition at a time: `source` reads the segments in the columns that the
+//! definition needs, `sort` brings them in order of user, event and offset (within a memory limit, spilling), `dedup` drops
+//! what was sent twice, `shard` folds whole users into states and writes them, sorted, as one file. Then `audit` reads the
+//! files back and compares every key with another computation of the same. Only then the manifest is put if absent, which is
+//! the moment of publishing; a report of the run is written beside.
+//!
+//! This crate never changes or deletes an object, whatever happens: a run that fails, loses or dies leaves files that no manifest
+//! names, and the old version serves on. It never looks at event times to decide what is in: the boundary is a log offset.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+/// Every finished value, compared before anybody sees it.
+mod audit;
+/// Where the batch view ends.
+mod cut;
+/// Same identity, counted once.
+mod dedup;
+/// Which SQL a run folds with.
+mod definition;
+/// What a run can end in, and its exit code.
+mod error;
+/// What a run is asked to do.
+mod options;
+/// How far a run is.
+pub mod progress;
+/// What a run did, for people and for the store.
+mod report;
+/// The handover, step by step.
+mod run;
+/// The speed layer, as a run meets it.
+mod service;
+/// One partition's events → one file of states.
+mod shard;
+/// Sorting within a memory limit.
+mod sort;
+/// Segments → batches of events.
+mod source;
+/// The published versions, checked and listed.
+pub mod versions;
+
+pub use audit::Difference;
+pub use error::RunError;
+pub use options::RunOptions;
+pub use report::{Removed, RunReport};
+pub use run::{RunOutcome, run};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! The command line of the batch layer.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use batch_layer::progress::Terminal;
+use batch_layer::{RunError, RunOptions, RunOutcome, versions};
+use clap::{Parser, Subcommand};
+use storage::config::{ByteSize, Config};
+use storage::paths::ViewName;
+use storage::store::Store;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+const NOTHING_TO_DO: u8 = 99;
+const CONFIGURATION: u8 = 2;
+
+/// Recomputes batch views from the master dataset and publishes them.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes of run: 0 published, 99 nothing to do, 1 refused or failed, 2 configuration, 3 another run was first, 4 a dependency is down."
+)]
+struct Cli {
+    /// Settings; without it merganser.toml if there is one, or the built-in defaults
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// The view
+    #[arg(long, global = true, default_value = "user_stats")]
+    view: ViewName,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Recompute the view once and publish it
+    Run {
+        /// Do not ask for a cut; take what is archived already
+        #[arg(long, conflicts_with = "speed_layer")]
+        no_speed_layer: bool,
+        /// Address of the speed layer, such as http://127.0.0.1:7401
+        #[arg(long, value_name = "URL")]
+        speed_layer: Option<String>,
+        /// Memory for sorting, such as 512MiB; what does not fit is spilled to disk
+        #[arg(long, value_name = "SIZE", value_parser = |text: &str| ByteSize::try_from(text.to_owned()))]
+        memory_limit: Option<ByteSize>,
+        /// Partitions recomputed at a time
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+    },
+    /// List the published versions, newest first
+    Versions,
+    /// Compare every byte of a version's files with its manifest
+    Verify {
+        /// Number of the version; the newest if absent
+        version: Option<i64>,
+    },
+    /// (not built yet) Run at the times of a cron expression
+    #[command(disable_help_flag = true)]
+    Schedule(NotBuilt),
+    /// (not built yet) Bring history into the master dataset
+    #[command(disable_help_flag = true)]
+    Import(NotBuilt),
+    /// (not built yet) Publish an older version's content again
+    #[command(disable_help_flag = true)]
+    Rollback(NotBuilt),
+    /// (not built yet) Remove versions that nobody needs
+    #[command(disable_help_flag = true)]
+    Expire(NotBuilt),
+}
+
+#[derive(clap::Args)]
+struct NotBuilt {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let (config, store) = match open(&cli) {
+        Ok(opened) => opened,
+        Err(error) => {
+            eprintln!("batch-layer: {error:#}");
+            return ExitCode::from(CONFIGURATION);
+        }
+    };
+    match Box::pin(execute(cli, &config, &store)).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = error.downcast_ref::<RunError>().map_or(1, RunError::exit_code);
+            eprintln!("batch-layer: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
+    let config = Config::load(cli.config.as_deref(), std::env::vars())?;
+    let store = Store::open(&config.store.url).context("store.url")?;
+    Ok((config, store))
+}
+
+/// Does what was asked; the answer is the exit code.
+async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8> {
+    match cli.command {
+        Command::Run { no_speed_layer, speed_layer, memory_limit, threads } => {
+            let mut options = RunOptions::from_config(config, cli.view);
+            options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
+            options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
+            options.threads = threads.unwrap_or(options.threads);
+            let speed_layer = options.speed_layer.as_deref().unwrap_or("none");
+            info!(store = config.store.url, view = %options.view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, "batch run");
+            match batch_layer::run(&options, store, Arc::new(Terminal::default())).await? {
+                RunOutcome::Published(report) => {
+                    println!("{report}");
+                    return Ok(0);
+                }
+                RunOutcome::NothingToDo(reason) => println!("nothing to do: {reason}"),
+            }
+            return Ok(NOTHING_TO_DO);
+        }
+        Command::Versions => println!("{}", versions::table(&versions::list(store, &cli.view).await?, SystemTime::now().into())),
+        Command::Verify { version } => match versions::verify(store, &cli.view, version).await? {
+            Some(sound) => println!("v{} is sound: {} files, {} rows", sound.version, sound.files.len(), sound.row_count),
+            None => println!("no version yet"),
+        },
+        Command::Schedule(rest) => return Ok(not_built("schedule", &rest)),
+        Command::Import(rest) => return Ok(not_built("import", &rest)),
+        Command::Rollback(rest) => return Ok(not_built("rollback", &rest)),
+        Command::Expire(rest) => return Ok(not_built("expire", &rest)),
+    }
+    Ok(0)
+}
+
+fn not_built(command: &str, rest: &NotBuilt) -> u8 {
+    let ignored = if rest.arguments.is_empty() { "" } else { "; nothing was done with its arguments" };
+    eprintln!("batch-layer: {command} is not built yet{ignored}");
+    CONFIGURATION
+}

@@ -1,0 +1,51 @@
+//! What a run is asked to do.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use storage::config::Config;
+use storage::paths::ViewName;
+use views::EventSchema;
+
+/// Partitions recomputed at a time unless told otherwise: each has its share of the memory, so more of them spill earlier.
+const DEFAULT_THREADS: usize = 2;
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The view to recompute.
+    pub view: ViewName,
+    /// Folder of `<view>.sql` files.
+    pub views_dir: PathBuf,
+    /// What an event is.
+    pub events: EventSchema,
+    /// Address of the speed layer to ask for a cut; `None` takes what is archived.
+    pub speed_layer: Option<String>,
+    /// Partitions of the log, where neither a speed layer nor a version before can tell.
+    pub partitions: u32,
+    /// Memory for sorting, bytes, shared among the threads; what does not fit is spilled.
+    pub memory_limit_bytes: u64,
+    /// Partitions that are recomputed at a time.
+    pub threads: NonZeroUsize,
+    /// Folder in which a folder for spilled rows is made and removed; `None` is the system's temporary folder.
+    pub spill_dir: Option<PathBuf>,
+}
+
+impl RunOptions {
+    /// What `config` says about a run over `view`.
+    #[must_use]
+    pub fn from_config(config: &Config, view: ViewName) -> Self {
+        let batch = &config.batch_layer;
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self {
+            view,
+            views_dir: config.views.dir.clone(),
+            events: config.events.clone(),
+            speed_layer: Some(batch.speed_layer.clone()).filter(|url| !url.is_empty()),
+            partitions: config.log.partitions,
+            memory_limit_bytes: batch.memory_limit.0,
+            threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),
+            spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+        }
+    }
+}

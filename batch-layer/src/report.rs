@@ -1,0 +1,112 @@
+//! What a run did: a JSON object under `runs/`, one for each run that got as far as having an id, and a summary for people.
+
+use std::fmt;
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use storage::paths::{Id, RunPath};
+use storage::store::{Store, StoreError};
+
+use crate::audit::Difference;
+
+/// The report of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RunReport {
+    /// The view.
+    pub view: String,
+    /// The run.
+    pub run_id: String,
+    /// `"published"`, or why not.
+    pub outcome: String,
+    /// The version that was published, or was meant to be.
+    pub version: i64,
+    /// The version before.
+    pub parent: Option<i64>,
+    /// When it began, RFC 3339 in UTC.
+    pub started_time: String,
+    /// How long it took.
+    pub elapsed_ms: u64,
+    /// The log whose offsets the boundary counts.
+    pub log_id: String,
+    /// Per partition, the first offset that is not covered.
+    pub boundary: Vec<i64>,
+    /// Fingerprint of the definition.
+    pub fingerprint: String,
+    /// Digest of keys and exact states.
+    pub digest: String,
+    /// Rows of the range, duplicates included.
+    pub rows_read: i64,
+    /// Events that the new view counts.
+    pub event_count: i64,
+    /// Duplicates that were removed, conflicts not included.
+    pub late_duplicate_count: i64,
+    /// The first of them.
+    pub late_duplicates: Vec<Removed>,
+    /// Repeated identities with other content, removed as well.
+    pub conflict_count: i64,
+    /// The first of them.
+    pub conflicts: Vec<Removed>,
+    /// Rows of states.
+    pub state_rows: i64,
+    /// Bytes of the view's files.
+    pub view_bytes: i64,
+    /// What was compared with: `"speed layer"` or `"second fold"`.
+    pub audit_kind: String,
+    /// Why not with the speed layer, if not.
+    pub audit_fallback: Option<String>,
+    /// Keys whose finished values were compared.
+    pub keys_compared: i64,
+    /// Keys that a late duplicate touched, so that the speed layer could not be asked for them.
+    pub keys_refolded: i64,
+    /// The first of them.
+    pub refolded_keys: Vec<String>,
+    /// What the audit refused.
+    pub differences: Vec<Difference>,
+}
+
+/// A row that was removed because another of the same identity is there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Removed {
+    /// The user.
+    pub user_id: String,
+    /// The event.
+    pub event_id: String,
+    /// The partition of both.
+    pub partition: u32,
+    /// Offset of the row that counts.
+    pub kept_offset: i64,
+    /// Offset of the row that was removed.
+    pub removed_offset: i64,
+}
+
+impl RunReport {
+    /// Writes the report to its place in the store, durably.
+    pub(crate) async fn store(&self, store: &Store, path: &RunPath) -> Result<(), StoreError> {
+        let json = serde_json::to_vec_pretty(self).expect("texts and numbers are JSON");
+        store.put_durable(&path.path(), json.into()).await
+    }
+}
+
+/// The summary that a run ends with.
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |n: i64| HumanCount(u64::try_from(n).unwrap_or(0));
+        let boundary = self.boundary.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let refolded = if self.keys_refolded == 0 { String::new() } else { format!(", {} refolded", count(self.keys_refolded)) };
+        writeln!(f, "published   {} v{}  ({})", self.view, self.version, self.run_id)?;
+        writeln!(f, "boundary    {boundary}")?;
+        writeln!(f, "events      {} of {} rows", count(self.event_count), count(self.rows_read))?;
+        writeln!(f, "removed     {} late duplicates, {} conflicts", count(self.late_duplicate_count), count(self.conflict_count))?;
+        writeln!(f, "view        {} rows, {}", count(self.state_rows), HumanBytes(u64::try_from(self.view_bytes).unwrap_or(0)))?;
+        writeln!(f, "audit       {} keys equal to the {}{refolded}", count(self.keys_compared), self.audit_kind)?;
+        writeln!(f, "digest      {}", self.digest.get(..16).unwrap_or(&self.digest))?;
+        write!(f, "elapsed     {}", HumanDuration(Duration::from_millis(self.elapsed_ms)))
+    }
+}
+
+/// A new run's id: it sorts by time, and no two are the same.
+pub(crate) fn new_run_id(now: chrono::DateTime<chrono::Utc>) -> Id {
+    let id = format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), rand::random::<u32>());
+    id.parse().expect("digits, letters and a hyphen")
+}

@@ -1,0 +1,289 @@
+//! The handover, step by step: cut, recompute, read back and audit, publish.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
+use storage::master::{self, SegmentMeta};
+use storage::paths::{Id, RunPath, ViewFilePath};
+use storage::store::Store;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use views::{Definition, digest};
+
+use crate::audit::{Audit, Audited};
+use crate::cut::Cut;
+use crate::dedup::EXAMPLES;
+use crate::definition;
+use crate::error::RunError;
+use crate::options::RunOptions;
+use crate::progress::Progress;
+use crate::report::{RunReport, new_run_id};
+use crate::service::SpeedLayer;
+use crate::shard::{Shard, ShardWork};
+use crate::sort::SortBounds;
+use crate::source::{EventColumns, Source};
+
+/// What became of a run that did not fail.
+#[derive(Debug)]
+pub enum RunOutcome {
+    /// A new version is published, and durable.
+    Published(Box<RunReport>),
+    /// The newest version is all there can be; the sentence says why.
+    NothingToDo(String),
+}
+
+/// Recomputes the view of `options` from the master dataset in `store` and publishes it as the next version.
+///
+/// # Errors
+/// Nothing was published then, unless the error is [`storage::store::StoreError::UnknownOutcome`]. Nothing is ever deleted.
+pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress>) -> Result<RunOutcome, RunError> {
+    let started = (SystemTime::now(), Instant::now());
+    let definition = Arc::new(definition::load(options)?);
+    let parent = Manifests::new(store.clone(), options.view.clone()).latest().await?;
+    let (speed, cut, segments) = cut(options, store, parent.as_ref()).await?;
+    if let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition) {
+        return Ok(RunOutcome::NothingToDo(reason));
+    }
+
+    let run_id = new_run_id(DateTime::<Utc>::from(started.0));
+    info!(view = %options.view, %run_id, boundary = ?cut.boundary, log_id = cut.log_id, "recomputing");
+    let report = RunReport {
+        view: options.view.to_string(),
+        run_id: run_id.to_string(),
+        version: parent.as_ref().map_or(1, |p| p.version + 1),
+        parent: parent.as_ref().map(|p| p.version),
+        started_time: rfc3339(started.0),
+        log_id: cut.log_id.clone(),
+        boundary: cut.boundary.clone(),
+        fingerprint: definition.fingerprint().to_owned(),
+        rows_read: cut.events(),
+        ..RunReport::default()
+    };
+    let mut run = Run { options, store, progress, definition, parent, speed, cut, run_id, report };
+    run.progress.begin(run.cut.events() as u64);
+    let published = Box::pin(run.publish(&segments)).await;
+    run.progress.end();
+    run.write_report(&published, started.1).await;
+    published.map(|()| RunOutcome::Published(Box::new(run.report)))
+}
+
+/// The cut, and the segments that were there after it was made.
+async fn cut(
+    options: &RunOptions,
+    store: &Store,
+    parent: Option<&Manifest>,
+) -> Result<(Option<SpeedLayer>, Cut, Vec<SegmentMeta>), RunError> {
+    let (speed, asked) = match &options.speed_layer {
+        None => (None, None),
+        Some(url) => {
+            let mut speed = SpeedLayer::connect(url).await?;
+            let cut = speed.cut().await?;
+            (Some(speed), Some(cut))
+        }
+    };
+    let segments = master::list_segments(store).await?;
+    let cut = asked.map_or_else(|| Cut::archived(options, &segments, parent), Ok)?;
+    if let Some(parent) = parent {
+        cut.check_follows(parent)?;
+    }
+    Ok((speed, cut, segments))
+}
+
+/// A run that has something to do.
+struct Run<'a> {
+    options: &'a RunOptions,
+    store: &'a Store,
+    progress: Arc<dyn Progress>,
+    definition: Arc<Definition>,
+    parent: Option<Manifest>,
+    speed: Option<SpeedLayer>,
+    cut: Cut,
+    run_id: Id,
+    /// Filled in as the run goes on.
+    report: RunReport,
+}
+
+impl Run<'_> {
+    async fn publish(&mut self, segments: &[SegmentMeta]) -> Result<(), RunError> {
+        let sources = self.sources(segments)?;
+        let shards = self.recompute(&sources).await?;
+        let touched_keys = self.note_duplicates(&shards);
+        let mut manifest = self.manifest(shards);
+        let audited = self.audit(&manifest, sources, touched_keys).await?;
+        self.check_counts(audited.event_count)?;
+        manifest.event_count = audited.event_count;
+        manifest.audit = Some(audited.summary);
+
+        let stored = definition::stored(&self.definition);
+        Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
+        match Manifests::new(self.store.clone(), self.options.view.clone()).publish(&manifest).await? {
+            PublishOutcome::Published => {
+                info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
+                Ok(())
+            }
+            PublishOutcome::Lost { winner_run_id } => Err(RunError::Lost { version: manifest.version, winner_run_id }),
+        }
+    }
+
+    fn sources(&self, segments: &[SegmentMeta]) -> Result<Vec<Source>, RunError> {
+        let columns = Arc::new(EventColumns::new(&self.definition));
+        let source = |(partition, segments)| Source {
+            store: self.store.clone(),
+            columns: Arc::clone(&columns),
+            partition,
+            segments,
+            progress: Arc::clone(&self.progress),
+        };
+        Ok((0..).zip(self.cut.chains(segments)?).map(source).collect())
+    }
+
+    /// One file for each partition, a few partitions at a time.
+    async fn recompute(&self, sources: &[Source]) -> Result<Vec<Shard>, RunError> {
+        let spill = self.spill_folder()?;
+        let threads = self.options.threads.get();
+        let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / threads;
+        let work = sources.iter().map(|source| ShardWork {
+            store: self.store.clone(),
+            definition: Arc::clone(&self.definition),
+            source: source.clone(),
+            partitions: sources.len() as u32,
+            path: ViewFilePath {
+                view: self.options.view.clone(),
+                version: self.report.version,
+                run_id: self.run_id.clone(),
+                part: source.partition,
+            },
+            bounds: SortBounds { memory_bytes, spill_dir: spill.path().to_owned() },
+            new_from: self.parent.as_ref().map_or(0, |p| p.boundary[source.partition as usize]),
+            progress: Arc::clone(&self.progress),
+        });
+        let running = stream::iter(work).map(|work| on_blocking_thread(work.recompute()));
+        running.buffered(threads).try_collect().await
+    }
+
+    /// A folder of our own, removed when it is dropped; a killed run leaves it behind.
+    fn spill_folder(&self) -> Result<tempfile::TempDir, RunError> {
+        let parent = self.options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let made = std::fs::create_dir_all(&parent).and_then(|()| tempfile::Builder::new().prefix("merganser-spill-").tempdir_in(&parent));
+        made.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
+    }
+
+    /// Sums up what was removed; the answer is the keys that the speed layer counted too often.
+    fn note_duplicates(&mut self, shards: &[Shard]) -> BTreeSet<String> {
+        let report = &mut self.report;
+        let found = || shards.iter().map(|shard| &shard.duplicates);
+        report.late_duplicate_count = found().map(|d| d.late_count).sum();
+        report.conflict_count = found().map(|d| d.conflict_count).sum();
+        report.late_duplicates = found().flat_map(|d| d.late.iter().cloned()).take(EXAMPLES).collect();
+        report.conflicts = found().flat_map(|d| d.conflicts.iter().cloned()).take(EXAMPLES).collect();
+        found().flat_map(|d| d.touched_keys.iter().cloned()).collect()
+    }
+
+    /// The manifest as it will be published, but for what the audit has to say.
+    fn manifest(&mut self, shards: Vec<Shard>) -> Manifest {
+        let digest = digest::combine(shards.iter().map(|shard| shard.digest.as_str()));
+        let files: Vec<_> = shards.into_iter().map(|shard| shard.file).collect();
+        let report = &mut self.report;
+        report.digest.clone_from(&digest);
+        report.state_rows = files.iter().map(|file| file.rows).sum();
+        report.view_bytes = files.iter().map(|file| file.bytes).sum();
+        Manifest {
+            format_version: FORMAT_VERSION,
+            view: self.options.view.clone(),
+            version: report.version,
+            parent: report.parent,
+            run_id: report.run_id.clone(),
+            created_time: rfc3339(SystemTime::now()),
+            log_id: self.cut.log_id.clone(),
+            boundary: self.cut.boundary.clone(),
+            fingerprint: self.definition.fingerprint().to_owned(),
+            digest,
+            event_count: 0,
+            row_count: report.state_rows,
+            late_duplicate_count: report.late_duplicate_count,
+            conflict_count: report.conflict_count,
+            engine: format!("datafusion {}", datafusion::DATAFUSION_VERSION),
+            files,
+            audit: None,
+        }
+    }
+
+    async fn audit(&mut self, candidate: &Manifest, sources: Vec<Source>, touched_keys: BTreeSet<String>) -> Result<Audited, RunError> {
+        let refolded: Vec<String> = touched_keys.iter().take(EXAMPLES).cloned().collect();
+        let audit = Audit {
+            store: self.store.clone(),
+            definition: Arc::clone(&self.definition),
+            candidate: candidate.clone(),
+            parent: self.parent.clone(),
+            speed: self.speed.clone(),
+            sources,
+            touched_keys,
+            progress: Arc::clone(&self.progress),
+        };
+        let audited = on_blocking_thread(audit.run()).await?;
+        let report = &mut self.report;
+        report.event_count = audited.event_count;
+        report.audit_kind.clone_from(&audited.summary.kind);
+        report.audit_fallback.clone_from(&audited.fallback_reason);
+        report.keys_compared = audited.summary.keys_compared;
+        report.keys_refolded = audited.summary.keys_refolded;
+        report.refolded_keys = if report.keys_refolded > 0 { refolded } else { Vec::new() };
+        Ok(audited)
+    }
+
+    /// Every row of the range was counted or removed, unless the view has a WHERE of its own.
+    fn check_counts(&self, found: i64) -> Result<(), RunError> {
+        let expected = self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count;
+        let may_filter = self.definition.sql().to_lowercase().contains("where");
+        match found == expected || (may_filter && found < expected) {
+            true => Ok(()),
+            false => Err(RunError::Counts { expected, found }),
+        }
+    }
+
+    /// Best effort: the version is published or not, whatever becomes of the report.
+    async fn write_report(&mut self, published: &Result<(), RunError>, started: Instant) {
+        let report = &mut self.report;
+        report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.outcome = published.as_ref().map_or_else(full_text, |()| "published".to_owned());
+        if let Err(RunError::Audit { differences, .. }) = published {
+            report.differences.clone_from(differences);
+        }
+        let path = RunPath { view: self.options.view.clone(), run_id: self.run_id.clone() };
+        if let Err(error) = report.store(self.store, &path).await {
+            warn!(path = %path.path(), %error, "the report of the run could not be written");
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn full_text(error: &RunError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Runs `work`, which blocks on CPU and disk between its awaits, where it disturbs nobody. It ends early when the caller goes away.
+async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let runtime = Handle::current();
+    let token = CancellationToken::new();
+    let _caller = token.clone().drop_guard();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(token.run_until_cancelled(work))).await;
+    match done {
+        Ok(done) => done.expect("the token is cancelled only when the caller is dropped"),
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}

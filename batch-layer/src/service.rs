@@ -1,0 +1,119 @@
+//! The speed layer, as a run meets it: it is asked for a cut, and later for what it folded up to there.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
+use merganser_proto::v1::{CutRequest, ExportStatesRequest};
+use storage::paths::ViewName;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
+use views::fold::Fold;
+use views::{Definition, wire};
+
+use crate::cut::Cut;
+use crate::error::RunError;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a cut: the speed layer archives its active segments before it answers.
+const CUT_TIMEOUT: Duration = Duration::from_secs(600);
+/// A silent connection is asked whether it lives after this time, and given up after twice the time.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Largest message of exported states.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A connection to the speed layer.
+#[derive(Clone, Debug)]
+pub(crate) struct SpeedLayer {
+    url: String,
+    client: RealtimeViewServiceClient<Channel>,
+}
+
+/// States of one partition over a range of offsets.
+pub(crate) enum Exported {
+    /// Each key and bucket once, in order.
+    States(arrow::array::RecordBatch),
+    /// The speed layer no longer has the range, or never had it with this definition.
+    NotHeld(String),
+}
+
+impl SpeedLayer {
+    /// Connects.
+    pub(crate) async fn connect(url: &str) -> Result<Self, RunError> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| RunError::SpeedAddress { url: url.to_owned(), source })?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+        let connected = endpoint.connect().await;
+        let channel = connected.map_err(|source| RunError::SpeedUnreachable { url: url.to_owned(), source })?;
+        let client = RealtimeViewServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { url: url.to_owned(), client })
+    }
+
+    /// Seals what is active. When this returns, everything below the cut is archived.
+    pub(crate) async fn cut(&mut self) -> Result<Cut, RunError> {
+        let mut request = Request::new(CutRequest {});
+        request.set_timeout(CUT_TIMEOUT);
+        let answer = self.client.cut(request).await.map_err(|status| self.failed("make a cut", status))?.into_inner();
+        let mut offsets = answer.boundary;
+        offsets.sort_by_key(|entry| entry.partition);
+        let complete = offsets.iter().map(|entry| entry.partition).eq(0..offsets.len() as i32);
+        if !complete || offsets.is_empty() || offsets.iter().any(|entry| entry.offset < 0) {
+            return Err(self.nonsense("a cut that is not one offset for each partition"));
+        }
+        Ok(Cut { log_id: answer.log_id, boundary: offsets.iter().map(|entry| entry.offset).collect() })
+    }
+
+    /// What the speed layer folded from the events `range` of a partition.
+    pub(crate) async fn export(
+        &mut self,
+        view: &ViewName,
+        definition: &Definition,
+        log_id: &str,
+        partition: u32,
+        range: Range<i64>,
+    ) -> Result<Exported, RunError> {
+        let request = ExportStatesRequest {
+            view: view.to_string(),
+            fingerprint: definition.fingerprint().to_owned(),
+            log_id: log_id.to_owned(),
+            partition: i32::try_from(partition).expect("there are at most 1024 partitions"),
+            start_offset: range.start,
+            end_offset: range.end,
+        };
+        let failed = |source| RunError::Fold { partition, source };
+        let mut fold = Fold::new(definition).map_err(failed)?;
+        let mut stream = match self.client.export_states(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return self.not_held(status),
+        };
+        loop {
+            let message = match stream.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(Exported::States(fold.into_states().map_err(failed)?)),
+                Err(status) => return self.not_held(status),
+            };
+            for states in wire::decode(&message.states).map_err(|e| self.nonsense(format!("states that cannot be read: {e}")))? {
+                let types = |schema: &arrow::datatypes::Schema| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
+                if types(&states.schema()) != types(definition.state_schema()) {
+                    return Err(self.nonsense("states of another definition"));
+                }
+                fold.merge(&states).map_err(failed)?;
+            }
+        }
+    }
+
+    fn not_held(&self, status: tonic::Status) -> Result<Exported, RunError> {
+        match status.code() {
+            Code::FailedPrecondition => Ok(Exported::NotHeld(status.message().to_owned())),
+            _ => Err(self.failed("export its states", status)),
+        }
+    }
+
+    fn failed(&self, call: &'static str, status: tonic::Status) -> RunError {
+        RunError::SpeedFailed { url: self.url.clone(), call, source: Box::new(status) }
+    }
+
+    fn nonsense(&self, reason: impl Into<String>) -> RunError {
+        RunError::SpeedNonsense { url: self.url.clone(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,215 @@
+//! Segments of the master dataset as batches of events, in the columns that a definition needs.
+//!
+//! A segment may be older than today's schema. A column of another type is cast; a declared attribute that the segment does not
+//! have is taken from `_extra`, where undeclared attributes are kept as text, and is null where there is none.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Float64Array, TimestampMicrosecondArray, new_null_array};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use storage::master::{self, SegmentMeta};
+use storage::store::{Store, StoreError};
+use views::Definition;
+use views::event::Typed;
+use views::schema::{AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
+
+use crate::progress::{Progress, Stage};
+
+/// Columns that place and identify an event; always read.
+const IDENTITY: [&str; 5] = ["event_id", "user_id", PARTITION, OFFSET, CONTENT_HASH];
+
+/// The columns that a run reads: those of the definition and those of the identity.
+#[derive(Debug)]
+pub(crate) struct EventColumns {
+    /// Every column of an event, as a fold wants them.
+    full: SchemaRef,
+    /// Those that are read, in the same order.
+    read: SchemaRef,
+    /// The declared attributes among them.
+    attributes: Vec<(String, AttributeType)>,
+}
+
+impl EventColumns {
+    pub(crate) fn new(definition: &Definition) -> Self {
+        let full = definition.schema().arrow();
+        let used = definition.event_columns();
+        let wanted = |field: &&Arc<Field>| used.contains(field.name()) || IDENTITY.contains(&field.name().as_str());
+        let read = Schema::new(full.fields().iter().filter(wanted).cloned().collect::<Vec<_>>());
+        let attributes = definition.schema().attributes.iter().filter(|(name, _)| used.contains(name));
+        Self { full, read: Arc::new(read), attributes: attributes.map(|(name, kind)| (name.clone(), *kind)).collect() }
+    }
+
+    /// Columns of the batches that [`Source::batches`] yields.
+    pub(crate) fn read(&self) -> &SchemaRef {
+        &self.read
+    }
+
+    /// The batch with every column of an event; those that the definition does not look at are empty.
+    pub(crate) fn widen(&self, batch: &RecordBatch) -> RecordBatch {
+        let column = |field: &Arc<Field>| batch.column_by_name(field.name()).map_or_else(|| empty(field, batch.num_rows()), Arc::clone);
+        let columns = self.full.fields().iter().map(column).collect();
+        RecordBatch::try_new(Arc::clone(&self.full), columns).expect("columns were read in the types of the schema")
+    }
+
+    fn lacks_attribute(&self, segment: &Schema) -> bool {
+        self.attributes.iter().any(|(name, _)| segment.field_with_name(name).is_err())
+    }
+
+    /// The batch of a segment in the columns and types of [`Self::read`].
+    fn conform(&self, segment: &SegmentMeta, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
+        let corrupt = |reason: String| StoreError::Corrupt { path: segment.path.path().to_string(), reason };
+        let mut columns = Vec::with_capacity(self.read.fields().len());
+        for field in self.read.fields() {
+            let attribute = self.attributes.iter().find(|(name, _)| name == field.name());
+            columns.push(match (batch.column_by_name(field.name()), attribute) {
+                (Some(column), _) if column.data_type() == field.data_type() => Arc::clone(column),
+                (Some(column), Some((_, kind))) => typed(&cast(column, &DataType::Utf8).map_err(|e| corrupt(e.to_string()))?, *kind),
+                (Some(column), None) => {
+                    let strict = CastOptions { safe: false, ..CastOptions::default() };
+                    let fits = cast_with_options(column, field.data_type(), &strict);
+                    fits.map_err(|e| corrupt(format!("its column {} does not fit the schema: {e}", field.name())))?
+                }
+                (None, Some((name, kind))) => typed(&from_extra(batch, name), *kind),
+                (None, None) if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
+                (None, None) => return Err(corrupt(format!("it has no column {}", field.name()))),
+            });
+        }
+        RecordBatch::try_new(Arc::clone(&self.read), columns).map_err(|e| corrupt(e.to_string()))
+    }
+}
+
+/// A column of nulls, or of zeros and empty texts where there may be no null.
+fn empty(field: &Field, rows: usize) -> ArrayRef {
+    if field.is_nullable() {
+        return new_null_array(field.data_type(), rows);
+    }
+    let zero = ScalarValue::new_default(field.data_type()).and_then(|zero| zero.to_array_of_size(rows));
+    zero.expect("the columns that are never null are texts, times and integers")
+}
+
+/// The text of an undeclared attribute in each row.
+fn from_extra(batch: &RecordBatch, name: &str) -> ArrayRef {
+    let text = |json: Option<&str>| match serde_json::from_str::<serde_json::Value>(json?).ok()?.get_mut(name)?.take() {
+        serde_json::Value::String(text) => Some(text),
+        serde_json::Value::Null => None,
+        other => Some(other.to_string()),
+    };
+    match batch.column_by_name(EXTRA).and_then(|column| column.as_string_opt::<i32>()) {
+        Some(extra) => Arc::new(extra.iter().map(text).collect::<StringArray>()),
+        None => new_null_array(&DataType::Utf8, batch.num_rows()),
+    }
+}
+
+/// Texts as a declared attribute; null where a text is not of the type.
+fn typed(texts: &ArrayRef, kind: AttributeType) -> ArrayRef {
+    let values = texts.as_string::<i32>().iter().map(|text| Typed::parse(text?, kind).ok());
+    macro_rules! column {
+        ($array:ty, $variant:ident) => {
+            values.map(|value| if let Some(Typed::$variant(v)) = value { Some(v) } else { None }).collect::<$array>()
+        };
+    }
+    match kind {
+        AttributeType::String => Arc::new(column!(StringArray, String)),
+        AttributeType::Int64 => Arc::new(column!(Int64Array, Int64)),
+        AttributeType::Float64 => Arc::new(column!(Float64Array, Float64)),
+        AttributeType::Timestamp => Arc::new(column!(TimestampMicrosecondArray, Timestamp).with_timezone("+00:00")),
+        AttributeType::Bool => {
+            let mut builder = BooleanBuilder::new();
+            values.for_each(|value| builder.append_option(if let Some(Typed::Bool(v)) = value { Some(v) } else { None }));
+            Arc::new(builder.finish())
+        }
+        AttributeType::Decimal(_) => {
+            let mut builder = Decimal128Builder::new().with_data_type(kind.arrow());
+            values.for_each(|value| builder.append_option(if let Some(Typed::Decimal(v)) = value { Some(v) } else { None }));
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+/// The events of one partition, in order of their offsets. Can be read any number of times.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) store: Store,
+    pub(crate) columns: Arc<EventColumns>,
+    pub(crate) partition: u32,
+    /// The chain of segments.
+    pub(crate) segments: Vec<SegmentMeta>,
+    pub(crate) progress: Arc<dyn Progress>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("partition", &self.partition).field("segments", &self.segments.len()).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// The events, in the columns of [`EventColumns::read`]. A segment that does not hold exactly the offsets of its name is an
+    /// error.
+    pub(crate) fn batches(&self, stage: Stage) -> BoxStream<'static, Result<RecordBatch, StoreError>> {
+        let source = self.clone();
+        let open = move |segment: SegmentMeta| {
+            let source = source.clone();
+            async move { source.open(segment, stage).await }
+        };
+        stream::iter(self.segments.clone()).map(Ok).and_then(open).try_flatten().boxed()
+    }
+
+    async fn open(self, segment: SegmentMeta, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+        let mut names: Vec<String> = self.columns.read.fields().iter().map(|f| f.name().clone()).collect();
+        let mut raw = master::read_segment(&self.store, &segment, Some(&names)).await?.peekable();
+        let lacks = match std::pin::Pin::new(&mut raw).peek().await {
+            Some(Ok(first)) => self.columns.lacks_attribute(&first.schema()),
+            _ => false,
+        };
+        if lacks {
+            names.push(EXTRA.to_owned());
+            raw = master::read_segment(&self.store, &segment, Some(&names)).await?.peekable();
+        }
+        let start = segment.path.start;
+        let state = Arc::new((self, segment));
+        Ok(stream::try_unfold((raw, start), move |(mut raw, next)| {
+            let state = Arc::clone(&state);
+            async move {
+                let (source, segment) = state.as_ref();
+                let Some(batch) = raw.try_next().await? else {
+                    source.progress.advance(stage, 0, segment.bytes);
+                    return if next == segment.path.end { Ok(None) } else { Err(hole(segment, next)) };
+                };
+                let batch = source.columns.conform(segment, &batch)?;
+                check_places(segment, &batch, next)?;
+                let rows = batch.num_rows() as u64;
+                source.progress.advance(stage, rows, 0);
+                Ok(Some((batch, (raw, next + rows as i64))))
+            }
+        })
+        .boxed())
+    }
+}
+
+/// Every offset once, in order, and all in the partition of the name.
+fn check_places(segment: &SegmentMeta, batch: &RecordBatch, first: i64) -> Result<(), StoreError> {
+    let partitions = column::<Int32Array>(batch, PARTITION);
+    let offsets = column::<Int64Array>(batch, OFFSET);
+    let in_place = |row: usize| offsets.value(row) == first + row as i64 && partitions.value(row) == segment.path.partition as i32;
+    match (0..batch.num_rows()).find(|row| !in_place(*row)) {
+        Some(row) => Err(hole(segment, first + row as i64)),
+        None => Ok(()),
+    }
+}
+
+fn hole(segment: &SegmentMeta, offset: i64) -> StoreError {
+    let reason = format!("the event of offset {offset} is not where it belongs");
+    StoreError::Corrupt { path: segment.path.path().to_string(), reason }
+}
+
+/// A column that every batch of events has.
+pub(crate) fn column<'a, T: 'static>(batch: &'a RecordBatch, name: &str) -> &'a T {
+    let column = batch.column_by_name(name).expect("the identity is always read");
+    column.as_any().downcast_ref().expect("batches are in the types of the schema")
+}

@@ -1,0 +1,73 @@
+//! A speed layer that says what a test wants it to say.
+
+use futures::stream::{self, BoxStream};
+use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
+use merganser_proto::v1::{
+    CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
+    PrepareVersionRequest, PrepareVersionResponse,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+use views::wire;
+
+use super::*;
+
+/// What the fake answers.
+#[derive(Clone)]
+pub(super) struct FakeSpeedLayer {
+    pub(super) log_id: String,
+    pub(super) boundary: Vec<i64>,
+    /// The log that it folds, as it believes it to be; `None` holds no range.
+    pub(super) log: Option<Vec<Vec<Event>>>,
+}
+
+impl FakeSpeedLayer {
+    /// An honest one over what is in the master dataset.
+    pub(super) fn of(master: &Master) -> Self {
+        Self { log_id: "log-1".to_owned(), boundary: master.boundary(), log: Some(master.log.clone()) }
+    }
+
+    /// Serves until the test ends; the answer is the address.
+    pub(super) async fn serve(self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder().add_service(RealtimeViewServiceServer::new(self));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        url
+    }
+}
+
+#[tonic::async_trait]
+impl RealtimeViewService for FakeSpeedLayer {
+    type ExportStatesStream = BoxStream<'static, Result<ExportStatesResponse, Status>>;
+
+    async fn cut(&self, _: Request<CutRequest>) -> Result<Response<CutResponse>, Status> {
+        let boundary = (0..).zip(&self.boundary).map(|(partition, offset)| PartitionOffset { partition, offset: *offset }).collect();
+        Ok(Response::new(CutResponse { log_id: self.log_id.clone(), boundary }))
+    }
+
+    async fn prepare_version(&self, _: Request<PrepareVersionRequest>) -> Result<Response<PrepareVersionResponse>, Status> {
+        Err(Status::unimplemented("no test asks"))
+    }
+
+    async fn get_states(&self, _: Request<GetStatesRequest>) -> Result<Response<GetStatesResponse>, Status> {
+        Err(Status::unimplemented("no test asks"))
+    }
+
+    /// Two messages, so that a key comes in several.
+    async fn export_states(&self, request: Request<ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
+        let request = request.into_inner();
+        let Some(log) = &self.log else { return Err(Status::failed_precondition("the range is retired")) };
+        let definition = Definition::user_stats(&schema());
+        assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
+        let events = &log[request.partition as usize][request.start_offset as usize..request.end_offset as usize];
+        let position = Position { partition: request.partition, offset: 0, append_time_us: 0, content_hash: 0 };
+        let (first, second) = events.split_at(events.len() / 2);
+        let message = |events: &[Event]| {
+            let states = fold::partial(&definition, &to_batch(events.iter().map(|event| (event, position)), &schema())).unwrap();
+            Ok(ExportStatesResponse { states: wire::encode(&[states]).unwrap().into() })
+        };
+        let messages: Vec<_> = [first, second].into_iter().filter(|events| !events.is_empty()).map(message).collect();
+        Ok(Response::new(Box::pin(stream::iter(messages))))
+    }
+}

@@ -1,0 +1,69 @@
+//! The published versions: listed for people, and their files checked.
+
+use chrono::{DateTime, Utc};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use storage::batch_view::{BlockCache, OpenView};
+use storage::manifest::{Manifest, Manifests};
+use storage::paths::ViewName;
+use storage::store::{Store, StoreError};
+
+/// Every version of `view`, newest first.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub async fn list(store: &Store, view: &ViewName) -> Result<Vec<Manifest>, StoreError> {
+    let manifests = Manifests::new(store.clone(), view.clone());
+    let mut found = Vec::new();
+    for version in manifests.list().await?.into_iter().rev() {
+        found.push(manifests.read(version).await?);
+    }
+    Ok(found)
+}
+
+/// The versions as a table, ages as seen from `now`.
+#[must_use]
+pub fn table(versions: &[Manifest], now: DateTime<Utc>) -> String {
+    if versions.is_empty() {
+        return "no version yet".to_owned();
+    }
+    let header = ["version", "boundary", "events", "rows", "size", "age", "definition"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(header).chain(versions.iter().map(|m| cells(m, now))).collect();
+    let widths: Vec<usize> = (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; 7]| {
+        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>();
+        padded.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 7] {
+    let count = |n: i64| HumanCount(u64::try_from(n).unwrap_or(0)).to_string();
+    let bytes: i64 = manifest.files.iter().map(|file| file.bytes).sum();
+    let age = DateTime::parse_from_rfc3339(&manifest.created_time).ok().and_then(|time| (now - time.with_timezone(&Utc)).to_std().ok());
+    [
+        format!("v{}", manifest.version),
+        manifest.boundary.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        count(manifest.event_count),
+        count(manifest.row_count),
+        HumanBytes(u64::try_from(bytes).unwrap_or(0)).to_string(),
+        age.map_or_else(|| "?".to_owned(), |age| HumanDuration(age).to_string()),
+        manifest.fingerprint.get(..12).unwrap_or(&manifest.fingerprint).to_owned(),
+    ]
+}
+
+/// Reads every byte of a version's files and compares it with the manifest; `None` is the newest version. The answer is the
+/// manifest of the version that is sound, or `None` if there is none yet.
+///
+/// # Errors
+/// The first file that is damaged or missing, by name.
+pub async fn verify(store: &Store, view: &ViewName, version: Option<i64>) -> Result<Option<Manifest>, StoreError> {
+    let manifests = Manifests::new(store.clone(), view.clone());
+    let manifest = match version {
+        Some(version) => Some(manifests.read(version).await?),
+        None => manifests.latest().await?,
+    };
+    if let Some(manifest) = &manifest {
+        OpenView::open(store, manifest.clone(), &BlockCache::new(0)).await?;
+    }
+    Ok(manifest)
+}

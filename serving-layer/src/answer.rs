@@ -1,0 +1,248 @@
+//! A question becomes an answer: read both halves, merge them per key, finish.
+//!
+//! *Consistency.* An answer pins one [`Version`] throughout, and asks the speed layer in one call for all its keys. If the speed
+//! layer has let go of the version meanwhile, the whole question is asked again of a newer one; halves of two versions
+//! never meet.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::{Instant, sleep};
+use views::definition::EVENT_COUNT_COLUMN;
+use views::{Definition, FoldError, Granularity, fold};
+
+use crate::ServingError;
+use crate::position::Offsets;
+use crate::question::{Consistency, Question};
+use crate::speed::{SpeedClient, SpeedStates};
+use crate::states::RowsByKey;
+use crate::version::Version;
+use crate::versions::Versions;
+
+/// How often a question is asked again of a newer version.
+const MAX_RELOADS: u32 = 5;
+/// The first wait for a newer version that is not there yet; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Keys of one answer that are read from the batch view at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// Answers questions about one view. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    pub(crate) versions: Arc<Versions>,
+    pub(crate) speed: SpeedClient,
+    /// How long a question may wait for the speed layer, all its calls together.
+    pub(crate) speed_timeout: Duration,
+}
+
+/// An answer, in the columns of the view.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// One for each id of the question, in its order.
+    pub(crate) users: Vec<UserAnswer>,
+    /// The version that was read throughout.
+    pub(crate) version: Arc<Version>,
+    /// How far the realtime half was read; the boundary if it was not.
+    pub(crate) head: Offsets,
+    /// Why the answer may lack events, if it may.
+    pub(crate) incomplete: Option<String>,
+    /// Events below the boundary, each user's once.
+    pub(crate) batch_event_count: i64,
+    /// Events from the boundary on, each user's once.
+    pub(crate) speed_event_count: i64,
+}
+
+/// The finished rows of one user: merged, and each half apart.
+#[derive(Clone, Debug)]
+pub(crate) struct UserAnswer {
+    pub(crate) user_id: String,
+    pub(crate) merged: Finished,
+    pub(crate) batch: Finished,
+    /// Absent if the realtime half was not read.
+    pub(crate) speed: Option<Finished>,
+}
+
+/// Outputs of one user, in the columns of [`Definition::output_schema`].
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    /// One row over the whole range; none if there are no events in it.
+    pub(crate) total: RecordBatch,
+    /// One row a bucket, oldest first, if they were asked for.
+    pub(crate) buckets: Option<RecordBatch>,
+}
+
+/// What came of asking the speed layer.
+enum SpeedHalf {
+    NotAsked,
+    Missing(String),
+    Read(SpeedStates),
+}
+
+impl Answers {
+    /// Answers, if need be from a newer version than the one that answered when the question came.
+    ///
+    /// # Errors
+    /// What the question got wrong; what could not be read; with [`Consistency::Fresh`], a speed layer that does not answer.
+    pub(crate) async fn answer(&self, question: &Question) -> Result<Answer, ServingError> {
+        let deadline = Instant::now() + self.speed_timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut reloads = 0;
+        loop {
+            let version = self.versions.current();
+            check(question, &version)?;
+            let stale = match self.answer_from(&version, question, deadline).await {
+                Err(ServingError::Stale { reason }) => reason,
+                other => return other,
+            };
+            let out_of_time = Instant::now() + pause >= deadline;
+            if reloads == MAX_RELOADS || out_of_time {
+                return self.without_speed(version, question, stale).await;
+            }
+            reloads += 1;
+            self.versions.refresh(version.number).await;
+            if self.versions.current().number == version.number {
+                sleep(pause).await;
+                pause *= 2;
+            }
+        }
+    }
+
+    async fn answer_from(&self, version: &Arc<Version>, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
+        let (batch, speed) = tokio::try_join!(batch_half(version, question), self.speed_half(version, question, deadline))?;
+        assemble(Arc::clone(version), question, &batch, speed).await
+    }
+
+    /// The batch half alone, for those who take it.
+    async fn without_speed(&self, version: Arc<Version>, question: &Question, reason: String) -> Result<Answer, ServingError> {
+        let unavailable = ServingError::SpeedUnavailable { reason };
+        if question.consistency != Consistency::BestEffort {
+            return Err(unavailable);
+        }
+        let batch = batch_half(&version, question).await?;
+        assemble(version, question, &batch, SpeedHalf::Missing(unavailable.to_string())).await
+    }
+
+    async fn speed_half(&self, version: &Version, question: &Question, deadline: Instant) -> Result<SpeedHalf, ServingError> {
+        if question.consistency == Consistency::BatchOnly {
+            return Ok(SpeedHalf::NotAsked);
+        }
+        let keys = distinct(&question.user_ids).map(str::to_owned).collect();
+        // Nothing is published, so no log is known here; the speed layer can tell whether the position is in its own.
+        let log_id = match (version.log_id(), &question.min_position) {
+            ("", Some(position)) => &position.log_id,
+            (log_id, _) => log_id,
+        };
+        match self.speed.states(self.versions.view(), version, log_id, keys, question.range, deadline).await {
+            Ok(states) => Ok(SpeedHalf::Read(states)),
+            Err(e @ ServingError::Stale { .. }) => Err(e),
+            Err(e) if question.consistency == Consistency::BestEffort => Ok(SpeedHalf::Missing(e.in_one_line())),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Refuses what can be refused before anything is read.
+fn check(question: &Question, version: &Version) -> Result<(), ServingError> {
+    question.check(&version.definition)?;
+    match &question.min_position {
+        Some(position) if version.number > 0 && position.log_id != version.log_id() => {
+            let (asked, kept) = (position.log_id.clone(), version.log_id().to_owned());
+            Err(ServingError::OtherLog { asked, kept, version: version.number })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn batch_half(version: &Version, question: &Question) -> Result<RowsByKey, ServingError> {
+    let reads = distinct(&question.user_ids).map(|key| async move {
+        let rows = version.batch_rows(key, question.range).await?;
+        Ok((key.to_owned(), rows))
+    });
+    stream::iter(reads.collect::<Vec<_>>()).buffer_unordered(READS_AT_ONCE).try_collect().await
+}
+
+async fn assemble(version: Arc<Version>, question: &Question, batch: &RowsByKey, speed: SpeedHalf) -> Result<Answer, ServingError> {
+    let incomplete = shortcoming(&version, question, &speed)?;
+    let (speed_rows, head) = match speed {
+        SpeedHalf::Read(states) => (Some(states.rows), states.head),
+        SpeedHalf::NotAsked | SpeedHalf::Missing(_) => (None, version.boundary.clone()),
+    };
+    let mut by_key = HashMap::new();
+    let (mut batch_event_count, mut speed_event_count) = (0, 0);
+    for key in distinct(&question.user_ids) {
+        let rows_of = |half: &RowsByKey| half.get(key).cloned().unwrap_or_default();
+        let user = merge(key, &version.definition, question, rows_of(batch), speed_rows.as_ref().map(rows_of))?;
+        batch_event_count += event_count(&user.batch.total);
+        speed_event_count += user.speed.as_ref().map_or(0, |half| event_count(&half.total));
+        by_key.insert(key, user);
+        // A thousand users are a tenth of a second of merging: let others in between.
+        tokio::task::yield_now().await;
+    }
+    let users = question.user_ids.iter().map(|key| by_key[key.as_str()].clone()).collect();
+    Ok(Answer { users, version, head, incomplete, batch_event_count, speed_event_count })
+}
+
+/// Why the answer may lack events, if it may.
+///
+/// # Errors
+/// The position that was asked for is not reached, where that is not for the answer to say.
+fn shortcoming(version: &Version, question: &Question, speed: &SpeedHalf) -> Result<Option<String>, ServingError> {
+    let beyond = |reached: &Offsets| question.min_position.as_ref().and_then(|position| position.beyond(reached));
+    match speed {
+        SpeedHalf::Missing(reason) => Ok(Some(reason.clone())),
+        SpeedHalf::NotAsked => match beyond(&version.boundary) {
+            None => Ok(None),
+            Some(at) => {
+                let (partition, offset, boundary) = (at.partition, at.offset, at.reached);
+                Err(ServingError::NotCovered { partition, offset, boundary, version: version.number })
+            }
+        },
+        SpeedHalf::Read(states) => match beyond(&states.head) {
+            None => Ok(None),
+            Some(at) => {
+                let behind = ServingError::Behind { partition: at.partition, offset: at.offset, head: at.reached };
+                if question.consistency == Consistency::BestEffort { Ok(Some(behind.to_string())) } else { Err(behind) }
+            }
+        },
+    }
+}
+
+/// The one place where the halves meet.
+fn merge(
+    key: &str,
+    definition: &Definition,
+    question: &Question,
+    batch_rows: Vec<RecordBatch>,
+    speed_rows: Option<Vec<RecordBatch>>,
+) -> Result<UserAnswer, FoldError> {
+    // The halves' own buckets are shown only where they are explained.
+    let half_granularity = if question.explain { question.granularity } else { Granularity::Total };
+    let batch = finish(definition, &batch_rows, half_granularity)?;
+    let speed = speed_rows.as_ref().map(|rows| finish(definition, rows, half_granularity)).transpose()?;
+    let both = [batch_rows, speed_rows.unwrap_or_default()].concat();
+    let merged = finish(definition, &both, question.granularity)?;
+    Ok(UserAnswer { user_id: key.to_owned(), merged, batch, speed })
+}
+
+fn finish(definition: &Definition, rows: &[RecordBatch], granularity: Granularity) -> Result<Finished, FoldError> {
+    let total = fold::finish(definition, rows, Granularity::Total)?;
+    let buckets = match granularity {
+        Granularity::Total => None,
+        Granularity::Bucket => Some(fold::finish(definition, rows, Granularity::Bucket)?),
+    };
+    Ok(Finished { total, buckets })
+}
+
+/// How many events are in the first row of `outputs`; 0 if there is no row.
+pub(crate) fn event_count(outputs: &RecordBatch) -> i64 {
+    let counts = outputs.column_by_name(EVENT_COUNT_COLUMN).expect("every batch of outputs counts its events");
+    counts.as_primitive::<Int64Type>().iter().next().flatten().unwrap_or(0)
+}
+
+fn distinct(user_ids: &[String]) -> impl Iterator<Item = &str> {
+    user_ids.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter()
+}

@@ -1,0 +1,135 @@
+//! What can go wrong, in one list. `service/status.rs` says what each means to a client.
+
+use storage::store::StoreError;
+use views::FoldError;
+
+/// What starting, watching or answering ended in. The cause is in `source`, not in the text.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// The setting is no address.
+    #[error("\"{address}\" is not the address of a speed layer; write http://host:port")]
+    SpeedAddress {
+        /// The setting.
+        address: String,
+        /// Why not.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The gRPC server ended.
+    #[error("the gRPC server failed")]
+    Server(#[source] tonic::transport::Error),
+    /// The object store failed, or holds something damaged.
+    #[error("the batch view cannot be read")]
+    Store(#[from] StoreError),
+    /// A published version is whole but not one that this program can answer from.
+    #[error("version {version} is refused: {reason}")]
+    VersionRefused {
+        /// The version.
+        version: i64,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A field of a question holds what it cannot.
+    #[error("{field}: {reason}")]
+    Field {
+        /// The field, by the name it has in the request.
+        field: String,
+        /// What is wrong with it, and what to write instead.
+        reason: String,
+    },
+    /// The position of a question is in another log than the view.
+    #[error("min_position is in log {asked}, and version {version} of the view was computed from log {kept}")]
+    OtherLog {
+        /// The log that the question names.
+        asked: String,
+        /// The log that the version names.
+        kept: String,
+        /// The version.
+        version: i64,
+    },
+    /// The batch view alone was asked for, and ends below the position of the question.
+    #[error("min_position needs partition {partition} up to {offset}, and version {version} covers it up to {boundary}")]
+    NotCovered {
+        /// The partition.
+        partition: i32,
+        /// The position, exclusive.
+        offset: i64,
+        /// The boundary, exclusive.
+        boundary: i64,
+        /// The version.
+        version: i64,
+    },
+    /// The speed layer has not come to the position of the question.
+    #[error("min_position needs partition {partition} up to {offset}, and the speed layer has read it up to {head}")]
+    Behind {
+        /// The partition.
+        partition: i32,
+        /// The position, exclusive.
+        offset: i64,
+        /// The head, exclusive.
+        head: i64,
+    },
+    /// The speed layer cannot be reached, is not ready, or does not answer in time.
+    #[error("the speed layer does not answer: {reason}")]
+    SpeedUnavailable {
+        /// What it or the network said.
+        reason: String,
+    },
+    /// The speed layer has nothing from this version's boundary on any more, or not yet by its definition.
+    #[error("the speed layer cannot answer from this version: {reason}")]
+    Stale {
+        /// What it said.
+        reason: String,
+    },
+    /// The speed layer will not answer for this version at all, because its log is another one.
+    #[error("the speed layer refuses the question: {reason}")]
+    SpeedRefused {
+        /// What it said.
+        reason: String,
+    },
+    /// The speed layer answered with something that is not the states that were asked for.
+    #[error("the speed layer's answer cannot be used: {reason}")]
+    SpeedAnswer {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The view's SQL failed on states.
+    #[error("the two halves cannot be merged")]
+    Fold(#[from] FoldError),
+    /// The answer is larger than a client takes.
+    #[error(
+        "the answer about {users} users is larger than 4 MiB, of which {fitting} fit; ask about fewer users, a smaller range, or without buckets"
+    )]
+    TooLarge {
+        /// Users that were asked about.
+        users: usize,
+        /// Users whose statistics came before the limit.
+        fitting: usize,
+    },
+}
+
+impl ServingError {
+    pub(crate) fn field(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), reason: reason.into() }
+    }
+
+    /// The error and its causes, in one line.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
+    }
+
+    /// Whether reading the same bytes again must end the same way.
+    pub(crate) fn is_permanent(&self) -> bool {
+        let damaged = |e: &StoreError| {
+            matches!(e, StoreError::Checksum { .. } | StoreError::Corrupt { .. } | StoreError::NewerFormat { .. } | StoreError::Name { .. })
+        };
+        match self {
+            Self::VersionRefused { .. } | Self::Fold(_) => true,
+            Self::Store(StoreError::Block { source, .. }) => damaged(source),
+            Self::Store(e) => damaged(e),
+            _ => false,
+        }
+    }
+}

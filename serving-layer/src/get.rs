@@ -1,0 +1,142 @@
+//! `serving-layer get`: one question to a running server, printed for a person or a script.
+
+mod json;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
+use clap::{Args, ValueEnum};
+use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
+use prost_types::Timestamp;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than the server takes for any question.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom to ask about, what, and how to print it.
+#[derive(Args)]
+pub(crate) struct Get {
+    /// Whose statistics.
+    user_id: String,
+    /// Start of the range, inclusive: 2024-01-31 (midnight UTC) or RFC 3339.
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    from: Option<DateTime<Utc>>,
+    /// End of the range, exclusive.
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    to: Option<DateTime<Utc>>,
+    /// Also prints each time bucket.
+    #[arg(long, value_enum)]
+    by: Option<By>,
+    /// Also prints the two halves that the answer was merged from.
+    #[arg(long)]
+    explain: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// The server; by default the address in the settings.
+    #[arg(long, value_name = "URL")]
+    address: Option<String>,
+    /// What the answer must contain.
+    #[arg(long, value_enum, default_value_t = Consistency::Fresh)]
+    consistency: Consistency,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    Bucket,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Consistency {
+    /// Both halves, or an error.
+    Fresh,
+    /// Both halves, or the batch half and a word of warning.
+    BestEffort,
+    /// The batch half.
+    BatchOnly,
+}
+
+/// Asks and prints.
+pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> {
+    let address = get.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
+    let answer = ask(get, &address).await?;
+    let text = match get.output {
+        Output::Table => table::render(&answer)?,
+        Output::Json => json::render(&answer)?,
+    };
+    #[allow(clippy::print_stdout, reason = "this is what the command is for")]
+    {
+        print!("{text}");
+    }
+    Ok(())
+}
+
+async fn ask(get: &Get, address: &str) -> anyhow::Result<GetUserStatsResponse> {
+    let endpoint =
+        Endpoint::from_shared(address.to_owned()).with_context(|| format!("\"{address}\" is no address; write http://host:port"))?;
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
+    let Ok(channel) = endpoint.connect().await else {
+        bail!("no serving layer answers at {address}; start one with `serving-layer serve`");
+    };
+    let mut client = UserStatsServiceClient::new(channel);
+    let response = client.get_user_stats(request(get)).await.map_err(|status| anyhow!(sentence(&status)))?;
+    Ok(response.into_inner())
+}
+
+fn request(get: &Get) -> GetUserStatsRequest {
+    let granularity = get.by.map_or(v1::Granularity::Total, |By::Bucket| v1::Granularity::Bucket);
+    let consistency = match get.consistency {
+        Consistency::Fresh => v1::Consistency::Fresh,
+        Consistency::BestEffort => v1::Consistency::BestEffort,
+        Consistency::BatchOnly => v1::Consistency::BatchOnly,
+    };
+    let timestamp =
+        |time: DateTime<Utc>| Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0) };
+    GetUserStatsRequest {
+        user_id: get.user_id.clone(),
+        start_time: get.from.map(timestamp),
+        end_time: get.to.map(timestamp),
+        granularity: granularity.into(),
+        consistency: consistency.into(),
+        min_position: String::new(),
+        explain: get.explain,
+    }
+}
+
+fn sentence(status: &Status) -> String {
+    let message = status.message();
+    match status.code() {
+        Code::InvalidArgument => format!("the question cannot be answered: {message}"),
+        Code::Unavailable => format!("{message} (try again, or ask with --consistency best-effort or batch-only)"),
+        Code::Cancelled | Code::DeadlineExceeded => "the server did not answer in time".to_owned(),
+        code => format!("{message} ({code:?})"),
+    }
+}
+
+fn parse_date(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(date) = text.parse::<NaiveDate>() {
+        return Ok(date.and_time(NaiveTime::MIN).and_utc());
+    }
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a date such as 2024-01-31, or RFC 3339".to_owned())?;
+    Ok(time.to_utc())
+}
+
+/// RFC 3339 in UTC; empty for none.
+fn time_text(time: Option<&Timestamp>) -> String {
+    let time = time.and_then(|t| DateTime::from_timestamp(t.seconds, u32::try_from(t.nanos).ok()?));
+    time.map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! An answer as one JSON object, in the names of the contract. Decimals and times are texts, null is null.
+
+use std::collections::BTreeMap;
+
+use merganser_proto::v1::value::Kind;
+use merganser_proto::v1::{Bucket, GetUserStatsResponse, PartitionOffset, Provenance, UserStats, Value};
+use prost_types::Timestamp;
+use serde_json::{Map, json};
+
+use super::time_text;
+
+/// The object, on lines of its own.
+pub(super) fn render(answer: &GetUserStatsResponse) -> anyhow::Result<String> {
+    let mut object = answer.stats.as_ref().map(stats).unwrap_or_default();
+    object.insert("provenance".to_owned(), answer.provenance.as_ref().map(provenance).into());
+    if let Some(halves) = &answer.explanation {
+        let (batch, speed) = (halves.batch.as_ref().map(stats), halves.speed.as_ref().map(stats));
+        object.insert("explanation".to_owned(), json!({ "batch": batch, "speed": speed }));
+    }
+    Ok(serde_json::to_string_pretty(&object)? + "\n")
+}
+
+fn stats(stats: &UserStats) -> Map<String, serde_json::Value> {
+    let fields = json!({
+        "user_id": stats.user_id,
+        "found": stats.found,
+        "event_count": stats.event_count,
+        "revenue": text(&stats.revenue),
+        "first_event_time": time(stats.first_event_time.as_ref()),
+        "last_event_time": time(stats.last_event_time.as_ref()),
+        "measures": measures(&stats.measures),
+        "buckets": stats.buckets.iter().map(bucket).collect::<Vec<_>>(),
+    });
+    match fields {
+        serde_json::Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn bucket(bucket: &Bucket) -> serde_json::Value {
+    json!({
+        "start_time": time(bucket.start_time.as_ref()),
+        "event_count": bucket.event_count,
+        "revenue": text(&bucket.revenue),
+        "measures": measures(&bucket.measures),
+    })
+}
+
+fn provenance(provenance: &Provenance) -> serde_json::Value {
+    json!({
+        "view": provenance.view,
+        "version": provenance.version,
+        "computed_time": time(provenance.computed_time.as_ref()),
+        "boundary": offsets(&provenance.boundary),
+        "head": offsets(&provenance.head),
+        "complete": provenance.complete,
+        "incomplete_reason": text(&provenance.incomplete_reason),
+        "batch_event_count": provenance.batch_event_count,
+        "speed_event_count": provenance.speed_event_count,
+        "fingerprint": provenance.fingerprint,
+    })
+}
+
+fn offsets(offsets: &[PartitionOffset]) -> Vec<serde_json::Value> {
+    offsets.iter().map(|at| json!({ "partition": at.partition, "offset": at.offset })).collect()
+}
+
+fn measures(measures: &BTreeMap<String, Value>) -> Map<String, serde_json::Value> {
+    measures.iter().map(|(name, value)| (name.clone(), json_of(value))).collect()
+}
+
+fn json_of(value: &Value) -> serde_json::Value {
+    match &value.kind {
+        None => serde_json::Value::Null,
+        Some(Kind::IntValue(v)) => json!(v),
+        Some(Kind::DoubleValue(v)) => json!(v),
+        Some(Kind::DecimalValue(v) | Kind::StringValue(v)) => json!(v),
+        Some(Kind::BoolValue(v)) => json!(v),
+        Some(Kind::TimestampValue(v)) => json!(time_text(Some(v))),
+    }
+}
+
+/// Null where the contract has an empty text for nothing.
+fn text(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn time(time: Option<&Timestamp>) -> Option<String> {
+    time.map(|time| time_text(Some(time)))
+}

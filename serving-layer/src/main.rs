@@ -1,0 +1,113 @@
+//! `serving-layer serve` runs the server, `serving-layer get` asks one.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+/// Asks a running server.
+mod get;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use serving_layer::run;
+use storage::config::Config;
+use storage::store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// Statistics of users, merged from the batch view and the live events.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Settings; `merganser.toml` if there is one, otherwise the built-in defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers questions until it is stopped.
+    Serve(Serve),
+    /// Prints the statistics of one user.
+    Get(get::Get),
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// Address to listen on, such as 127.0.0.1:7402; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// The object store: a folder or a URL.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// The speed layer, such as http://127.0.0.1:7401.
+    #[arg(long, value_name = "URL")]
+    speed_layer: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            #[allow(clippy::print_stderr, reason = "the last word of a command line program")]
+            {
+                eprintln!("serving-layer: {e:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(cli: Cli) -> anyhow::Result<()> {
+    let mut config = Config::load(cli.config.as_deref(), std::env::vars())?;
+    match cli.command {
+        Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
+        Command::Serve(flags) => {
+            let serving = &mut config.serving_layer;
+            serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());
+            serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
+            config.store.url = flags.store.unwrap_or(config.store.url);
+            serve(config).await
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    info!(store = config.store.url, settings = ?config.serving_layer, "starting");
+    let store = Store::open(&config.store.url)?;
+    let address = &config.serving_layer.grpc_address;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    println!("serving-layer listening on http://{}", listener.local_addr()?);
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_when_told(shutdown.clone()));
+    run(config.serving_layer, store, config.events, listener, shutdown).await?;
+    Ok(())
+}
+
+/// Cancels on Ctrl-C or SIGTERM.
+async fn cancel_when_told(shutdown: CancellationToken) {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    info!("stopping");
+    shutdown.cancel();
+}

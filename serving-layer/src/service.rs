@@ -1,0 +1,125 @@
+//! The gRPC surface: requests become questions, answers become messages, errors become statuses. Together with the files
+//! below it and the two clients (`speed.rs`, `get.rs`), the only place that names protobuf types.
+
+/// Request → question.
+mod question;
+/// Finished rows → messages.
+mod stats;
+/// Error → status.
+mod status;
+
+use futures::stream::Empty;
+use merganser_proto::v1::user_stats_service_server::UserStatsService;
+use merganser_proto::v1::view_service_server::ViewService;
+use merganser_proto::v1::{
+    BatchGetUserStatsRequest, BatchGetUserStatsResponse, Explanation, GetUserStatsRequest, GetUserStatsResponse, GetViewRowsRequest,
+    GetViewRowsResponse, ListVersionsRequest, ListVersionsResponse, ListViewsRequest, ListViewsResponse, PartitionOffset, Provenance,
+    WatchUserStatsRequest, WatchUserStatsResponse,
+};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::ServingError;
+use crate::answer::{Answer, Answers};
+use crate::position::Offsets;
+use crate::question::Question;
+
+/// Largest request that is read: 1000 ids of 256 bytes take half of it.
+pub(crate) const MAX_REQUEST_BYTES: usize = 512 << 10;
+/// Largest answer that is given: what gRPC clients take unless told otherwise.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Both services of the serving layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Service(pub(crate) Answers);
+
+#[tonic::async_trait]
+impl UserStatsService for Service {
+    type WatchUserStatsStream = Empty<Result<WatchUserStatsResponse, Status>>;
+
+    async fn get_user_stats(&self, request: Request<GetUserStatsRequest>) -> Result<Response<GetUserStatsResponse>, Status> {
+        let response = self.get(request.into_inner()).await;
+        response.map(Response::new).map_err(|e| status::of(&e))
+    }
+
+    async fn batch_get_user_stats(
+        &self,
+        request: Request<BatchGetUserStatsRequest>,
+    ) -> Result<Response<BatchGetUserStatsResponse>, Status> {
+        let response = self.batch_get(request.into_inner()).await;
+        response.map(Response::new).map_err(|e| status::of(&e))
+    }
+
+    async fn watch_user_stats(&self, _: Request<WatchUserStatsRequest>) -> Result<Response<Self::WatchUserStatsStream>, Status> {
+        Err(status::not_built("WatchUserStats"))
+    }
+}
+
+#[tonic::async_trait]
+impl ViewService for Service {
+    async fn list_views(&self, _: Request<ListViewsRequest>) -> Result<Response<ListViewsResponse>, Status> {
+        Err(status::not_built("ListViews"))
+    }
+
+    async fn get_view_rows(&self, _: Request<GetViewRowsRequest>) -> Result<Response<GetViewRowsResponse>, Status> {
+        Err(status::not_built("GetViewRows"))
+    }
+
+    async fn list_versions(&self, _: Request<ListVersionsRequest>) -> Result<Response<ListVersionsResponse>, Status> {
+        Err(status::not_built("ListVersions"))
+    }
+}
+
+impl Service {
+    async fn get(&self, request: GetUserStatsRequest) -> Result<GetUserStatsResponse, ServingError> {
+        let question = Question::try_from(request)?;
+        let answer = self.0.answer(&question).await?;
+        let user = answer.users.first().expect("an answer has a user for each id of its question");
+        let explanation = question.explain.then(|| Explanation {
+            batch: Some(stats::user_stats(&user.user_id, &user.batch)),
+            speed: user.speed.as_ref().map(|half| stats::user_stats(&user.user_id, half)),
+        });
+        let stats = stats::user_stats(&user.user_id, &user.merged);
+        let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(self.provenance(&answer)), explanation };
+        if response.encoded_len() > MAX_ANSWER_BYTES {
+            return Err(ServingError::TooLarge { users: 1, fitting: 0 });
+        }
+        Ok(response)
+    }
+
+    async fn batch_get(&self, request: BatchGetUserStatsRequest) -> Result<BatchGetUserStatsResponse, ServingError> {
+        let answer = self.0.answer(&Question::try_from(request)?).await?;
+        let mut response = BatchGetUserStatsResponse { stats: Vec::new(), provenance: Some(self.provenance(&answer)) };
+        let mut bytes = response.encoded_len();
+        for user in &answer.users {
+            let stats = stats::user_stats(&user.user_id, &user.merged);
+            // One byte for the field's tag, and the length before the message.
+            bytes += 1 + stats.encoded_len() + prost::length_delimiter_len(stats.encoded_len());
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(ServingError::TooLarge { users: answer.users.len(), fitting: response.stats.len() });
+            }
+            response.stats.push(stats);
+        }
+        Ok(response)
+    }
+
+    fn provenance(&self, answer: &Answer) -> Provenance {
+        let version = &answer.version;
+        Provenance {
+            view: self.0.versions.view().to_owned(),
+            version: version.number,
+            computed_time: version.computed_us().map(stats::timestamp),
+            boundary: partition_offsets(&version.boundary),
+            head: partition_offsets(&answer.head),
+            complete: answer.incomplete.is_none(),
+            incomplete_reason: answer.incomplete.clone().unwrap_or_default(),
+            batch_event_count: answer.batch_event_count,
+            speed_event_count: answer.speed_event_count,
+            fingerprint: version.definition.fingerprint().to_owned(),
+        }
+    }
+}
+
+fn partition_offsets(offsets: &Offsets) -> Vec<PartitionOffset> {
+    offsets.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset }).collect()
+}

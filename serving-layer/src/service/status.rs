@@ -1,0 +1,55 @@
+//! What each error means to a client. Every status has an `ErrorInfo`; what may be asked again says after how long.
+
+use std::time::Duration;
+
+use storage::store::StoreError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::ServingError;
+
+const DOMAIN: &str = "merganser";
+/// When to ask again after UNAVAILABLE.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The status of an error. What only an operator can mend is logged here.
+pub(super) fn of(error: &ServingError) -> Status {
+    let (code, reason) = meaning(error);
+    let message = error.in_one_line();
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, []);
+    if let ServingError::Field { field, reason } = error {
+        details.add_bad_request_violation(field, reason);
+    }
+    match code {
+        Code::Unavailable => {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }
+        Code::Internal | Code::DataLoss => tracing::error!(reason, message, "a question failed"),
+        _ => {}
+    }
+    Status::with_error_details(code, message, details)
+}
+
+/// UNIMPLEMENTED, for a call that the contract has and this version has not.
+pub(super) fn not_built(call: &str) -> Status {
+    let details = ErrorDetails::with_error_info("NOT_BUILT", DOMAIN, []);
+    Status::with_error_details(Code::Unimplemented, format!("{call} comes with a later version"), details)
+}
+
+fn meaning(error: &ServingError) -> (Code, &'static str) {
+    match error {
+        ServingError::Field { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
+        ServingError::OtherLog { .. } => (Code::FailedPrecondition, "OTHER_LOG"),
+        ServingError::NotCovered { .. } => (Code::FailedPrecondition, "POSITION_NOT_COVERED"),
+        ServingError::Behind { .. } => (Code::Unavailable, "POSITION_NOT_REACHED"),
+        ServingError::SpeedUnavailable { .. } | ServingError::Stale { .. } => (Code::Unavailable, "SPEED_LAYER_UNAVAILABLE"),
+        ServingError::SpeedRefused { .. } => (Code::FailedPrecondition, "SPEED_LAYER_REFUSES"),
+        ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
+        ServingError::TooLarge { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+        ServingError::Fold(_) => (Code::Internal, "VIEW_FAILS"),
+        ServingError::Store(StoreError::Io { .. } | StoreError::Backend { .. }) => (Code::Unavailable, "STORE_UNAVAILABLE"),
+        ServingError::Store(_) if error.is_permanent() => (Code::DataLoss, "STORE_DAMAGED"),
+        ServingError::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
+        ServingError::VersionRefused { .. } | ServingError::SpeedAddress { .. } | ServingError::Server(_) => (Code::Internal, "INTERNAL"),
+    }
+}

@@ -1,0 +1,116 @@
+//! The client of the other half: the states from a version's boundary on, live from the speed layer.
+
+use std::time::Duration;
+
+use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
+use merganser_proto::v1::{GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+use tonic_types::StatusExt;
+use views::wire;
+
+use crate::ServingError;
+use crate::position::Offsets;
+use crate::question::TimeRange;
+use crate::states::{self, RowsByKey};
+use crate::version::Version;
+
+/// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A silent peer is asked for a sign of life this often, and given up after as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Reasons of FAILED_PRECONDITION that a newer version mends.
+const MENDED_BY_RELOADING: [&str; 2] = ["BOUNDARY_RETIRED", "UNKNOWN_DEFINITION"];
+
+/// The realtime half of one question.
+#[derive(Debug)]
+pub(crate) struct SpeedStates {
+    /// The rows in the range that was asked for.
+    pub(crate) rows: RowsByKey,
+    /// How far the rows reach, for each partition that was read.
+    pub(crate) head: Offsets,
+}
+
+/// A connection that is made when it is first needed and again whenever it is lost. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct SpeedClient(RealtimeViewServiceClient<Channel>);
+
+impl SpeedClient {
+    /// A client of the speed layer at `address`, which need not be up.
+    pub(crate) fn new(address: &str) -> Result<Self, ServingError> {
+        let endpoint = Endpoint::from_shared(address.to_owned())
+            .map_err(|source| ServingError::SpeedAddress { address: address.to_owned(), source })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let client = RealtimeViewServiceClient::new(endpoint.connect_lazy());
+        Ok(Self(client.max_decoding_message_size(MAX_ANSWER_BYTES)))
+    }
+
+    /// Asks whether the speed layer can answer from `version`.
+    pub(crate) async fn prepare(&self, view: &str, version: i64, deadline: Instant) -> Result<(), ServingError> {
+        let request = PrepareVersionRequest { view: view.to_owned(), version };
+        let mut client = self.0.clone();
+        within(deadline, client.prepare_version(request)).await.map(|_| ())
+    }
+
+    /// The states of `keys` from the boundary of `version` on, in one call that is this question's own: it is sent after the
+    /// question arrived, and so finds every event that was acknowledged before. `log_id` may be empty, which any log is.
+    pub(crate) async fn states(
+        &self,
+        view: &str,
+        version: &Version,
+        log_id: &str,
+        keys: Vec<String>,
+        range: TimeRange,
+        deadline: Instant,
+    ) -> Result<SpeedStates, ServingError> {
+        let boundary = version.boundary.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset });
+        let request = GetStatesRequest {
+            view: view.to_owned(),
+            fingerprint: version.definition.fingerprint().to_owned(),
+            log_id: log_id.to_owned(),
+            boundary: boundary.collect(),
+            keys,
+        };
+        let mut client = self.0.clone();
+        let response = within(deadline, client.get_states(request)).await?;
+        read(&response, version, range)
+    }
+}
+
+async fn within<T>(deadline: Instant, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, ServingError> {
+    match timeout_at(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(failure(&status)),
+        Err(_) => Err(ServingError::SpeedUnavailable { reason: "it took too long".to_owned() }),
+    }
+}
+
+fn failure(status: &Status) -> ServingError {
+    let reason = status.message().to_owned();
+    if status.code() != Code::FailedPrecondition {
+        let code = status.code();
+        return ServingError::SpeedUnavailable { reason: format!("{code:?}: {reason}") };
+    }
+    let mended = status.get_details_error_info().is_some_and(|info| MENDED_BY_RELOADING.contains(&info.reason.as_str()));
+    if mended { ServingError::Stale { reason } } else { ServingError::SpeedRefused { reason } }
+}
+
+fn read(response: &GetStatesResponse, version: &Version, range: TimeRange) -> Result<SpeedStates, ServingError> {
+    let unusable = |reason: String| ServingError::SpeedAnswer { reason };
+    let batches = wire::decode(&response.states).map_err(|e| unusable(e.to_string()))?;
+    if let Some(reason) = batches.iter().find_map(|batch| states::misfit(&batch.schema(), &version.definition)) {
+        return Err(unusable(reason));
+    }
+    let head: Offsets = response.head.iter().map(|at| (at.partition, at.offset)).collect();
+    let boundary = |partition: i32| version.boundary.get(&partition).copied().unwrap_or(0);
+    if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
+        return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
+    }
+    Ok(SpeedStates { rows: states::by_key(&batches, range)?, head })
+}

@@ -1,0 +1,252 @@
+//! A store with published versions, a speed layer that folds a list, and the real server between them.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use futures::stream::Empty;
+use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
+use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::{
+    CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
+    PrepareVersionRequest, PrepareVersionResponse,
+};
+use storage::batch_view::ViewWriter;
+use storage::config::{Period, ServingConfig};
+use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
+use storage::paths::{ViewFilePath, ViewName};
+use storage::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use views::columns::{self, Position};
+use views::{Definition, Event, EventSchema, fold, shard_of, wire};
+
+use crate::ServingError;
+
+pub(super) const DAY_US: i64 = 86_400_000_000;
+pub(super) const LOG_ID: &str = "a1b2";
+const SHARDS: u32 = 2;
+
+/// Event number `offset` of the one partition: one of three users, days 0 to 4, one and a half a piece.
+pub(super) fn event(offset: i64) -> Event {
+    Event {
+        event_id: format!("e{offset}"),
+        user_id: format!("user-{}", offset % 3),
+        event_time_us: (offset * 7 % 5) * DAY_US + offset,
+        event_type: String::new(),
+        amount: Some(15_000),
+        attributes: [].into(),
+    }
+}
+
+/// States of the events `[start, end)`.
+pub(super) fn states(definition: &Definition, start: i64, end: i64) -> RecordBatch {
+    let events: Vec<Event> = (start..end).map(event).collect();
+    let place = |offset| Position { partition: 0, offset, append_time_us: 0, content_hash: 0 };
+    let rows = columns::to_batch(events.iter().zip((start..end).map(place)), definition.schema());
+    fold::partial(definition, &rows).unwrap()
+}
+
+fn of_keys(states: &RecordBatch, wanted: impl Fn(&str) -> bool) -> RecordBatch {
+    let keys = states.column(0).as_string::<i32>();
+    let kept: BooleanArray = keys.iter().map(|key| key.map(&wanted)).collect();
+    filter_record_batch(states, &kept).unwrap()
+}
+
+fn view() -> ViewName {
+    "user_stats".parse().unwrap()
+}
+
+/// What the fake speed layer says, changed by tests as they go.
+#[derive(Debug, Default)]
+pub(super) struct Speed {
+    pub(super) head: i64,
+    /// Questions from a lower boundary are refused.
+    pub(super) oldest_boundary: i64,
+    pub(super) down: bool,
+    /// Whether it is not ready for any version.
+    pub(super) unprepared: bool,
+    /// Questions that were answered, whatever the answer.
+    pub(super) questions: usize,
+    /// Questions that came, those at the gate too.
+    pub(super) arrived: usize,
+}
+
+#[derive(Clone, Debug)]
+struct FakeSpeed {
+    state: Arc<Mutex<Speed>>,
+    /// A question waits for a permit.
+    gate: Arc<Semaphore>,
+    definition: Arc<Definition>,
+}
+
+/// Everything of one test.
+pub(super) struct Fixture {
+    pub(super) client: UserStatsServiceClient<Channel>,
+    pub(super) channel: Channel,
+    pub(super) store: Store,
+    pub(super) definition: Arc<Definition>,
+    pub(super) gate: Arc<Semaphore>,
+    state: Arc<Mutex<Speed>>,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Publishes `version`, the states of `[0, end)`, under `definition`.
+pub(super) async fn publish(store: &Store, definition: &Definition, version: i64, end: i64) {
+    let run_id = format!("run-{version}");
+    let states = states(definition, 0, end);
+    let mut files = Vec::new();
+    for shard in 0..SHARDS {
+        let path = ViewFilePath { view: view(), version, run_id: run_id.parse().unwrap(), part: shard };
+        let mut writer = ViewWriter::create(store, &path, Arc::clone(definition.state_schema()), shard).await.unwrap();
+        writer.write(&of_keys(&states, |key| shard_of(key, SHARDS) == shard)).unwrap();
+        files.push(writer.finish().await.unwrap());
+    }
+    let stored = DefinitionFile {
+        format_version: FORMAT_VERSION,
+        sql: definition.sql().to_owned(),
+        fingerprint: definition.fingerprint().to_owned(),
+        schema: serde_json::to_value(definition.schema()).unwrap(),
+    };
+    Definitions::new(store.clone(), view()).put(&stored).await.unwrap();
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        view: view(),
+        version,
+        parent: (version > 1).then(|| version - 1),
+        run_id,
+        created_time: "2026-11-21T02:00:00Z".to_owned(),
+        log_id: LOG_ID.to_owned(),
+        boundary: vec![end],
+        fingerprint: definition.fingerprint().to_owned(),
+        digest: String::new(),
+        event_count: end,
+        row_count: files.iter().map(|file| file.rows).sum(),
+        late_duplicate_count: 0,
+        conflict_count: 0,
+        engine: String::new(),
+        files,
+        audit: None,
+    };
+    let outcome = Manifests::new(store.clone(), view()).publish(&manifest).await.unwrap();
+    assert_eq!(outcome, PublishOutcome::Published);
+}
+
+/// An address that nobody listens on.
+pub(super) async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// Starts the server over `store` with the speed layer at `address`.
+pub(super) async fn serve(
+    store: &Store,
+    address: &str,
+    poll_interval: Duration,
+    shutdown: &CancellationToken,
+) -> (Channel, tokio::task::JoinHandle<Result<(), ServingError>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let config = ServingConfig { speed_layer: address.to_owned(), poll_interval: Period(poll_interval), ..ServingConfig::default() };
+    let server = crate::run(config, store.clone(), EventSchema::default(), listener, shutdown.clone());
+    let server = tokio::spawn(server);
+    (endpoint.connect_lazy(), server)
+}
+
+impl Fixture {
+    /// A server that looks for versions only when a question makes it, after `published` ends were published.
+    pub(super) async fn new(published: &[i64], head: i64) -> Self {
+        Self::with(views::definition::USER_STATS_SQL, published, head, Duration::from_secs(3600)).await
+    }
+
+    pub(super) async fn with(sql: &str, published: &[i64], head: i64, poll_interval: Duration) -> Self {
+        let definition = Arc::new(Definition::parse(sql, &EventSchema::default()).unwrap());
+        let store = Store::open("memory://").unwrap();
+        for (version, end) in (1..).zip(published) {
+            publish(&store, &definition, version, *end).await;
+        }
+        let state = Arc::new(Mutex::new(Speed { head, ..Speed::default() }));
+        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let shutdown = CancellationToken::new();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let fake = FakeSpeed { state: Arc::clone(&state), gate: Arc::clone(&gate), definition: Arc::clone(&definition) };
+        let stop = shutdown.clone().cancelled_owned();
+        let speed = Server::builder().add_service(RealtimeViewServiceServer::new(fake));
+        tokio::spawn(speed.serve_with_incoming_shutdown(TcpIncoming::from(listener), stop));
+
+        let (channel, _) = serve(&store, &address, poll_interval, &shutdown).await;
+        Self { client: UserStatsServiceClient::new(channel.clone()), channel, store, definition, gate, state, shutdown }
+    }
+
+    /// The fake speed layer. Do not hold it across an await.
+    pub(super) fn speed(&self) -> MutexGuard<'_, Speed> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) async fn publish(&self, version: i64, end: i64) {
+        publish(&self.store, &self.definition, version, end).await;
+    }
+}
+
+impl FakeSpeed {
+    fn answer(&self, request: &GetStatesRequest) -> Result<GetStatesResponse, Status> {
+        let mut state = self.state.lock().unwrap();
+        state.questions += 1;
+        let refuse =
+            |reason| Status::with_error_details(Code::FailedPrecondition, reason, ErrorDetails::with_error_info(reason, "merganser", []));
+        if state.down {
+            return Err(Status::unavailable("down for a test"));
+        }
+        if !request.log_id.is_empty() && request.log_id != LOG_ID {
+            return Err(refuse("OTHER_LOG"));
+        }
+        if request.fingerprint != self.definition.fingerprint() {
+            return Err(refuse("UNKNOWN_DEFINITION"));
+        }
+        let boundary = request.boundary.first().map_or(0, |at| at.offset);
+        if boundary < state.oldest_boundary {
+            return Err(refuse("BOUNDARY_RETIRED"));
+        }
+        let states = of_keys(&states(&self.definition, boundary, state.head), |key| request.keys.iter().any(|asked| asked == key));
+        let head = vec![PartitionOffset { partition: 0, offset: state.head }];
+        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head })
+    }
+}
+
+#[tonic::async_trait]
+impl RealtimeViewService for FakeSpeed {
+    type ExportStatesStream = Empty<Result<ExportStatesResponse, Status>>;
+
+    async fn cut(&self, _: Request<CutRequest>) -> Result<Response<CutResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn prepare_version(&self, _: Request<PrepareVersionRequest>) -> Result<Response<PrepareVersionResponse>, Status> {
+        let state = self.state.lock().unwrap();
+        if state.down || state.unprepared { Err(Status::unavailable("not ready")) } else { Ok(Response::new(PrepareVersionResponse {})) }
+    }
+
+    async fn get_states(&self, request: Request<GetStatesRequest>) -> Result<Response<GetStatesResponse>, Status> {
+        self.state.lock().unwrap().arrived += 1;
+        let _permit = self.gate.acquire().await.unwrap();
+        self.answer(&request.into_inner()).map(Response::new)
+    }
+
+    async fn export_states(&self, _: Request<ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+}

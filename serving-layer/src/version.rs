@@ -1,0 +1,99 @@
+//! One version of the view: its definition, its boundary, and the batch half behind it.
+
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
+use chrono::DateTime;
+use storage::batch_view::{BlockCache, OpenView};
+use storage::manifest::{Definitions, Manifest};
+use storage::store::Store;
+use views::{Definition, EventSchema, FoldError, shard_of};
+
+use crate::ServingError;
+use crate::position::Offsets;
+use crate::question::TimeRange;
+
+/// What one answer reads throughout. It never changes; the next version is another one.
+#[derive(Debug)]
+pub(crate) struct Version {
+    /// 0 while nothing is published.
+    pub(crate) number: i64,
+    pub(crate) definition: Definition,
+    /// Where the batch half ends.
+    pub(crate) boundary: Offsets,
+    batch: Option<OpenView>,
+}
+
+impl Version {
+    /// What answers while nothing is published: the built-in view, with every event still in the speed layer.
+    pub(crate) fn unpublished(events: &EventSchema) -> Self {
+        Self { number: 0, definition: Definition::user_stats(events), boundary: Offsets::new(), batch: None }
+    }
+
+    /// Opens and verifies a published version.
+    ///
+    /// # Errors
+    /// Whatever is not as the manifest says: a file, the stored definition, or the columns of the states.
+    pub(crate) async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, ServingError> {
+        let refuse = |reason: String| ServingError::VersionRefused { version: manifest.version, reason };
+        let stored = Definitions::new(store.clone(), manifest.view.clone()).get(&manifest.fingerprint).await?;
+        let schema: EventSchema =
+            serde_json::from_value(stored.schema).map_err(|e| refuse(format!("the event schema of its definition is not one: {e}")))?;
+        schema.validate().map_err(|e| refuse(format!("the event schema of its definition: {e}")))?;
+        let definition = Definition::parse(&stored.sql, &schema).map_err(|e| refuse(format!("its definition: {e}")))?;
+        if definition.fingerprint() != manifest.fingerprint {
+            let (here, there) = (definition.fingerprint(), &manifest.fingerprint);
+            return Err(refuse(format!("its states were folded as {there}, and its definition means {here} to this program")));
+        }
+        let boundary = (0..).zip(manifest.boundary.iter().copied()).collect();
+        let number = manifest.version;
+        let batch = OpenView::open(store, manifest, cache).await?;
+        if let Some(reason) = crate::states::misfit(batch.schema(), &definition) {
+            return Err(ServingError::VersionRefused { version: number, reason: format!("its files: {reason}") });
+        }
+        Ok(Self { number, definition, boundary, batch: Some(batch) })
+    }
+
+    /// The log that the boundary counts in; empty while nothing is published.
+    pub(crate) fn log_id(&self) -> &str {
+        self.manifest().map_or("", |manifest| &manifest.log_id)
+    }
+
+    /// The run that computed it; empty while nothing is published.
+    pub(crate) fn run_id(&self) -> &str {
+        self.manifest().map_or("", |manifest| &manifest.run_id)
+    }
+
+    /// Rows of states in the batch half.
+    pub(crate) fn rows_in_batch(&self) -> i64 {
+        self.manifest().map_or(0, |manifest| manifest.row_count)
+    }
+
+    /// When it was computed, in microseconds since 1970, if its manifest says so.
+    pub(crate) fn computed_us(&self) -> Option<i64> {
+        let time = DateTime::parse_from_rfc3339(&self.manifest()?.created_time).ok()?;
+        Some(time.timestamp_micros())
+    }
+
+    fn manifest(&self) -> Option<&Manifest> {
+        self.batch.as_ref().map(OpenView::manifest)
+    }
+
+    /// The batch half of one key: its state rows in `range`.
+    ///
+    /// # Errors
+    /// The store's. A failed read is never an empty one.
+    pub(crate) async fn batch_rows(&self, key: &str, range: TimeRange) -> Result<Vec<RecordBatch>, ServingError> {
+        let Some(batch) = &self.batch else { return Ok(Vec::new()) };
+        let rows = batch.rows(shard_of(key, batch.shards()), key).await?;
+        Ok(rows.iter().map(|rows| rows_in(rows, range)).collect::<Result<_, _>>()?)
+    }
+}
+
+/// A copy of the rows whose bucket is in `range`. It is a copy so that a slice of a large block does not keep all of it.
+pub(crate) fn rows_in(rows: &RecordBatch, range: TimeRange) -> Result<RecordBatch, FoldError> {
+    let buckets = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+    let inside = |row: usize| range.is_everything() || (buckets.is_valid(row) && range.holds(buckets.value(row)));
+    let kept: UInt32Array = (0..rows.num_rows()).filter(|row| inside(*row)).map(|row| row as u32).collect::<Vec<_>>().into();
+    Ok(take_record_batch(rows, &kept)?)
+}

@@ -1,0 +1,159 @@
+//! Which version answers now: open the newest one, verify it, swap it in, watch for the next.
+//!
+//! *Consistency.* Readers take one `Arc` and keep it for the whole answer; a swap replaces the pointer and touches nothing that
+//! is being read. A version is swapped in only when its files are verified and the speed layer has said that it can answer
+//! from there; until then the one before answers. Versions never go back: a rollback has a new number.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use storage::batch_view::BlockCache;
+use storage::manifest::{Manifest, Manifests};
+use storage::paths::ViewName;
+use storage::store::Store;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+use views::EventSchema;
+
+use crate::ServingError;
+use crate::speed::SpeedClient;
+use crate::version::Version;
+
+/// The versions of one view.
+#[derive(Debug)]
+pub(crate) struct Versions {
+    view: ViewName,
+    store: Store,
+    manifests: Manifests,
+    cache: BlockCache,
+    speed: SpeedClient,
+    speed_timeout: Duration,
+    current: RwLock<Arc<Version>>,
+    /// Held by whoever looks for the next version, so that it is opened once.
+    reload: Mutex<Reload>,
+}
+
+/// What is known about versions that do not answer yet.
+#[derive(Debug, Default)]
+struct Reload {
+    /// Verified, and waiting for the speed layer.
+    candidate: Option<Arc<Version>>,
+    /// Never to be served: trying again would end the same way.
+    refused: Option<i64>,
+    /// The last failure that was logged, so that a poll does not repeat it.
+    complaint: Option<String>,
+}
+
+impl Versions {
+    /// Decides on the first version: the newest in the store, or the built-in view over `events` if there is none.
+    ///
+    /// A speed layer that is down is no obstacle: the batch half can be served without it.
+    ///
+    /// # Errors
+    /// The newest version cannot be read, or is damaged, or has a definition that this program does not understand.
+    pub(crate) async fn open(
+        view: ViewName,
+        store: Store,
+        cache: BlockCache,
+        speed: SpeedClient,
+        speed_timeout: Duration,
+        events: &EventSchema,
+    ) -> Result<Self, ServingError> {
+        let manifests = Manifests::new(store.clone(), view.clone());
+        let first = match manifests.latest().await? {
+            None => Version::unpublished(events),
+            Some(manifest) => Version::open(&store, manifest, &cache).await?,
+        };
+        info!(version = first.number, boundary = ?first.boundary, rows = first.rows_in_batch(), "first version");
+        let current = RwLock::new(Arc::new(first));
+        let versions = Self { view, store, manifests, cache, speed, speed_timeout, current, reload: Mutex::default() };
+        let first = versions.current();
+        if first.number > 0
+            && let Err(e) = versions.prepare(&first).await
+        {
+            warn!(version = first.number, reason = e.in_one_line(), "serving without the speed layer");
+        }
+        Ok(versions)
+    }
+
+    /// The view.
+    pub(crate) fn view(&self) -> &str {
+        self.view.as_str()
+    }
+
+    /// The version that answers now. Take it once for each answer.
+    pub(crate) fn current(&self) -> Arc<Version> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks for the next version every `period`, for ever.
+    pub(crate) async fn watch(&self, period: Duration) {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.refresh(self.current().number).await;
+        }
+    }
+
+    /// Looks for a version after `seen` now, unless somebody has found one already. Afterwards [`Self::current`] is the newest
+    /// that can answer; what stood in the way of a newer one is logged here.
+    pub(crate) async fn refresh(&self, seen: i64) {
+        let mut reload = self.reload.lock().await;
+        if self.current().number != seen {
+            return;
+        }
+        match self.advance(&mut reload).await {
+            Ok(()) => reload.complaint = None,
+            Err(e) => complain(&mut reload, &e),
+        }
+    }
+
+    async fn advance(&self, reload: &mut Reload) -> Result<(), ServingError> {
+        let Some(manifest) = self.manifests.latest().await? else { return Ok(()) };
+        let number = manifest.version;
+        if number <= self.current().number || reload.refused == Some(number) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let next = match reload.candidate.take() {
+            Some(candidate) if candidate.number == number && candidate.run_id() == manifest.run_id => candidate,
+            _ => Arc::new(self.verified(manifest, reload).await?),
+        };
+        reload.candidate = Some(Arc::clone(&next));
+        self.prepare(&next).await?;
+        reload.candidate = None;
+        let (boundary, rows) = (&next.boundary, next.rows_in_batch());
+        info!(version = number, ?boundary, rows, elapsed_ms = started.elapsed().as_millis() as u64, "swapped version");
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    async fn verified(&self, manifest: Manifest, reload: &mut Reload) -> Result<Version, ServingError> {
+        let number = manifest.version;
+        let opened = Version::open(&self.store, manifest, &self.cache).await;
+        if opened.as_ref().is_err_and(ServingError::is_permanent) {
+            reload.refused = Some(number);
+        }
+        opened
+    }
+
+    async fn prepare(&self, version: &Version) -> Result<(), ServingError> {
+        self.speed.prepare(self.view(), version.number, Instant::now() + self.speed_timeout).await
+    }
+}
+
+/// Logs a failure once, however often it comes back: as an error if a person must look, else as a warning.
+fn complain(reload: &mut Reload, failure: &ServingError) {
+    let reason = failure.in_one_line();
+    if reload.complaint.as_ref() == Some(&reason) {
+        return;
+    }
+    if failure.is_permanent() {
+        error!(reason, "the newest version cannot be served; the one before answers");
+    } else {
+        warn!(reason, "the newest version is not ready; the one before answers");
+    }
+    reload.complaint = Some(reason);
+}
