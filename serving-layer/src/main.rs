@@ -81,6 +81,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn serve(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();

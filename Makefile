@@ -1,0 +1,56 @@
+# `make` lists the targets. Nothing but a Rust toolchain and a C compiler is assumed; everything is built in the dev profile.
+#
+# Every cargo call selects the whole workspace, so that all targets share one build of the dependencies.
+
+SHELL := /bin/sh
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules demo-events
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: build ## the whole path on orders (SCALE=0.01) or on your own events (EVENTS=file), checked against a plain fold
+	@$(BIN)/demo $(if $(EVENTS),--events '$(EVENTS)') $(if $(SCALE),--scale '$(SCALE)')
+
+test: ## every test that needs no outside server
+	cargo test --workspace --quiet
+
+run: build ## both servers on the default ports with ./data, until Ctrl-C
+	@$(BIN)/run-servers
+
+load-test: ## the load test (comes with a later issue)
+	@echo 'make load-test comes with a later issue'; exit 1
+
+bench: ## the benches (come with a later issue)
+	@echo 'make bench comes with a later issue'; exit 1
+
+ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, demos; prints minutes against budgets
+	@.ci/parts fmt:1 lint:14 doc:3 deps:1 buf:1 test:16 schedules:4 demo:2 demo-events:3
+
+fmt: ## fails where `cargo fmt` would change something
+	cargo fmt --all --check
+
+lint: ## clippy, every warning an error
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+doc: ## rustdoc of our crates, every warning an error
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+deps: ## exactly one version of arrow, parquet, object_store and tonic
+	@.ci/deps arrow parquet object_store tonic
+
+buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
+	@.ci/buf
+
+schedules: ## random schedules against the oracle (SCHEDULES=100, SEED=printed seed)
+	SCHEDULES=$(or $(SCHEDULES),100) cargo test --workspace --quiet --test agreement -- --nocapture
+
+demo-events: ## `make demo` on the first month of Online Retail, skipped where the file is not there
+	@if [ -e '$(ONLINE_RETAIL)' ]; then $(MAKE) --no-print-directory demo EVENTS='$(ONLINE_RETAIL)'; \
+	else echo 'skipped: there is no $(ONLINE_RETAIL)'; fi
+
+build:
+	@cargo build --workspace --bins --quiet

@@ -1,0 +1,142 @@
+//! The input cut in two: what is loaded before the batch run, and what arrives after it.
+//!
+//! The last rows are live, and of the others every hundredth is held back: it arrives late, when rows with newer times have
+//! long been counted. The last rows of the first part are also written to a third file, to be sent twice.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use integration_tests::plain_fold::Part;
+use integration_tests::plain_fold::records::{self, RecordFile};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+/// One row of so many is held back.
+const LATE_EVERY: u64 = 100;
+/// Rows that are sent twice.
+const RESENT_ROWS: u64 = 1000;
+
+/// Which row is sent when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Rows of the input.
+    pub(crate) rows: u64,
+}
+
+impl Plan {
+    /// The first row of the live end, so that nine tenths of all rows come before the batch run.
+    fn live_from(self) -> u64 {
+        self.rows * 10 / 11
+    }
+
+    /// When `row` is sent, counted from 0.
+    pub(crate) fn part(self, row: u64) -> Part {
+        let held_back = row % LATE_EVERY == LATE_EVERY / 2;
+        if row >= self.live_from() || held_back { Part::Live } else { Part::Batch }
+    }
+
+    fn sent_twice(self, row: u64) -> bool {
+        self.part(row) == Part::Batch && row + RESENT_ROWS >= self.live_from()
+    }
+
+    /// Rows that go into each of the three files.
+    fn targets(self, row: u64) -> [bool; 3] {
+        let part = self.part(row);
+        [part == Part::Batch, part == Part::Live, self.sent_twice(row)]
+    }
+}
+
+/// The input in three files of its own format.
+#[derive(Clone, Debug)]
+pub(crate) struct Split {
+    /// Which row went where.
+    pub(crate) plan: Plan,
+    /// Sent before the batch run.
+    pub(crate) first: PathBuf,
+    /// Sent after it.
+    pub(crate) live: PathBuf,
+    /// Rows of `first` that are sent once more.
+    pub(crate) again: PathBuf,
+}
+
+/// Writes the three files into `folder`.
+pub(crate) fn split(input: &Path, folder: &Path) -> Result<Split> {
+    let parquet = records::is_parquet(input);
+    let rows = if parquet { parquet_rows(input)? } else { text_rows(input)? };
+    ensure!(rows >= 20, "{} has {rows} events, too few to cut in two", input.display());
+    let plan = Plan { rows };
+    let ending = records::ending(input);
+    let paths = ["first", "live", "again"].map(|name| folder.join(format!("{name}.{ending}")));
+    if parquet {
+        split_parquet(input, plan, &paths)?
+    } else {
+        split_text(input, plan, &paths)?
+    }
+    let [first, live, again] = paths;
+    Ok(Split { plan, first, live, again })
+}
+
+fn text_rows(input: &Path) -> Result<u64> {
+    let mut rows = 0;
+    for record in records::open(input)?.records {
+        record?;
+        rows += 1;
+    }
+    Ok(rows)
+}
+
+fn split_text(input: &Path, plan: Plan, paths: &[PathBuf; 3]) -> Result<()> {
+    let RecordFile { header, records } = records::open(input)?;
+    let mut files = Vec::new();
+    for path in paths {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(header.as_deref().unwrap_or_default())?;
+        files.push(file);
+    }
+    for (row, record) in (0..).zip(records) {
+        let mut record = record?;
+        if !record.ends_with(b"\n") {
+            record.push(b'\n');
+        }
+        for (file, _) in files.iter_mut().zip(plan.targets(row)).filter(|(_, wanted)| *wanted) {
+            file.write_all(&record)?;
+        }
+    }
+    files.iter_mut().try_for_each(BufWriter::flush).context("writing the parts of the input")
+}
+
+fn open_parquet(input: &Path) -> Result<(u64, ParquetRecordBatchReader)> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(input)?)?;
+    let rows = builder.metadata().file_metadata().num_rows().unsigned_abs();
+    Ok((rows, builder.build()?))
+}
+
+fn parquet_rows(input: &Path) -> Result<u64> {
+    Ok(open_parquet(input)?.0)
+}
+
+fn split_parquet(input: &Path, plan: Plan, paths: &[PathBuf; 3]) -> Result<()> {
+    let (_, batches) = open_parquet(input)?;
+    let mut files = Vec::new();
+    for path in paths {
+        files.push(ArrowWriter::try_new(File::create(path)?, arrow::array::RecordBatchReader::schema(&batches), None)?);
+    }
+    let mut row = 0;
+    for batch in batches {
+        let batch: RecordBatch = batch?;
+        let rows = row..row + batch.num_rows() as u64;
+        row = rows.end;
+        for (target, file) in files.iter_mut().enumerate() {
+            let wanted: BooleanArray = rows.clone().map(|row| Some(plan.targets(row)[target])).collect();
+            file.write(&filter_record_batch(&batch, &wanted)?)?;
+        }
+    }
+    for file in files {
+        file.close()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! The proof that the layers together are right: a harness as a library, two programs and the tests over it.
+//!
+//! Whatever is compared with the product shares no code with it. `plain_fold` reads event files with parsers of its own and
+//! adds them up, `oracle` is a list of acknowledged events; neither knows what a log, a boundary or a state is. The product
+//! is met in two ways: as real processes, by the programs `demo` and `run-servers`, and as three servers in the process of a
+//! test (`cluster`), which random operations (`schedule`, `player`) drive while every answer is compared.
+//!
+//! Nothing here waits for a fixed time as a proof of anything: it polls for a condition, with a deadline.
+
+/// Three real servers in one process.
+pub mod cluster;
+/// What every answer must be, from a list of acknowledged events.
+pub mod oracle;
+/// An event file added up with no code of the product.
+pub mod plain_fold;
+/// A schedule carried out, every answer compared.
+pub mod player;
+/// The layers as processes: started, listened to, stopped on every exit path.
+pub mod processes;
+/// Random operations from one printed seed.
+pub mod schedule;
