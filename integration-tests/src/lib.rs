@@ -10,6 +10,7 @@
 /// Three real servers in one process.
 pub mod cluster;
 /// What every answer must be, from a list of acknowledged events.
+#[allow(missing_docs, reason = "sixty lines, and every name says it")]
 pub mod oracle;
 /// An event file added up with no code of the product.
 pub mod plain_fold;

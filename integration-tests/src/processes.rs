@@ -11,12 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 /// How long a server may take until it listens: replay of its log included.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a server may take to stop by itself.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a server may take to stop by itself; it gives calls in flight five seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a log that an error shows.
 const SHOWN_LINES: usize = 15;
 
@@ -123,16 +124,33 @@ impl Server {
         self.child.wait().await.with_context(|| self.name.to_owned())
     }
 
-    /// Waits until it has stopped after the terminal's Ctrl-C, which reaches it too, and kills it if it does not.
+    /// Asks it to stop, as Ctrl-C in the terminal has done already, and kills it if it does not.
     ///
     /// # Errors
     /// When it cannot be killed.
     pub async fn stop(mut self) -> Result<()> {
+        if let Some(id) = self.child.id() {
+            // Where there is no `kill`, the patience below ends it.
+            let _asked = Command::new("kill").args(["-TERM", &id.to_string()]).stderr(Stdio::null()).status().await;
+        }
         if timeout(STOP_PATIENCE, self.child.wait()).await.is_err() {
             self.child.kill().await.with_context(|| self.name.to_owned())?;
         }
         Ok(())
     }
+}
+
+/// Waits for Ctrl-C, or the signal that asks a process to end.
+///
+/// # Errors
+/// When the system gives no signals.
+pub async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ctrl_c = tokio::signal::ctrl_c() => ctrl_c?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn address(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {

@@ -59,11 +59,32 @@ enum Rule {
     Nullness,
 }
 
+/// Which keys are compared.
+pub(super) enum Keys {
+    /// All but these.
+    AllBut(BTreeSet<String>),
+    /// These alone.
+    Only(BTreeSet<String>),
+}
+
+impl Keys {
+    fn are_all(&self) -> bool {
+        matches!(self, Self::AllBut(none) if none.is_empty())
+    }
+
+    fn hold(&self, key: &str) -> bool {
+        match self {
+            Self::AllBut(out) => !out.contains(key),
+            Self::Only(keys) => keys.contains(key),
+        }
+    }
+}
+
 /// A comparison under way, over any number of shards.
 pub(super) struct Comparison<'a> {
     definition: &'a Definition,
     rules: Vec<Rule>,
-    left_out: BTreeSet<String>,
+    keys: Keys,
     pub(super) keys_compared: i64,
     /// Events that the new view counts.
     pub(super) event_count: i64,
@@ -73,23 +94,16 @@ pub(super) struct Comparison<'a> {
 type States = BoxStream<'static, Result<RecordBatch, StoreError>>;
 
 impl<'a> Comparison<'a> {
-    /// Compares every key but those of `left_out`.
-    pub(super) fn new(definition: &'a Definition, left_out: BTreeSet<String>) -> Self {
-        let sql = definition.sql().to_lowercase();
-        let quantiles = sql.contains("approx_percentile") || sql.contains("approx_median");
-        let rule = |(exact, kind): (bool, &DataType)| match (exact, kind.is_floating() && !quantiles) {
+    pub(super) fn new(definition: &'a Definition, keys: Keys) -> Self {
+        let kinds = definition.output_schema().fields().iter().map(|field| field.data_type());
+        let exactness = definition.exact_outputs().into_iter().zip(definition.estimated_outputs());
+        let rule = |((exact, estimated), kind): ((bool, bool), &DataType)| match (exact, kind.is_floating() && !estimated) {
             (true, _) => Rule::Exact,
             (false, true) => Rule::Close,
             (false, false) => Rule::Nullness,
         };
-        let kinds = definition.output_schema().fields().iter().map(|field| field.data_type());
-        let rules = definition.exact_outputs().into_iter().zip(kinds).map(rule).collect();
-        Self { definition, rules, left_out, keys_compared: 0, event_count: 0, differences: Vec::new() }
-    }
-
-    /// Keys that were not compared, for they were folded again from raw events alone.
-    pub(super) fn keys_refolded(&self) -> i64 {
-        self.left_out.len() as i64
+        let rules = exactness.zip(kinds).map(rule).collect();
+        Self { definition, rules, keys, keys_compared: 0, event_count: 0, differences: Vec::new() }
     }
 
     /// Compares `new` with `old ⊕ delta`. All three are in order of key and bucket.
@@ -128,18 +142,18 @@ impl<'a> Comparison<'a> {
         let expected = finish(self.definition, expected, Granularity::Bucket)?;
         let counts = new.column(2).as_any().downcast_ref::<Int64Array>().expect("the count is Int64");
         self.event_count += sum(counts).unwrap_or(0);
-        let (new, expected) = (self.without_left_out(new)?, self.without_left_out(expected)?);
+        let (new, expected) = (self.chosen(new)?, self.chosen(expected)?);
         self.keys_compared += distinct_keys(&new);
         self.compare(&new, &expected);
         Ok(())
     }
 
-    fn without_left_out(&self, rows: RecordBatch) -> Result<RecordBatch, FoldError> {
-        if self.left_out.is_empty() {
+    fn chosen(&self, rows: RecordBatch) -> Result<RecordBatch, FoldError> {
+        if self.keys.are_all() {
             return Ok(rows);
         }
-        let stays: BooleanArray = keys(&rows).iter().map(|key| key.map(|key| !self.left_out.contains(key))).collect();
-        Ok(filter_record_batch(&rows, &stays)?)
+        let chosen: BooleanArray = keys(&rows).iter().map(|key| key.map(|key| self.keys.hold(key))).collect();
+        Ok(filter_record_batch(&rows, &chosen)?)
     }
 
     fn compare(&mut self, new: &RecordBatch, expected: &RecordBatch) {

@@ -4,7 +4,7 @@
 //! It needs memory for every identity of one partition (16 bytes and a table's overhead each) and for the states of every key;
 //! the memory limit of a run does not hold here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -17,18 +17,24 @@ use crate::progress::Stage;
 use crate::shard::failed_on;
 use crate::source::{Source, column};
 
-/// The states of one partition, each key and bucket once, in order.
-pub(super) async fn fold(source: &Source, definition: &Definition) -> Result<RecordBatch, RunError> {
+/// The states of one partition, each key and bucket once, in order; of `only` these users, if they are named.
+pub(super) async fn fold(source: &Source, definition: &Definition, only: Option<&BTreeSet<String>>) -> Result<RecordBatch, RunError> {
     let partition = source.partition;
     let mut seen = HashSet::new();
     let mut tree = Tree { definition, levels: Vec::new() };
     let mut batches = source.batches(Stage::Audit);
     while let Some(batch) = batches.try_next().await? {
+        let batch = only.map_or(batch.clone(), |users| of_users(&batch, users));
         let firsts = source.columns.widen(&first_seen(&batch, &mut seen));
         let states = fold::partial(definition, &firsts).map_err(|error| failed_on(definition, partition, &firsts, error))?;
         tree.add(states).map_err(|source| RunError::Fold { partition, source })?;
     }
     tree.finish().map_err(|source| RunError::Fold { partition, source })
+}
+
+fn of_users(batch: &RecordBatch, users: &BTreeSet<String>) -> RecordBatch {
+    let wanted: BooleanArray = column::<StringArray>(batch, "user_id").iter().map(|user| user.map(|user| users.contains(user))).collect();
+    filter_record_batch(batch, &wanted).expect("the mask has an entry for each row")
 }
 
 /// The rows whose identity was not seen before. Offsets ascend, so the first one seen is the lowest.

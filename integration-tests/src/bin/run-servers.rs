@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use integration_tests::processes::{Binaries, Server};
+use integration_tests::processes::{Binaries, Server, interrupted};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -24,7 +24,7 @@ async fn serve() -> Result<()> {
     let mut serving = binaries.serve("serving-layer").await?;
     say_what_to_try(&speed, &serving);
     tokio::select! {
-        signal = tokio::signal::ctrl_c() => signal?,
+        signal = interrupted() => signal?,
         status = speed.ended() => bail!("speed-layer ended with {}\n{}", status?, speed.last_words()),
         status = serving.ended() => bail!("serving-layer ended with {}\n{}", status?, serving.last_words()),
     }
@@ -40,7 +40,11 @@ fn say_what_to_try(speed: &Server, serving: &Server) {
     println!("speed-layer    {}  takes events", speed.address);
     println!("serving-layer  {}  answers", serving.address);
     println!("data and logs are in ./data; Ctrl-C stops both\n\ntry in another terminal:");
-    println!("  {bin}/speed-layer load EVENTS.jsonl      # send an event file");
-    println!("  {bin}/serving-layer get USER_ID --explain  # both halves and their sum");
-    println!("  {bin}/batch-layer run                    # recompute; ask again and see the halves move");
+    for (command, does) in [
+        ("speed-layer load EVENTS.jsonl", "send an event file"),
+        ("serving-layer get USER_ID --explain", "both halves and their sum"),
+        ("batch-layer run", "recompute; ask again and see the halves move"),
+    ] {
+        println!("  {:60} # {does}", format!("{bin}/{command}"));
+    }
 }

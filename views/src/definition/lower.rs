@@ -222,7 +222,9 @@ impl Lowering {
             }
             let kind = expression.data_type(aggregate.schema.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
             fields.push(Field::new(name, kind, true));
-            outputs.push(Output { expression, exact: columns.iter().all(|c| aggregates[c.index() - first_aggregate].exact) });
+            let of: Vec<&Aggregate> = columns.iter().map(|c| &aggregates[c.index() - first_aggregate]).collect();
+            let estimated = of.iter().any(|a| !a.exact && a.function.fun().name().starts_with("approx_"));
+            outputs.push(Output { expression, exact: of.iter().all(|a| a.exact), estimated });
         }
         Ok((outputs, fields))
     }

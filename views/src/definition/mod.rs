@@ -68,6 +68,8 @@ pub(crate) struct Output {
     pub(crate) expression: Arc<dyn PhysicalExpr>,
     /// Whether every aggregate in it is exact.
     pub(crate) exact: bool,
+    /// Whether an aggregate in it is an inexact estimate.
+    pub(crate) estimated: bool,
 }
 
 impl Definition {
@@ -162,6 +164,19 @@ impl Definition {
     #[must_use]
     pub fn exact_outputs(&self) -> Vec<bool> {
         [true, true, true].into_iter().chain(self.outputs.iter().map(|output| output.exact)).collect()
+    }
+
+    /// For each column of [`Self::output_schema`], whether it is an estimate whose error has no bound in last digits, such as
+    /// a quantile from a sketch.
+    #[must_use]
+    pub fn estimated_outputs(&self) -> Vec<bool> {
+        [false; 3].into_iter().chain(self.outputs.iter().map(|output| output.estimated)).collect()
+    }
+
+    /// Whether the SQL has a WHERE, so that some events are in no group.
+    #[must_use]
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
     }
 
     /// Names of the event columns that the view reads, with those that place an event.

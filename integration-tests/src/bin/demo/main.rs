@@ -22,9 +22,8 @@ mod step;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use integration_tests::processes::interrupted;
 
 /// Shows a Lambda system answer correctly, from events to merged statistics.
 #[derive(Parser)]
@@ -56,13 +55,4 @@ async fn main() {
     };
     // By now the scenario is dropped, and with it every process and the folder. A fold may still be reading: exit at once.
     std::process::exit(code)
-}
-
-async fn interrupted() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        ctrl_c = tokio::signal::ctrl_c() => ctrl_c?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
 }

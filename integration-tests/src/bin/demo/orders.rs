@@ -1,4 +1,4 @@
-//! The default events: TPC-H orders by customer, as `tpchgen` makes them.
+//! The default events: TPC-H orders by customer, as `tpchgen` makes them, and two of somebody who is new.
 
 use std::fs::File;
 use std::io::{BufWriter, Result, Write};
@@ -12,6 +12,10 @@ use tpchgen::generators::OrderGenerator;
 const SEED: u64 = 7;
 /// An order arrives up to so many days after its date: rows are late by weeks, and yet the newest come last.
 const MOST_DAYS_LATE: i32 = 30;
+/// The last lines: every TPC-H customer has been ordering for years, and a newcomer's answer is all live.
+const NEWCOMER: &str = r#"{"event_id":"first","user_id":"newcomer","event_time":"1998-08-02T09:30:00Z","event_type":"O","amount":"19.90"}
+{"event_id":"second","user_id":"newcomer","event_time":"1998-08-02T09:45:00Z","event_type":"O","amount":"5.05"}
+"#;
 
 /// Writes the orders of `scale` (1 is 1.5 million) to `path`, one event a line, in the order in which they arrive.
 pub(crate) fn write(path: &Path, scale: f64) -> Result<()> {
@@ -35,5 +39,6 @@ pub(crate) fn write(path: &Path, scale: f64) -> Result<()> {
             order.o_clerk,
         )?;
     }
+    file.write_all(NEWCOMER.as_bytes())?;
     file.flush()
 }

@@ -140,3 +140,69 @@ fn split_parquet(input: &Path, plan: Plan, paths: &[PathBuf; 3]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray};
+    use integration_tests::plain_fold::PlainFold;
+
+    use super::*;
+
+    const ROWS: u64 = 2500;
+
+    fn columns() -> [(&'static str, Vec<String>); 4] {
+        let column = |make: fn(u64) -> String| (0..ROWS).map(make).collect();
+        [
+            ("event_id", column(|row| format!("e{row}"))),
+            ("user_id", column(|row| format!("user\n{}", row % 7))),
+            ("event_time", column(|row| format!("2024-01-01T00:00:{:02}Z", row % 60))),
+            ("amount", column(|row| format!("{row}.25"))),
+        ]
+    }
+
+    fn write_csv(path: &Path) {
+        let columns = columns();
+        let mut text = "event_id,user_id,event_time,amount\n".to_owned();
+        for row in 0..ROWS as usize {
+            text += &columns.each_ref().map(|(_, cells)| format!("\"{}\"", cells[row])).join(",");
+            text += "\r\n";
+        }
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn write_parquet(path: &Path) {
+        let columns = columns().map(|(name, cells)| (name, Arc::new(StringArray::from(cells)) as ArrayRef));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// Proves that the parts together are the whole, each row once, in every format; that nine tenths come first; and that
+    /// what is sent twice is all of the first part.
+    #[test]
+    fn parts_are_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = ["jsonl", "csv", "parquet"].map(|ending| folder.path().join(format!("input.{ending}")));
+        crate::orders::write(&inputs[0], 0.002).unwrap();
+        write_csv(&inputs[1]);
+        write_parquet(&inputs[2]);
+        for input in &inputs {
+            let split = split(input, folder.path()).unwrap();
+            let mut whole = PlainFold::default();
+            [Part::Batch, Part::Live].iter().for_each(|part| whole.add_file(input, *part, |row| split.plan.part(row)).unwrap());
+            let mut parts = PlainFold::default();
+            parts.add_file(&split.first, Part::Batch, |_| Part::Batch).unwrap();
+            parts.add_file(&split.live, Part::Live, |_| Part::Live).unwrap();
+            assert_eq!((&parts.users, parts.skipped, parts.repeated), (&whole.users, 0, 0), "{}", input.display());
+            let (total, rows) = (whole.total(), split.plan.rows);
+            assert_eq!(total.total().count, rows);
+            assert!((rows * 89 / 100..rows * 91 / 100).contains(&total.batch.count), "{total:?}");
+            parts.add_file(&split.again, Part::Batch, |_| Part::Batch).unwrap();
+            assert!(parts.repeated > 900 && parts.users == whole.users);
+        }
+    }
+}
