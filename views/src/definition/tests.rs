@@ -137,3 +137,44 @@ fn integer_sums_do_not_wrap() {
     let sum = arrow::util::display::array_value_to_string(outputs.column(3), 0).unwrap();
     assert_eq!(sum, "18446744073709551614");
 }
+
+/// Proves that the states of every aggregate with a frozen format are still written as they were: stored views outlive
+/// releases. A change here needs a new number in [`fingerprint::FROZEN`], not a new expectation.
+#[test]
+fn frozen_states() {
+    let expected = [
+        ("approx_distinct", "approx_distinct(item)", "5c8bf652c5ffe119"),
+        ("approx_percentile_cont", "approx_percentile_cont(quantity, 0.5)", "0eb593068d2fa6ca"),
+        ("avg", "avg(amount)", "39cdb14143514ffd"),
+        ("bool_and", "bool_and(quantity > 2)", "4c10800bd04218ad"),
+        ("bool_or", "bool_or(quantity > 2)", "1da60f6d45d8f94d"),
+        ("count", "count(DISTINCT item), count(*)", "dfcc561554cbc1f2"),
+        ("first_value", "first_value(item ORDER BY event_time)", "1ec20d24cee42749"),
+        ("last_value", "last_value(item ORDER BY event_time)", "0c61474148553737"),
+        ("max", "max(amount)", "f03c53d06735e893"),
+        ("min", "min(event_time)", "588fb190e8993eee"),
+        ("stddev", "stddev(quantity)", "b0d0fc9f485c6e9c"),
+        ("stddev_pop", "stddev_pop(quantity)", "b0d0fc9f485c6e9c"),
+        ("sum", "sum(amount), sum(quantity)", "04cbd86e42e98b63"),
+        ("var", "var(quantity)", "b0d0fc9f485c6e9c"),
+    ];
+    assert_eq!(expected.map(|(name, ..)| name), fingerprint::FROZEN.map(|(name, _)| name));
+    let event = |i: i64| Event {
+        event_id: i.to_string(),
+        user_id: format!("u{}", i % 2),
+        event_time_us: i * 1_000_003,
+        event_type: String::new(),
+        amount: Some(i128::from(i) * 12_345),
+        attributes: [("quantity".to_owned(), i.to_string()), ("item".to_owned(), format!("item-{}", i % 3))].into(),
+    };
+    let events: Vec<_> = (0..9).map(|i| (event(i), Position { partition: 0, offset: i, append_time_us: 0, content_hash: 0 })).collect();
+    let batch = to_batch(events.iter().map(|(e, p)| (e, *p)), &schema());
+    let found = expected.map(|(name, measures, _)| {
+        let definition = Definition::parse(&format!("SELECT user_id, {measures} FROM events GROUP BY user_id"), &schema()).unwrap();
+        let states = partial(&definition, &batch).unwrap();
+        let mut digest = crate::digest::Digest::default();
+        digest.update(&states, &vec![true; states.num_columns()]);
+        (name, measures, digest.finish()[..16].to_owned())
+    });
+    assert_eq!(found, expected.map(|(name, measures, digest)| (name, measures, digest.to_owned())));
+}
