@@ -39,7 +39,9 @@ impl GatedDisk {
     /// Returns once so many syncs have come to the gate.
     fn wait_for_syncs(&self, syncs: usize) {
         let gate = self.gate.lock().unwrap();
-        drop(self.changed.wait_while(gate, |(_, arrived)| *arrived < syncs).unwrap());
+        let patience = std::time::Duration::from_secs(30);
+        let (_gate, waited) = self.changed.wait_timeout_while(gate, patience, |(_, arrived)| *arrived < syncs).unwrap();
+        assert!(!waited.timed_out(), "nobody syncs");
     }
 
     fn syncs(&self) -> usize {
