@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules demo-events
+.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules mutants demo-events
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 
 schedules: ## random schedules against the oracle (SCHEDULES=100, SEED=printed seed)
 	SCHEDULES=$(or $(SCHEDULES),100) cargo test --workspace --quiet --test agreement -- --nocapture
+
+mutants: ## plants bugs one by one and shows that a test finds each
+	@integration-tests/mutants/replay
 
 demo-events: ## `make demo` on the first month of Online Retail, skipped where the file is not there
 	@if [ -e '$(ONLINE_RETAIL)' ]; then $(MAKE) --no-print-directory demo EVENTS='$(ONLINE_RETAIL)'; \
