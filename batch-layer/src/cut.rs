@@ -18,12 +18,17 @@ pub(crate) struct Cut {
 
 impl Cut {
     /// Without a speed layer: in each partition the end of the unbroken chain of segments from offset 0.
-    pub(crate) fn archived(options: &RunOptions, segments: &[SegmentMeta], parent: Option<&Manifest>) -> Result<Self, RunError> {
+    pub(crate) fn archived(
+        options: &RunOptions,
+        segments: &[SegmentMeta],
+        parent: Option<&Manifest>,
+        owner: Option<String>,
+    ) -> Result<Self, RunError> {
         let partitions = parent.map_or(options.partitions, |p| p.boundary.len() as u32);
         if let Some(beyond) = segments.iter().map(|s| s.path.partition).find(|found| *found >= partitions) {
             return Err(RunError::Partitions { expected: partitions, found: beyond });
         }
-        let log_id = parent.map(|p| p.log_id.clone()).unwrap_or_default();
+        let log_id = owner.or_else(|| parent.map(|p| p.log_id.clone())).unwrap_or_default();
         Ok(Self { log_id, boundary: (0..partitions).map(|p| archived_edge(segments, p)).collect() })
     }
 

@@ -26,6 +26,28 @@ pub enum RunError {
         /// Where its SQL should be.
         file: String,
     },
+    /// The view was declared once, and its file is gone.
+    #[error(
+        "{file} is not there, and version {version} was computed from another definition than the built-in one; set [views] dir, or put the file back"
+    )]
+    DefinitionGone {
+        /// Where its SQL should be.
+        file: String,
+        /// The newest version.
+        version: i64,
+    },
+    /// `events.amount` was changed.
+    #[error(
+        "events.amount is {here}, and version {version} has amounts of {before}; the type of amount is fixed with the first version: set it back"
+    )]
+    AmountType {
+        /// The newest version.
+        version: i64,
+        /// Its type.
+        before: String,
+        /// The type in the settings.
+        here: String,
+    },
     /// A file or folder of this machine cannot be used.
     #[error("{path} cannot be used")]
     Local {
@@ -183,7 +205,12 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
         match self {
-            Self::Definition { .. } | Self::NoDefinition { .. } | Self::Partitions { .. } | Self::SpeedAddress { .. } => 2,
+            Self::Definition { .. }
+            | Self::NoDefinition { .. }
+            | Self::DefinitionGone { .. }
+            | Self::AmountType { .. }
+            | Self::Partitions { .. }
+            | Self::SpeedAddress { .. } => 2,
             Self::Lost { .. } => 3,
             Self::SpeedUnreachable { .. } => 4,
             Self::SpeedFailed { source, .. } => match source.code() {

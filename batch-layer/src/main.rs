@@ -20,6 +20,8 @@ use tracing_subscriber::EnvFilter;
 
 const NOTHING_TO_DO: u8 = 99;
 const CONFIGURATION: u8 = 2;
+/// Stopped by a signal, as shells count it.
+const INTERRUPTED: u8 = 130;
 
 /// Recomputes batch views from the master dataset and publishes them.
 #[derive(Parser)]
@@ -54,6 +56,9 @@ enum Command {
         /// Partitions recomputed at a time
         #[arg(long, value_name = "N")]
         threads: Option<NonZeroUsize>,
+        /// Publish a new version though nothing has changed, say because the files of the last one are damaged
+        #[arg(long)]
+        force: bool,
     },
     /// List the published versions, newest first
     Versions,
@@ -94,13 +99,32 @@ async fn main() -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
-    match Box::pin(execute(cli, &config, &store)).await {
+    let outcome = tokio::select! {
+        outcome = Box::pin(execute(cli, &config, &store)) => outcome,
+        () = stop_signal() => {
+            eprintln!("batch-layer: interrupted; nothing was published, and what was written is not part of any version");
+            return ExitCode::from(INTERRUPTED);
+        }
+    };
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let code = error.downcast_ref::<RunError>().map_or(1, RunError::exit_code);
             eprintln!("batch-layer: {error:#}");
             ExitCode::from(code)
         }
+    }
+}
+
+/// Ctrl-C, or the signal of a service manager.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        },
+        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 
@@ -113,8 +137,8 @@ fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
 /// Does what was asked; the answer is the exit code.
 async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8> {
     match cli.command {
-        Command::Run { no_speed_layer, speed_layer, memory_limit, threads } => {
-            let mut options = RunOptions::from_config(config, cli.view);
+        Command::Run { no_speed_layer, speed_layer, memory_limit, threads, force } => {
+            let mut options = RunOptions { force, ..RunOptions::from_config(config, cli.view) };
             options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
             options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
             options.threads = threads.unwrap_or(options.threads);

@@ -27,6 +27,8 @@ pub struct RunOptions {
     pub memory_limit_bytes: u64,
     /// Partitions that are recomputed at a time.
     pub threads: NonZeroUsize,
+    /// Publish a new version though nothing has changed, say because the files of the last one are damaged.
+    pub force: bool,
     /// Folder in which a folder for spilled rows is made and removed; `None` is the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
 }
@@ -45,6 +47,7 @@ impl RunOptions {
             partitions: config.log.partitions,
             memory_limit_bytes: batch.memory_limit.0,
             threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),
+            force: false,
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
         }
     }

@@ -43,10 +43,15 @@ pub enum RunOutcome {
 /// Nothing was published then, unless the error is [`storage::store::StoreError::UnknownOutcome`]. Nothing is ever deleted.
 pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress>) -> Result<RunOutcome, RunError> {
     let started = (SystemTime::now(), Instant::now());
-    let definition = Arc::new(definition::load(options)?);
     let parent = Manifests::new(store.clone(), options.view.clone()).latest().await?;
+    let definition = Arc::new(definition::load(options, parent.as_ref())?);
+    if let Some(parent) = &parent {
+        definition::check_amount(&definition, options, store, parent).await?;
+    }
     let (speed, cut, segments) = cut(options, store, parent.as_ref()).await?;
-    if let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition) {
+    if !options.force
+        && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition)
+    {
         return Ok(RunOutcome::NothingToDo(reason));
     }
 
@@ -87,7 +92,10 @@ async fn cut(
         }
     };
     let segments = master::list_segments(store).await?;
-    let cut = asked.map_or_else(|| Cut::archived(options, &segments, parent), Ok)?;
+    let cut = match asked {
+        Some(cut) => cut,
+        None => Cut::archived(options, &segments, parent, master::owner(store).await?)?,
+    };
     if let Some(parent) = parent {
         cut.check_follows(parent)?;
     }

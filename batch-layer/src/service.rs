@@ -8,6 +8,7 @@ use merganser_proto::v1::{CutRequest, ExportStatesRequest};
 use storage::paths::ViewName;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
+use tonic_types::StatusExt;
 use views::fold::Fold;
 use views::{Definition, wire};
 
@@ -103,8 +104,12 @@ impl SpeedLayer {
     }
 
     fn not_held(&self, status: tonic::Status) -> Result<Exported, RunError> {
+        // Another log, or a definition that fails there, is no reason to look away.
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        let not_there = matches!(reason.as_deref(), Some("UNKNOWN_DEFINITION" | "BOUNDARY_RETIRED"));
         match status.code() {
-            Code::FailedPrecondition => Ok(Exported::NotHeld(status.message().to_owned())),
+            Code::FailedPrecondition if not_there => Ok(Exported::NotHeld(status.message().to_owned())),
+            Code::NotFound => Ok(Exported::NotHeld(status.message().to_owned())),
             _ => Err(self.failed("export its states", status)),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::{Float64Array, TimestampMicrosecondArray, new_null_array};
-use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
@@ -68,7 +68,12 @@ impl EventColumns {
             let attribute = self.attributes.iter().find(|(name, _)| name == field.name());
             columns.push(match (batch.column_by_name(field.name()), attribute) {
                 (Some(column), _) if column.data_type() == field.data_type() => Arc::clone(column),
-                (Some(column), Some((_, kind))) => typed(&cast(column, &DataType::Utf8).map_err(|e| corrupt(e.to_string()))?, *kind),
+                (Some(column), Some((name, kind))) => {
+                    let (here, there) = (String::from(*kind), column.data_type());
+                    return Err(corrupt(format!(
+                        "its attribute {name} is of type {there}, and events.attributes.{name} is \"{here}\" here: an attribute keeps its type; declare another name for the new one"
+                    )));
+                }
                 (Some(column), None) => {
                     let strict = CastOptions { safe: false, ..CastOptions::default() };
                     let fits = cast_with_options(column, field.data_type(), &strict);

@@ -22,3 +22,14 @@ pub mod v1 {
 
 /// The encoded `FileDescriptorSet` of the package and of what it imports, comments included, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/merganser.v1.bin"));
+
+/// [`FILE_DESCRIPTOR_SET`] with these services of the package only, by their short names: what one server really answers.
+#[must_use]
+pub fn descriptors_of(services: &[&str]) -> prost_types::FileDescriptorSet {
+    let mut set: prost_types::FileDescriptorSet =
+        prost::Message::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set was generated with the code");
+    for file in &mut set.file {
+        file.service.retain(|service| services.contains(&service.name()));
+    }
+    set
+}

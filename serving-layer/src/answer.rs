@@ -149,7 +149,7 @@ impl Answers {
 fn check(question: &Question, version: &Version) -> Result<(), ServingError> {
     question.check(&version.definition)?;
     match &question.min_position {
-        Some(position) if version.number > 0 && position.log_id != version.log_id() => {
+        Some(position) if !version.log_id().is_empty() && position.log_id != version.log_id() => {
             let (asked, kept) = (position.log_id.clone(), version.log_id().to_owned());
             Err(ServingError::OtherLog { asked, kept, version: version.number })
         }

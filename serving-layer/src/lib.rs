@@ -40,7 +40,7 @@ mod versions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use merganser_proto::FILE_DESCRIPTOR_SET;
+use merganser_proto::descriptors_of;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use storage::batch_view::BlockCache;
@@ -126,7 +126,8 @@ async fn router(service: Service) -> Router {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<UserStatsServiceServer<Service>>().await;
     let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(descriptors_of(&["UserStatsService", "ViewService"]));
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let built = "generated descriptors are whole";

@@ -20,6 +20,9 @@ use crate::ServingError;
 use crate::speed::SpeedClient;
 use crate::version::Version;
 
+/// The speed layer keeps what the newest two versions need.
+const KEPT_VERSIONS: usize = 2;
+
 /// The versions of one view.
 #[derive(Debug)]
 pub(crate) struct Versions {
@@ -46,12 +49,14 @@ struct Reload {
 }
 
 impl Versions {
-    /// Decides on the first version: the newest in the store, or the built-in view over `events` if there is none.
+    /// Decides on the first version: the newest in the store that is whole and that the speed layer can answer from, or the
+    /// built-in view over `events` if there is none.
     ///
-    /// A speed layer that is down is no obstacle: the batch half can be served without it.
+    /// A speed layer that is down is no obstacle: the batch half can be served without it. Nor is a newest version that is
+    /// damaged or not ready, as long as the one before is: it is what answered before the restart.
     ///
     /// # Errors
-    /// The newest version cannot be read, or is damaged, or has a definition that this program does not understand.
+    /// No version can be read, or the newest two are damaged or have definitions that this program does not understand.
     pub(crate) async fn open(
         view: ViewName,
         store: Store,
@@ -63,18 +68,14 @@ impl Versions {
         let manifests = Manifests::new(store.clone(), view.clone());
         let first = match manifests.latest().await? {
             None => Version::unpublished(events),
-            Some(manifest) => Version::open(&store, manifest, &cache).await?,
+            Some(newest) => {
+                let (newer, older) = readable(&store, &manifests, newest, &cache).await?;
+                first_prepared(newer, older, &speed, view.as_str(), speed_timeout).await
+            }
         };
         info!(version = first.number, boundary = ?first.boundary, rows = first.rows_in_batch(), "first version");
         let current = RwLock::new(Arc::new(first));
-        let versions = Self { view, store, manifests, cache, speed, speed_timeout, current, reload: Mutex::default() };
-        let first = versions.current();
-        if first.number > 0
-            && let Err(e) = versions.prepare(&first).await
-        {
-            warn!(version = first.number, reason = e.in_one_line(), "serving without the speed layer");
-        }
-        Ok(versions)
+        Ok(Self { view, store, manifests, cache, speed, speed_timeout, current, reload: Mutex::default() })
     }
 
     /// The view.
@@ -141,6 +142,44 @@ impl Versions {
 
     async fn prepare(&self, version: &Version) -> Result<(), ServingError> {
         self.speed.prepare(self.view(), version.number, Instant::now() + self.speed_timeout).await
+    }
+}
+
+/// The newest version that can be read, and the one before it if that is kept and can be read.
+async fn readable(
+    store: &Store,
+    manifests: &Manifests,
+    newest: Manifest,
+    cache: &BlockCache,
+) -> Result<(Version, Option<Version>), ServingError> {
+    let mut found = Vec::new();
+    let mut damage = None;
+    for number in (1..=newest.version).rev().take(KEPT_VERSIONS) {
+        let manifest = if number == newest.version { newest.clone() } else { manifests.read(number).await? };
+        match Version::open(store, manifest, cache).await {
+            Ok(version) => found.push(version),
+            Err(e) if e.is_permanent() => {
+                error!(version = number, reason = e.in_one_line(), "version cannot be served");
+                damage.get_or_insert(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let mut found = found.into_iter();
+    match found.next() {
+        Some(first) => Ok((first, found.next())),
+        None => Err(damage.expect("the newest version was tried")),
+    }
+}
+
+/// The newer of two versions that the speed layer can answer from; the newer one if it can from neither.
+async fn first_prepared(newer: Version, older: Option<Version>, speed: &SpeedClient, view: &str, patience: Duration) -> Version {
+    let Err(reason) = speed.prepare(view, newer.number, Instant::now() + patience).await else { return newer };
+    warn!(version = newer.number, reason = reason.in_one_line(), "the speed layer is not ready for this version");
+    let Some(older) = older else { return newer };
+    match speed.prepare(view, older.number, Instant::now() + patience).await {
+        Ok(()) => older,
+        Err(_) => newer,
     }
 }
 

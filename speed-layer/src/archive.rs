@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use chrono::DateTime;
 use storage::log::LogReader;
-use storage::master::{list_segments, write_segment};
+use storage::master::{claim, list_segments, write_segment};
 use storage::paths::SegmentPath;
 use storage::record;
 use storage::store::Store;
@@ -32,8 +32,15 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Finds out what the store has already.
-    pub(crate) async fn open(store: Store, schema: EventSchema, partitions: usize) -> Result<Self, SpeedError> {
+    /// Finds out what the store has already, and makes the master dataset this log's if it is nobody's.
+    ///
+    /// # Errors
+    /// The master dataset is that of another log: its segments would be taken for ours.
+    pub(crate) async fn open(store: Store, schema: EventSchema, partitions: usize, log_id: &str) -> Result<Self, SpeedError> {
+        let owner = claim(&store, log_id).await?;
+        if owner != log_id {
+            return Err(SpeedError::OtherMaster { stored: owner, here: log_id.to_owned() });
+        }
         let segments = list_segments(&store).await?;
         let edge = |partition: usize| {
             let of_partition = segments.iter().filter(|s| s.path.partition as usize == partition);
@@ -72,13 +79,13 @@ impl Archive {
     }
 
     async fn archive_closed(&self, partition: &Partition) -> Result<(), SpeedError> {
-        let segments = partition.log.segments()?;
-        // The last one is active.
-        let closed = segments.len().saturating_sub(1);
-        match segments[..closed].last() {
-            Some(last) => self.archive_up_to(partition, last.end).await,
-            None => Ok(()),
-        }
+        let closed_to = partition.closed_to();
+        self.archive_up_to(partition, closed_to).await
+    }
+
+    /// Where what is archived of a partition ends.
+    pub(crate) async fn edge(&self, partition: usize) -> i64 {
+        *self.edges[partition].lock().await
     }
 
     /// Archives every closed segment below `edge`, which is the edge of one. When this returns they are in the store, durable
@@ -88,6 +95,10 @@ impl Archive {
         for segment in partition.log.segments()? {
             if segment.end <= *archived || segment.end > edge || segment.is_empty() {
                 continue;
+            }
+            if segment.start != *archived {
+                let (partition, archived) = (partition.number as i32, *archived);
+                return Err(SpeedError::ArchiveMismatch { partition, archived, start: segment.start, end: segment.end });
             }
             let (log, schema, number) = (partition.log.clone(), self.schema.clone(), partition.number);
             let range = segment.clone();

@@ -32,6 +32,20 @@ pub enum SpeedError {
         /// What the SQL says.
         reason: String,
     },
+    /// The configuration gives a column another type than a version that is answered from.
+    #[error(
+        "events.{column} is {here} in the settings, and version {version} reads it as {stored}; a column keeps its type: set it back, and declare another name for a new one"
+    )]
+    ColumnType {
+        /// The version.
+        version: i64,
+        /// Below `events.`.
+        column: String,
+        /// Its type in the version.
+        stored: String,
+        /// Its type in the settings.
+        here: String,
+    },
     /// A stored definition that this version does not take.
     #[error("the stored definition {fingerprint} cannot be used")]
     Definition {
@@ -64,6 +78,40 @@ pub enum SpeedError {
         stored: String,
         /// The log on this disk.
         here: String,
+    },
+    /// The master dataset belongs to another log.
+    #[error(
+        "the master dataset in the store is that of log {stored}, and this is log {here}; point [log] dir or [store] url to the pair that belongs together, or take an empty store"
+    )]
+    OtherMaster {
+        /// The log that the master dataset was made from.
+        stored: String,
+        /// The log on this disk.
+        here: String,
+    },
+    /// The log ends below what was archived from it: it was rewound or restored from an old copy.
+    #[error(
+        "partition {partition} is archived up to offset {archived}, but the log ends at {head}; it is an older copy of the log that was archived"
+    )]
+    LogBehindArchive {
+        /// Log partition.
+        partition: i32,
+        /// The end of the archived segments.
+        archived: i64,
+        /// Of the log.
+        head: i64,
+    },
+    /// A segment of the log does not follow the archived ones.
+    #[error("partition {partition} is archived up to offset {archived}, and the log's segment [{start}, {end}) does not start there")]
+    ArchiveMismatch {
+        /// Log partition.
+        partition: i32,
+        /// The end of the archived segments.
+        archived: i64,
+        /// First offset of the segment.
+        start: i64,
+        /// Its end, exclusive.
+        end: i64,
     },
     /// The log ends below a boundary: it was lost, rewound or restored from an old copy.
     #[error(

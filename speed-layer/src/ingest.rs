@@ -109,20 +109,30 @@ fn dead_letter(raw: &RawEvent, refusal: &Refusal) -> DeadLetter {
     DeadLetter { received_time_us: now_us(), field: refusal.field.clone(), reason: refusal.reason.clone(), event }
 }
 
-type Keep = (Vec<DeadLetter>, oneshot::Sender<Result<(), Arc<SpeedError>>>);
+type Kept = Result<(), Arc<SpeedError>>;
+
+enum Command {
+    Keep(Vec<DeadLetter>, oneshot::Sender<Kept>),
+    Stop,
+}
 
 /// The thread that owns the dead letters, from outside.
 #[derive(Clone)]
-pub(crate) struct DeadLetterQueue(mpsc::Sender<Keep>);
+pub(crate) struct DeadLetterQueue(mpsc::Sender<Command>);
 
 impl DeadLetterQueue {
-    /// Starts the thread; it ends when all queues are dropped.
+    /// Starts the thread.
     pub(crate) fn start(mut letters: DeadLetters) -> Result<(Self, std::thread::JoinHandle<()>), SpeedError> {
-        let (sender, mut queue) = mpsc::channel::<Keep>(DEAD_LETTER_QUEUE);
+        let (sender, mut queue) = mpsc::channel(DEAD_LETTER_QUEUE);
         let work = move || {
-            while let Some((mut batch, reply)) = queue.blocking_recv() {
+            let mut stopping = false;
+            while !stopping && let Some(Command::Keep(mut batch, reply)) = queue.blocking_recv() {
                 let mut replies = vec![reply];
-                while let Ok((more, reply)) = queue.try_recv() {
+                while let Ok(command) = queue.try_recv() {
+                    let Command::Keep(more, reply) = command else {
+                        stopping = true;
+                        break;
+                    };
                     batch.extend(more);
                     replies.push(reply);
                 }
@@ -136,13 +146,19 @@ impl DeadLetterQueue {
         Ok((Self(sender), thread.map_err(|source| SpeedError::Thread { source })?))
     }
 
+    /// Ends the thread after what is queued.
+    pub(crate) async fn stop(&self) {
+        // An error means that it has ended.
+        let _ended = self.0.send(Command::Stop).await;
+    }
+
     /// When this returns, the letters are durable.
     async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), Arc<SpeedError>> {
         if letters.is_empty() {
             return Ok(());
         }
         let (reply, kept) = oneshot::channel();
-        self.0.send((letters, reply)).await.map_err(|_| Arc::new(SpeedError::Stopping))?;
+        self.0.send(Command::Keep(letters, reply)).await.map_err(|_| Arc::new(SpeedError::Stopping))?;
         kept.await.map_err(|_| Arc::new(SpeedError::Stopping))?
     }
 }

@@ -30,6 +30,7 @@ mod service;
 /// The realtime view of one partition.
 mod slices;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use views::Definition;
 
 pub use error::SpeedError;
@@ -79,11 +80,19 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
     let (folder, logs, letters) = opened;
     let log_id: Arc<str> = folder.log_id().to_string().into();
 
-    let kept = newest_versions(&store, &view, &config, &log_id).await?;
-    let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len()).await?);
-    let (partitions, threads) = start_partitions(logs, &kept, &config, &archive).await?;
+    let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
+    let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len(), &log_id).await?);
+    let Started { partitions, threads, failed } = start_partitions(logs, &kept, &config, &archive).await?;
+    kept.retain(|version| !failed.contains(version.definition.fingerprint()));
+    partitions.iter().for_each(|partition| partition.retire(&kept));
     for version in &kept {
         realtime::check_boundary(version, &partitions)?;
+    }
+    for partition in partitions.iter() {
+        let (archived, head) = (archive.edge(partition.number).await, partition.log.head());
+        if archived > head {
+            return Err(SpeedError::LogBehindArchive { partition: partition.number as i32, archived, head });
+        }
     }
     let (dead_letters, dead_letter_thread) = DeadLetterQueue::start(letters)?;
     let realtime = Arc::new(Realtime {
@@ -95,21 +104,25 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
         archive: Arc::clone(&archive),
         kept: Mutex::new(kept),
     });
-    let ingest = Ingest { schema, log_id: Arc::clone(&log_id), partitions: Arc::clone(&partitions), dead_letters };
+    let ingest = Ingest { schema, log_id: Arc::clone(&log_id), partitions: Arc::clone(&partitions), dead_letters: dead_letters.clone() };
 
     let background = CancellationToken::new();
     let stop_background = background.clone().drop_guard();
     let archiving = (Arc::clone(&archive), Arc::clone(&partitions), background.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
-    tasks.spawn(roll_by_age(partitions, config.log.segment_age.0, background.clone()));
+    tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
     tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
 
     info!(log_id = &*log_id, "ready");
     let served = serve(listener, ingest, realtime, shutdown).await;
     drop(stop_background);
     while tasks.join_next().await.is_some() {}
-    // The queues are closed now; the threads end with what is in them.
+    // A client that holds on to its stream holds a handle too, so the threads are told.
+    for partition in partitions.iter() {
+        partition.stop().await;
+    }
+    dead_letters.stop().await;
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().chain([dead_letter_thread]).for_each(|t| drop(t.join())));
     let _ended = joined.await;
     drop(folder);
@@ -124,23 +137,44 @@ fn open_log(dir: &std::path::Path, partitions: u32) -> Result<(LogFolder, Vec<Pa
 }
 
 /// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
+///
+/// A version that this program cannot use is left out, for ingest must go on and a new version can mend it.
+///
+/// # Errors
+/// The store cannot be read, or a version was made from another log.
 async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id: &str) -> Result<Vec<Kept>, SpeedError> {
     let manifests = Manifests::new(store.clone(), view.clone());
+    let newest = manifests.latest().await?;
     let mut kept = Vec::new();
-    if let Some(newest) = manifests.latest().await? {
-        if newest.version > 1 {
-            kept.push(load_kept(store, view, &manifests.read(newest.version - 1).await?, log_id, &config.events).await?);
-        }
-        kept.push(load_kept(store, view, &newest, log_id, &config.events).await?);
-    }
-    if kept.len() < 2 {
+    if newest.as_ref().is_none_or(|newest| newest.version == 1) {
         let definition = Arc::new(Definition::user_stats(&config.events));
-        kept.insert(0, Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
+        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
+    }
+    let Some(newest) = newest else { return Ok(kept) };
+    let before = match newest.version {
+        1 => None,
+        number => Some(manifests.read(number - 1).await),
+    };
+    for manifest in before.into_iter().chain([Ok(newest)]) {
+        let loaded = match manifest {
+            Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
+            Err(e) => Err(e.into()),
+        };
+        match loaded {
+            Ok(version) => kept.push(version),
+            Err(e @ (SpeedError::OtherLog { .. } | SpeedError::ColumnType { .. })) => return Err(e),
+            Err(e) => error!(error = e.chain(), "a stored version cannot be used here; a new batch run can mend it"),
+        }
     }
     Ok(kept)
 }
 
-type Started = (Arc<[Partition]>, Vec<std::thread::JoinHandle<()>>);
+struct Started {
+    partitions: Arc<[Partition]>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    /// Fingerprints of definitions that fail on the log.
+    failed: BTreeSet<String>,
+}
 
 /// Replays all partitions side by side.
 async fn start_partitions(logs: Vec<PartitionLog>, kept: &[Kept], config: &Config, archive: &Arc<Archive>) -> Result<Started, SpeedError> {
@@ -154,20 +188,23 @@ async fn start_partitions(logs: Vec<PartitionLog>, kept: &[Kept], config: &Confi
         };
         let (kept, archive) = (kept.to_vec(), Arc::clone(archive));
         replays.push(tokio::task::spawn_blocking(move || {
-            let views = replay(&log, &kept)?;
-            Partition::start(log, views, options, move || archive.wake())
+            let (views, failed) = replay(&log, &kept)?;
+            let (partition, thread) = Partition::start(log, views, options, move || archive.wake())?;
+            Ok::<_, SpeedError>((partition, thread, failed))
         }));
     }
-    let mut started = Vec::new();
+    let (mut partitions, mut threads, mut failed) = (Vec::new(), Vec::new(), BTreeSet::new());
     for replay in replays {
-        started.push(replay.await.map_err(|_| SpeedError::Stopping)??);
+        let (partition, thread, failed_here) = replay.await.map_err(|_| SpeedError::Stopping)??;
+        partitions.push(partition);
+        threads.push(thread);
+        failed.extend(failed_here);
     }
-    let (partitions, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
-    Ok((partitions.into(), threads))
+    Ok(Started { partitions: partitions.into(), threads, failed })
 }
 
-/// The slices of every kept definition, from its lowest boundary on.
-fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<Vec<Slices>, SpeedError> {
+/// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.
+fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
     let number = log.partition() as usize;
     let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
     for version in kept {
@@ -178,31 +215,46 @@ fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<Vec<Slices>, SpeedError> 
         }
     }
     let head = log.head();
-    let fold = |(definition, start): (Arc<Definition>, i64)| fold_log(&log.reader(), &definition, number as i32, start.min(head)..head);
-    lowest.into_iter().map(fold).collect()
+    let (mut views, mut failed) = (Vec::new(), Vec::new());
+    for (definition, start) in lowest {
+        match fold_log(&log.reader(), &definition, number as i32, start.min(head)..head) {
+            Ok(slices) => views.push(slices),
+            Err(e @ SpeedError::Fold { .. }) => {
+                error!(
+                    error = e.chain(),
+                    "a published view fails on accepted events; it cannot be answered until it is mended and recomputed"
+                );
+                failed.push(definition.fingerprint().to_owned());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((views, failed))
 }
 
 /// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
 async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: CancellationToken) {
     let manifests = Manifests::new(realtime.store.clone(), realtime.view.clone());
     let mut tick = tokio::time::interval(interval);
+    let mut complaint = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let newest = match manifests.latest().await {
-            Ok(newest) => newest,
-            Err(e) => {
-                warn!(error = %e, "the newest version cannot be read; trying again");
-                continue;
-            }
+        let prepared = match manifests.latest().await {
+            Ok(None) => Ok(()),
+            Ok(Some(newest)) => realtime.prepare(newest.version).await,
+            Err(e) => Err(e.into()),
         };
-        if let Some(newest) = newest
-            && let Err(e) = realtime.prepare(newest.version).await
+        // Once for each failure, not once for each poll.
+        let reason = prepared.err().map(|e| e.chain());
+        if let Some(reason) = &reason
+            && complaint.as_ref() != Some(reason)
         {
-            warn!(version = newest.version, error = e.chain(), "version cannot be prepared; the older one stays");
+            warn!(reason, "the newest version cannot be prepared; the older one stays");
         }
+        complaint = reason;
     }
 }
 
@@ -212,7 +264,7 @@ async fn serve(listener: TcpListener, ingest: Ingest, realtime: Arc<Realtime>, s
     health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(merganser_proto::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the descriptor set was generated with the code";

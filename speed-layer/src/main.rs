@@ -1,6 +1,7 @@
 //! `speed-layer`: serve, load, dead-letter.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -40,7 +41,7 @@ struct Serve {
     /// gRPC address; port 0 takes a free one and prints it.
     #[arg(long)]
     listen: Option<String>,
-    /// Object store: a folder, file:///… or memory://.
+    /// Object store: a folder or file:///….
     #[arg(long)]
     store: Option<String>,
     /// Folder of the log and the dead letters.
@@ -53,18 +54,18 @@ struct Load {
     /// Event files, loaded one after the other.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The server.
-    #[arg(long, default_value = "http://127.0.0.1:7401")]
-    address: String,
+    /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
+    #[arg(long)]
+    address: Option<String>,
     /// Rows of one request.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
     /// Requests under way at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
     in_flight: u16,
-    /// Where the progress of each file is kept.
-    #[arg(long, default_value = "data/load")]
-    state_dir: PathBuf,
+    /// Where the progress of each file is kept; `load` in the folder of the log if absent.
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
     /// Send from the first row, whatever was loaded before.
     #[arg(long)]
     again: bool,
@@ -101,7 +102,7 @@ async fn main() -> ExitCode {
         }
         Ok(config) => match cli.command {
             Command::Serve(serve) => run_server(config, serve).await,
-            Command::Load(load) => run_load(load).await,
+            Command::Load(load) => run_load(&config, load).await,
             Command::DeadLetter(command) => dead_letters(&config, command),
         },
     };
@@ -125,7 +126,8 @@ async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
     config.log.dir = flags.data.unwrap_or(config.log.dir);
-    info!(settings = config.to_toml(), "starting");
+    let (log, events) = (&config.log, &config.events);
+    info!(store = config.store.url, ?log, settings = ?config.speed_layer, attributes = ?events.attributes, "starting");
 
     let address = &config.speed_layer.grpc_address;
     let store = Store::open(&config.store.url)?;
@@ -158,13 +160,13 @@ async fn stop_signal() {
 }
 
 #[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
-async fn run_load(flags: Load) -> anyhow::Result<ExitCode> {
+async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
-        address: flags.address,
+        address: flags.address.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
         files: flags.files,
         batch_rows: flags.batch_rows.into(),
         in_flight: flags.in_flight.into(),
-        state_dir: flags.state_dir,
+        state_dir: flags.state_dir.unwrap_or_else(|| config.log.dir.join("load")),
         progress: true,
         again: flags.again,
     };
@@ -173,30 +175,44 @@ async fn run_load(flags: Load) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[allow(clippy::print_stdout, reason = "the rows are what the command is for")]
 fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
-    match command {
-        DeadLetter::List(letters) => {
-            let mut rows = 0;
-            for letter in dead_letter::read_all(&letters.data.unwrap_or_else(|| config.log.dir.clone()))? {
-                let (id, letter) = letter?;
-                let time = chrono::DateTime::from_timestamp_micros(letter.received_time_us).unwrap_or_default();
-                println!("{id}  {}  {}: {}", time.format("%Y-%m-%dT%H:%M:%SZ"), letter.field, letter.reason);
-                rows += 1;
-            }
-            println!("{rows} refused rows");
-            Ok(ExitCode::SUCCESS)
-        }
-        DeadLetter::Show { id, letters } => {
-            for letter in dead_letter::read_all(&letters.data.unwrap_or_else(|| config.log.dir.clone()))? {
-                let (found, letter) = letter?;
-                if found.to_string().starts_with(&id) {
-                    println!("{}", serde_json::to_string_pretty(&letter)?);
-                    return Ok(ExitCode::SUCCESS);
-                }
-            }
-            anyhow::bail!("no refused row has the id {id}; `speed-layer dead-letter list` shows them")
-        }
+    let printed = match command {
+        DeadLetter::List(letters) => list(&letters.folder(config)),
+        DeadLetter::Show { id, letters } => show(&letters.folder(config), &id),
         DeadLetter::Replay => anyhow::bail!("dead-letter replay is not built yet; mend the rows and send them with `speed-layer load`"),
+    };
+    match printed {
+        // Whoever reads has seen enough.
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(ExitCode::SUCCESS),
+        other => other.map(|()| ExitCode::SUCCESS),
     }
+}
+
+impl Letters {
+    fn folder(&self, config: &Config) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| config.log.dir.clone())
+    }
+}
+
+fn list(folder: &Path) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut rows = 0;
+    for letter in dead_letter::read_all(folder)? {
+        let (id, letter) = letter?;
+        let time = chrono::DateTime::from_timestamp_micros(letter.received_time_us);
+        let time = time.map_or_else(|| letter.received_time_us.to_string(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+        writeln!(out, "{id}  {time}  {}: {}", letter.field, letter.reason)?;
+        rows += 1;
+    }
+    Ok(writeln!(out, "{rows} refused rows")?)
+}
+
+fn show(folder: &Path, id: &str) -> anyhow::Result<()> {
+    for letter in dead_letter::read_all(folder)? {
+        let (found, letter) = letter?;
+        if found.to_string().starts_with(id) {
+            return Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&letter)?)?);
+        }
+    }
+    anyhow::bail!("no refused row has the id {id}; `speed-layer dead-letter list` shows them")
 }

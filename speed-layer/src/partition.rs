@@ -60,6 +60,8 @@ pub(crate) enum Command {
         folded_to: i64,
         reply: oneshot::Sender<Result<(), SpeedError>>,
     },
+    /// End the thread, whoever still has a handle. What is queued behind is refused.
+    Stop,
 }
 
 /// What readers see of a partition, all of it from one moment.
@@ -67,6 +69,8 @@ pub(crate) enum Command {
 pub(crate) struct Visible {
     /// First offset whose states are not in the slices.
     pub(crate) head: i64,
+    /// Where the active segment starts; its edge is durable.
+    pub(crate) closed_to: i64,
     /// By fingerprint.
     pub(crate) views: BTreeMap<String, Slices>,
 }
@@ -101,7 +105,8 @@ impl Partition {
     ) -> Result<(Self, std::thread::JoinHandle<()>), SpeedError> {
         let number = log.partition() as usize;
         let head = log.head();
-        let visible = Visible { head, views: views.into_iter().map(|v| (v.definition().fingerprint().to_owned(), v)).collect() };
+        let closed_to = log.active_base();
+        let visible = Visible { head, closed_to, views: views.into_iter().map(|v| (v.definition().fingerprint().to_owned(), v)).collect() };
         let visible = Arc::new(RwLock::new(visible));
         let (commands, queue) = mpsc::channel(options.queue_appends);
         let handle = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
@@ -137,6 +142,17 @@ impl Partition {
     /// Shows a view whose slices were folded from the log up to an offset.
     pub(crate) async fn install(&self, slices: Slices, folded_to: i64) -> Result<(), SpeedError> {
         self.ask(|reply| Command::Install { slices, folded_to, reply }).await
+    }
+
+    /// Where the active segment starts.
+    pub(crate) fn closed_to(&self) -> i64 {
+        self.visible.read().expect("no writer panics while it holds the lock").closed_to
+    }
+
+    /// Ends the thread after what is queued.
+    pub(crate) async fn stop(&self) {
+        // An error means that it has ended.
+        let _ended = self.commands.send(Command::Stop).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, SpeedError>>) -> Command) -> Result<T, SpeedError> {
@@ -248,6 +264,7 @@ impl Writer {
                     let rolled = self.roll_if_older(at_least);
                     let _gone = reply.send(rolled);
                 }
+                Command::Stop => return,
                 Command::Install { slices, folded_to, reply } => {
                     let installed = self.install(slices, folded_to);
                     let _gone = reply.send(installed);
@@ -306,6 +323,7 @@ impl Writer {
         let Some(closed) = self.log.roll()? else { return Ok(()) };
         self.segment_started = Instant::now();
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        visible.closed_to = closed.end;
         visible.views.values_mut().for_each(|slices| slices.cut(closed.end));
         drop(visible);
         info!(partition = self.number, start = closed.start, end = closed.end, "closed segment");
@@ -318,7 +336,7 @@ impl Writer {
         let head = self.log.head();
         let fail = |e: views::FoldError, first| SpeedError::fold(&e, definition.fingerprint(), self.number, first);
         for segment in self.log.reader().segments()? {
-            if segment.start > folded_to {
+            if segment.start >= folded_to {
                 slices.cut(segment.start);
             }
             let part = segment.start.max(folded_to)..segment.end.min(head);

@@ -85,6 +85,9 @@ impl Realtime {
     ) -> Result<Vec<Vec<u8>>, SpeedError> {
         self.check_log(log_id)?;
         let partition = self.partitions.get(number).ok_or_else(|| SpeedError::BadRequest(format!("there is no partition {number}")))?;
+        if range.is_empty() {
+            return Err(SpeedError::BadRequest(format!("the range [{}, {}) is empty", range.start, range.end)));
+        }
         let (_, runs) = partition.runs(fingerprint, range.start, Some(range.end))?;
         let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
         let definition = partition.definition(fingerprint)?;
@@ -130,7 +133,7 @@ impl Realtime {
         let next = load_kept(&self.store, &self.view, &manifest, &self.log_id, &self.schema).await?;
         check_boundary(&next, &self.partitions)?;
         for partition in self.partitions.iter() {
-            self.prepare_partition(partition, &next).await?;
+            self.prepare_partition(partition, &next, &kept).await?;
         }
         info!(version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
         kept.push(next);
@@ -140,11 +143,14 @@ impl Realtime {
         Ok(())
     }
 
-    async fn prepare_partition(&self, partition: &Partition, next: &Kept) -> Result<(), SpeedError> {
-        let (fingerprint, start) = (next.definition.fingerprint(), next.boundary[partition.number]);
-        if partition.runs(fingerprint, start, None).is_ok() {
+    async fn prepare_partition(&self, partition: &Partition, next: &Kept, kept: &[Kept]) -> Result<(), SpeedError> {
+        let fingerprint = next.definition.fingerprint();
+        if partition.runs(fingerprint, next.boundary[partition.number], None).is_ok() {
             return Ok(());
         }
+        // What is folded now takes the place of what is there, so it must reach as far back.
+        let same = kept.iter().filter(|k| k.definition.fingerprint() == fingerprint).chain([next]);
+        let start = same.map(|k| k.boundary[partition.number]).min().expect("`next` is one of them");
         let (log, definition, number) = (partition.log.clone(), Arc::clone(&next.definition), partition.number);
         let folded_to = log.head();
         let fold = move || fold_log(&log, &definition, number as i32, start..folded_to);
@@ -173,18 +179,32 @@ pub(crate) async fn load_kept(
     let stored = file.fingerprint.clone();
     let schema: EventSchema = serde_json::from_value(file.schema)
         .map_err(|e| SpeedError::BadRequest(format!("definition {stored}: its event schema cannot be read: {e}")))?;
-    if schema.amount != here.amount {
-        let (stored_type, here_type) = (String::from(schema.amount), String::from(here.amount));
-        return Err(SpeedError::BadRequest(format!(
-            "definition {stored} has amounts of {stored_type}, and events.amount is {here_type} here; run batch-layer with this configuration first"
-        )));
-    }
     let definition =
         Definition::parse(&file.sql, &schema).map_err(|source| SpeedError::Definition { fingerprint: stored.clone(), source })?;
     if definition.fingerprint() != stored {
         return Err(SpeedError::Fingerprint { stored, here: definition.fingerprint().to_owned() });
     }
+    check_types(&definition, here, manifest.version)?;
     Ok(Kept { version: manifest.version, definition: Arc::new(definition), boundary: manifest.boundary.clone() })
+}
+
+/// The types of what a version reads are those of the configuration: rows are checked against the one and folded by the other.
+fn check_types(definition: &Definition, here: &EventSchema, version: i64) -> Result<(), SpeedError> {
+    let stored = definition.schema();
+    let used = definition.event_columns();
+    let refuse =
+        |column: &str, stored: String, here: String| Err(SpeedError::ColumnType { version, column: column.to_owned(), stored, here });
+    if stored.amount != here.amount {
+        return refuse("amount", stored.amount.into(), here.amount.into());
+    }
+    for (name, kind) in stored.attributes.iter().filter(|(name, _)| used.contains(name)) {
+        match here.attributes.get(name) {
+            Some(same) if same == kind => {}
+            Some(other) => return refuse(&format!("attributes.{name}"), (*kind).into(), (*other).into()),
+            None => return refuse(&format!("attributes.{name}"), (*kind).into(), "not declared".to_owned()),
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a version that covers what this log does not have.
@@ -222,7 +242,7 @@ impl Partition {
     }
 
     /// Drops views and slices that no kept version needs.
-    fn retire(&self, kept: &[Kept]) {
+    pub(crate) fn retire(&self, kept: &[Kept]) {
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
         visible.views.retain(|fingerprint, slices| {
             let needed = kept.iter().filter(|k| k.definition.fingerprint() == fingerprint).map(|k| k.boundary[self.number]).min();

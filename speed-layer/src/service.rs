@@ -60,18 +60,24 @@ impl IngestService for IngestAdapter {
         let (answers, outcomes) = mpsc::channel(STREAM_IN_FLIGHT);
         // Requests are queued in their order, while earlier ones are still being synced.
         tokio::spawn(async move {
-            while let Some(Ok(request)) = requests.next().await {
-                let events = request.events.into_iter().map(raw_event).collect();
-                let queued = ingest.queue(events, WhenFull::Wait).await;
-                let ingest = ingest.clone();
-                let outcome = tokio::spawn(async move { ingest.finish(queued?).await });
+            while let Some(request) = requests.next().await {
+                let outcome = match request {
+                    Err(unreadable) => tokio::spawn(async move { Err(unreadable) }),
+                    Ok(request) => {
+                        let events = request.events.into_iter().map(raw_event).collect();
+                        let queued = ingest.queue(events, WhenFull::Wait).await;
+                        let ingest = ingest.clone();
+                        let finish = async move { ingest.finish(queued?).await };
+                        tokio::spawn(async move { finish.await.map_err(|e: Arc<SpeedError>| status(&e)) })
+                    }
+                };
                 if answers.send(outcome).await.is_err() {
                     return;
                 }
             }
         });
         let answer = ReceiverStream::new(outcomes).then(|outcome| async {
-            let outcome = outcome.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+            let outcome = outcome.await.map_err(|_| status(&SpeedError::Stopping))??;
             let Outcome { accepted, duplicates, refused, position } = outcome;
             Ok(pb::StreamEventsResponse {
                 accepted_count: accepted as i64,
@@ -172,12 +178,16 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
         SpeedError::UnknownDefinition(_) => (Code::FailedPrecondition, "UNKNOWN_DEFINITION"),
         SpeedError::BoundaryRetired { .. } => (Code::FailedPrecondition, "BOUNDARY_RETIRED"),
-        SpeedError::WrongLog { .. } | SpeedError::OtherLog { .. } | SpeedError::LogBehind { .. } => (Code::FailedPrecondition, "OTHER_LOG"),
-        SpeedError::Definition { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
+        SpeedError::WrongLog { .. } | SpeedError::OtherLog { .. } | SpeedError::LogBehind { .. } | SpeedError::OtherMaster { .. } => {
+            (Code::FailedPrecondition, "OTHER_LOG")
+        }
+        SpeedError::Definition { .. } | SpeedError::ColumnType { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
             (Code::FailedPrecondition, "DEFINITION_FAILED")
         }
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
-        SpeedError::Serve(_) | SpeedError::Thread { .. } => (Code::Internal, "INTERNAL"),
+        SpeedError::Serve(_) | SpeedError::Thread { .. } | SpeedError::LogBehindArchive { .. } | SpeedError::ArchiveMismatch { .. } => {
+            (Code::Internal, "INTERNAL")
+        }
     };
     let mut details = ErrorDetails::with_error_info(reason, "merganser", HashMap::new());
     if matches!(code, Code::ResourceExhausted | Code::Unavailable) {

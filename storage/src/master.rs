@@ -177,3 +177,28 @@ pub async fn read_segment(
     let stream = builder.with_batch_size(READ_BATCH_ROWS).build().map_err(|e| StoreError::parquet(&path, e))?;
     Ok(stream.map_err(move |e| StoreError::parquet(&path, e)).boxed())
 }
+
+/// Which log the master dataset is made from: `log_id`, unless another log was first. Offsets of two logs must never lie in one
+/// dataset. When this returns, the claim is durable.
+///
+/// # Errors
+/// What the store says; [`StoreError::Corrupt`] if the claim is not text.
+pub async fn claim(store: &Store, log_id: &str) -> Result<String, StoreError> {
+    match store.put_if_absent(&crate::paths::master_log(), Bytes::from(log_id.to_owned())).await? {
+        PutOutcome::Created => Ok(log_id.to_owned()),
+        PutOutcome::Exists => Ok(owner(store).await?.unwrap_or_default()),
+    }
+}
+
+/// The log that the master dataset is made from, if there is one.
+///
+/// # Errors
+/// What the store says; [`StoreError::Corrupt`] if the claim is not text.
+pub async fn owner(store: &Store) -> Result<Option<String>, StoreError> {
+    let path = crate::paths::master_log();
+    match store.get(&path).await {
+        Ok(bytes) => String::from_utf8(bytes.to_vec()).map(Some).map_err(|e| StoreError::corrupt(&path, e.to_string())),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}

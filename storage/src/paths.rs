@@ -30,6 +30,12 @@ pub fn events_folder() -> ObjectPath {
     ObjectPath::from("master/events")
 }
 
+/// The object that says which log the master dataset is made from.
+#[must_use]
+pub fn master_log() -> ObjectPath {
+    ObjectPath::from("master/LOG")
+}
+
 /// The folder of a view's manifests.
 #[must_use]
 pub fn manifests_folder(view: &ViewName) -> ObjectPath {

@@ -21,6 +21,9 @@ pub const OFFSET: &str = "_offset";
 /// XXH3-64 of what the producer sent, Int64: the same identity with another hash is a conflict.
 pub const CONTENT_HASH: &str = "_content_hash";
 
+/// Digits of the widest `amount`.
+const MAX_AMOUNT_PRECISION: u8 = 28;
+
 /// A timestamp as events and buckets have it: UTC, microseconds.
 #[must_use]
 pub fn timestamp_type() -> DataType {
@@ -131,6 +134,11 @@ impl EventSchema {
     pub fn validate(&self) -> Result<(), SchemaError> {
         if !matches!(self.amount, AttributeType::Decimal(_)) {
             return Err(SchemaError("events.amount must be a decimal, such as \"decimal(18,4)\": money is never a float".into()));
+        }
+        if self.amount_type().precision > MAX_AMOUNT_PRECISION {
+            return Err(SchemaError(format!(
+                "events.amount has at most {MAX_AMOUNT_PRECISION} digits, so that no sum of amounts can wrap around"
+            )));
         }
         for name in self.attributes.keys() {
             let plain = name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -1,4 +1,5 @@
-//! `sum`, but over integers it is a decimal: DataFusion's own wraps around at 64 bits without a word.
+//! `sum`, but over integers it is a decimal: DataFusion's own wraps around at 64 bits without a word. Over decimals it wraps at
+//! 128 bits, so those that could come near are refused.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +9,9 @@ use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility};
+
+/// Widest decimal that may be summed: 128 bits hold more than ten thousand million of the largest values.
+const MAX_PRECISION: u8 = 28;
 
 /// DataFusion's `sum` with integers planned as `decimal(38,0)`.
 pub(crate) fn exact_sum() -> &'static Arc<AggregateUDF> {
@@ -38,8 +42,13 @@ impl AggregateUDFImpl for ExactSum {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
-            [kind] if kind.is_integer() => Ok(vec![DataType::Decimal128(38, 0)]),
-            [DataType::Decimal128(..) | DataType::Decimal256(..)] => Ok(types.to_vec()),
+            // The sum of these is a decimal(38,0).
+            [kind] if kind.is_integer() => Ok(vec![DataType::Decimal128(MAX_PRECISION, 0)]),
+            [DataType::Decimal128(precision, _)] if *precision <= MAX_PRECISION => Ok(types.to_vec()),
+            [DataType::Decimal128(precision, scale)] => datafusion::common::plan_err!(
+                "sum over decimal({precision},{scale}) could wrap around without a word; write sum(CAST(… AS decimal({MAX_PRECISION},{})))",
+                (*scale).min(8)
+            ),
             [kind] if kind.is_floating() => Ok(vec![DataType::Float64]),
             _ => datafusion::common::plan_err!("sum takes one number, got {types:?}"),
         }

@@ -6,8 +6,10 @@ use merganser_proto::v1::{
     CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
     PrepareVersionRequest, PrepareVersionResponse,
 };
+use std::collections::HashMap;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 use views::wire;
 
 use super::*;
@@ -57,7 +59,10 @@ impl RealtimeViewService for FakeSpeedLayer {
     /// Two messages, so that a key comes in several.
     async fn export_states(&self, request: Request<ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
         let request = request.into_inner();
-        let Some(log) = &self.log else { return Err(Status::failed_precondition("the range is retired")) };
+        let Some(log) = &self.log else {
+            let details = ErrorDetails::with_error_info("BOUNDARY_RETIRED", "merganser", HashMap::new());
+            return Err(Status::with_error_details(tonic::Code::FailedPrecondition, "the range is retired", details));
+        };
         let definition = Definition::user_stats(&schema());
         assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
         let events = &log[request.partition as usize][request.start_offset as usize..request.end_offset as usize];

@@ -136,6 +136,7 @@ impl Master {
             partitions: PARTITIONS,
             memory_limit_bytes: 1 << 30,
             threads: NonZeroUsize::MIN,
+            force: false,
             spill_dir: None,
         }
     }

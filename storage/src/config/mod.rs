@@ -73,7 +73,7 @@ impl Default for ViewsConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// A folder, `file:///…` or `memory://`.
+    /// A folder or `file:///…`.
     pub url: String,
 }
 
@@ -125,7 +125,7 @@ pub struct SpeedConfig {
 
 impl Default for SpeedConfig {
     fn default() -> Self {
-        Self { grpc_address: "127.0.0.1:7401".into(), queue_appends: 1024, poll_interval: Period::from_millis(500) }
+        Self { grpc_address: "127.0.0.1:7401".into(), queue_appends: 128, poll_interval: Period::from_millis(500) }
     }
 }
 
@@ -207,7 +207,12 @@ impl Config {
 
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
+        self.validate_places()?;
         let positive = [
+            ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
+            ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
+            ("serving_layer.speed_timeout", self.serving_layer.speed_timeout.0.as_millis() as u64),
+            ("log.segment_age", self.log.segment_age.0.as_millis() as u64),
             ("log.partitions", u64::from(self.log.partitions)),
             ("log.segment_bytes", self.log.segment_bytes.0),
             ("log.dedup_window_rows", u64::from(self.log.dedup_window_rows)),
@@ -218,6 +223,32 @@ impl Config {
             Some((name, _)) => Err(format!("{name} must be at least 1")),
             None if self.log.partitions > 1024 => Err("log.partitions must be at most 1024".to_owned()),
             None => Ok(()),
+        }
+    }
+
+    /// Addresses and folders.
+    fn validate_places(&self) -> Result<(), String> {
+        let listening = [
+            ("speed_layer.grpc_address", &self.speed_layer.grpc_address),
+            ("serving_layer.grpc_address", &self.serving_layer.grpc_address),
+        ];
+        if let Some((name, text)) = listening.iter().find(|(_, text)| text.parse::<std::net::SocketAddr>().is_err()) {
+            return Err(format!(
+                "{name} = \"{text}\" is no address to listen on; write an IP address and a port, such as \"127.0.0.1:7401\""
+            ));
+        }
+        let called =
+            [("batch_layer.speed_layer", &self.batch_layer.speed_layer), ("serving_layer.speed_layer", &self.serving_layer.speed_layer)];
+        let is_url = |text: &str| url::Url::parse(text).is_ok_and(|url| url.scheme() == "http" && url.has_host());
+        if let Some((name, text)) = called.iter().find(|(name, text)| !(is_url(text) || (text.is_empty() && name.starts_with("batch")))) {
+            return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port"));
+        }
+        if self.log.dir.as_os_str().is_empty() {
+            return Err("log.dir is empty; name a folder".to_owned());
+        }
+        match self.store.url.starts_with("memory:") {
+            true => Err("store.url: a store in memory is seen by one process only, and the layers are three; name a folder".to_owned()),
+            false => Ok(()),
         }
     }
 
@@ -288,9 +319,9 @@ mod tests {
     #[test]
     fn environment() {
         let config =
-            parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "memory://"), ("HOME", "/")])
+            parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "elsewhere"), ("HOME", "/")])
                 .unwrap();
-        assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "memory://"));
+        assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "elsewhere"));
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
     }
 
@@ -299,7 +330,17 @@ mod tests {
     fn refusals() {
         let error = parse("[log]\nsegment_byte = \"1MiB\"", &[]).unwrap_err().to_string();
         assert!(error.contains("did you mean `segment_bytes`?") && error.contains("line 2"), "{error}");
-        for text in ["[log]\npartitions = 0", "[log]\nsegment_bytes = \"lots\"", "[events]\namount = \"float64\"", "[logs]", "[log"] {
+        for text in [
+            "[log]\npartitions = 0",
+            "[log]\nsegment_bytes = \"lots\"",
+            "[events]\namount = \"float64\"",
+            "[logs]",
+            "[log",
+            "[store]\nurl = \"memory://\"",
+            "[serving_layer]\nspeed_layer = \"localhost:7401\"",
+            "[speed_layer]\ngrpc_address = \"localhost\"",
+            "[serving_layer]\npoll_interval = \"0ms\"",
+        ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
     }

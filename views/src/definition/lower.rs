@@ -161,6 +161,7 @@ impl Lowering {
         let built =
             LoweredAggregateBuilder::new(&expr, scan, scan.as_arrow(), &self.props, &self.context).build().map_err(|e| refuse(&e))?;
         let function = built.aggregate;
+        check_splittable(&expr, &function, scan)?;
         if function.order_sensitivity().hard_requires() {
             return Err(DefinitionError::new(format!(
                 "{expr} needs its events sorted before it sees them, so it cannot be split; use first_value or last_value with ORDER BY"
@@ -221,12 +222,46 @@ impl Lowering {
                 return Err(DefinitionError::new(format!("two outputs are called {name}; give one of them another name with AS")));
             }
             let kind = expression.data_type(aggregate.schema.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
+            check_reserved(name, &kind)?;
             fields.push(Field::new(name, kind, true));
             let of: Vec<&Aggregate> = columns.iter().map(|c| &aggregates[c.index() - first_aggregate]).collect();
             let estimated = of.iter().any(|a| !a.exact && a.function.fun().name().starts_with("approx_"));
             outputs.push(Output { expression, exact: of.iter().all(|a| a.exact), estimated });
         }
         Ok((outputs, fields))
+    }
+}
+
+/// What DataFusion would split, but with an answer that depends on the order of merging or wraps around.
+fn check_splittable(expr: &Expr, function: &AggregateFunctionExpr, scan: &DFSchema) -> Result<(), DefinitionError> {
+    let name = function.fun().name();
+    if function.is_distinct() && ORDERED.contains(&name) {
+        return Err(DefinitionError::new(format!(
+            "{expr}: {name}(DISTINCT …) has no order of its own; write {name}(… ORDER BY event_time)"
+        )));
+    }
+    let wide = |e: &Arc<dyn PhysicalExpr>| matches!(e.data_type(scan.as_arrow()), Ok(DataType::Decimal128(precision, _)) if precision > 28);
+    if name == "avg" && function.expressions().iter().any(wide) {
+        return Err(DefinitionError::new(format!(
+            "{expr} could wrap around without a word; average a narrower decimal: avg(CAST(… AS decimal(28,8)))"
+        )));
+    }
+    Ok(())
+}
+
+/// Names that answers have fields for; a measure of that name must be of that type.
+fn check_reserved(name: &str, kind: &DataType) -> Result<(), DefinitionError> {
+    let fits = match name {
+        "event_count" => *kind == DataType::Int64,
+        "revenue" => matches!(kind, DataType::Decimal128(..)),
+        "first_event_time" | "last_event_time" => *kind == timestamp_type(),
+        _ => true,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(DefinitionError::new(format!(
+            "{name} is the name of a field that every answer has, and {kind} is not its type; give the measure another name"
+        ))),
     }
 }
 
@@ -237,10 +272,12 @@ fn counts_everything(function: &AggregateFunctionExpr) -> bool {
     function.fun().name() == "count" && !function.is_distinct() && function.expressions().iter().all(literal)
 }
 
+/// Aggregates that take the order of events, and whose ORDER BY is completed.
+const ORDERED: [&str; 3] = ["first_value", "last_value", "array_agg"];
+
 /// Events may share a time; partition and offset decide then, so that the first and the last are the same in every
 /// layer, whatever the order of merging.
 fn with_total_order(expr: Expr) -> Expr {
-    const ORDERED: [&str; 3] = ["first_value", "last_value", "array_agg"];
     let Expr::AggregateFunction(mut call) = expr.unalias() else {
         unreachable!("an aggregate plan holds aggregate functions");
     };
@@ -259,7 +296,7 @@ fn has_float(kind: &DataType) -> bool {
     }
 }
 
-/// DataFusion's message without its back trace and hints of other dialects.
+/// DataFusion's innermost message without its back trace and hints of other dialects.
 fn first_line(error: &DataFusionError) -> String {
-    error.strip_backtrace().lines().next().unwrap_or_default().to_owned()
+    error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_owned()
 }

@@ -20,8 +20,9 @@ use super::error::{DefinitionError, Place};
 use crate::schema::EventSchema;
 
 /// Aggregates whose answer depends on the order of events in a way that `ORDER BY` cannot settle.
-const UNSPLITTABLE: [(&str, &str); 3] = [
+const UNSPLITTABLE: [(&str, &str); 4] = [
     ("any_value", "any_value may answer differently each time; write first_value(… ORDER BY event_time)"),
+    ("string_agg", "string_agg cannot be merged from two halves; write array_agg(… ORDER BY event_time)"),
     ("nth_value", "nth_value cannot be merged from two halves; write first_value or last_value with ORDER BY"),
     ("grouping", "grouping() belongs to grouping sets, which a view does not have; leave it out"),
 ];
