@@ -5,30 +5,27 @@
 //! append; a duplicate is answered after the sync of the group that may hold its original; a reader never sees an event
 //! that power loss could take back.
 
+/// Appends that share one sync, and the judgement of each event.
 mod group;
+/// From the log back into memory.
+mod replay;
+/// The thread.
+mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
 use storage::log::{LogReader, PartitionLog};
-use storage::record;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
-use views::columns::to_batch;
-use views::{Definition, Event, EventSchema, fold};
+use views::{Event, EventSchema};
 
-use crate::dedup::{Window, identity};
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
 use crate::slices::Slices;
-use group::Group;
-
-/// Events that share one append at most; what waits beyond goes into the next.
-const GROUP_ROWS: usize = 8192;
-/// Events that are read back and folded at once.
-pub(crate) const REPLAY_ROWS: usize = 8192;
+use replay::rebuild_window;
+pub(crate) use replay::{fold_log, for_each_batch};
+use writer::Writer;
 
 /// What became of one event of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +72,7 @@ pub(crate) struct Visible {
     pub(crate) views: BTreeMap<String, Slices>,
 }
 
-/// The handle of a partition. The thread ends when all handles are dropped.
+/// A partition from outside. Its thread ends when it is told to, or when nobody can reach it any more.
 #[derive(Clone)]
 pub(crate) struct Partition {
     pub(crate) number: usize,
@@ -109,13 +106,12 @@ impl Partition {
         let visible = Visible { head, closed_to, views: views.into_iter().map(|v| (v.definition().fingerprint().to_owned(), v)).collect() };
         let visible = Arc::new(RwLock::new(visible));
         let (commands, queue) = mpsc::channel(options.queue_appends);
-        let handle = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
-        let window = rebuild_window(&handle.log, options.dedup_window_rows, &options.schema, number as i32)?;
-        let writer =
-            Writer { log, window, visible, options, segment_started: Instant::now(), on_roll: Box::new(on_roll), number: number as i32 };
+        let partition = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
+        let window = rebuild_window(&partition.log, options.dedup_window_rows, &options.schema, number as i32)?;
+        let writer = Writer::new(log, window, visible, options, Box::new(on_roll));
         let thread = std::thread::Builder::new().name(format!("partition-{number}")).spawn(move || writer.run(queue));
         let thread = thread.map_err(|source| SpeedError::Thread { source })?;
-        Ok((handle, thread))
+        Ok((partition, thread))
     }
 }
 
@@ -162,196 +158,10 @@ impl Partition {
     }
 }
 
-fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSchema, partition: i32) -> Result<Window, SpeedError> {
-    let head = log.head();
-    let start = (head - capacity as i64).max(0);
-    let mut window = Window::new(capacity, start);
-    for entry in log.read(start..head)? {
-        let entry = entry?;
-        let (event, position) = record::decode(&entry.payload, partition, entry.offset, schema)?;
-        window.push(identity(&event.user_id, &event.event_id), position.content_hash);
-    }
-    Ok(window)
-}
-
-/// Folds `range` of the log into new slices, with a cut at every segment.
-///
-/// # Errors
-/// The log is damaged, or the definition fails on a record.
-pub(crate) fn fold_log(
-    log: &LogReader,
-    definition: &Arc<Definition>,
-    partition: i32,
-    range: std::ops::Range<i64>,
-) -> Result<Slices, SpeedError> {
-    let mut slices = Slices::new(Arc::clone(definition));
-    slices.cut(range.start);
-    for segment in log.segments()? {
-        let part = segment.start.max(range.start)..segment.end.min(range.end);
-        if segment.start > range.start && segment.start <= range.end {
-            slices.cut(segment.start);
-        }
-        if part.is_empty() {
-            continue;
-        }
-        for_each_batch(log, definition.schema(), partition, part, |first, batch| {
-            let fail = |e| SpeedError::fold(&e, definition.fingerprint(), partition, first);
-            slices.push(fold::partial(definition, &batch).map_err(fail)?).map_err(fail)
-        })?;
-    }
-    Ok(slices)
-}
-
-/// The records of `range` as event batches, each with its first offset.
-pub(crate) fn for_each_batch(
-    log: &LogReader,
-    schema: &EventSchema,
-    partition: i32,
-    range: std::ops::Range<i64>,
-    mut each: impl FnMut(i64, RecordBatch) -> Result<(), SpeedError>,
-) -> Result<(), SpeedError> {
-    let mut rows = Vec::with_capacity(REPLAY_ROWS);
-    for entry in log.read(range)? {
-        let entry = entry?;
-        rows.push(record::decode(&entry.payload, partition, entry.offset, schema)?);
-        if rows.len() == REPLAY_ROWS {
-            each(rows[0].1.offset, to_batch(rows.iter().map(|(e, p)| (e, *p)), schema))?;
-            rows.clear();
-        }
-    }
-    match rows.first() {
-        Some((_, first)) => each(first.offset, to_batch(rows.iter().map(|(e, p)| (e, *p)), schema)),
-        None => Ok(()),
-    }
-}
-
+/// Microseconds since 1970 by this machine's clock. It is recorded; it decides nothing.
 pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-struct Writer {
-    number: i32,
-    log: PartitionLog,
-    window: Window,
-    visible: Arc<RwLock<Visible>>,
-    options: PartitionOptions,
-    segment_started: Instant,
-    on_roll: Box<dyn Fn() + Send>,
-}
-
-impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut next = queue.blocking_recv();
-        while let Some(command) = next.take() {
-            match command {
-                Command::Append { events, reply } => {
-                    let mut group = Group::default();
-                    group.add(events, reply);
-                    while group.rows() < GROUP_ROWS {
-                        match queue.try_recv() {
-                            Ok(Command::Append { events, reply }) => group.add(events, reply),
-                            Ok(other) => {
-                                next = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    self.append(group);
-                }
-                Command::Roll { at_least, reply } => {
-                    let rolled = self.roll_if_older(at_least);
-                    let _gone = reply.send(rolled);
-                }
-                Command::Stop => return,
-                Command::Install { slices, folded_to, reply } => {
-                    let installed = self.install(slices, folded_to);
-                    let _gone = reply.send(installed);
-                }
-            }
-            if next.is_none() {
-                next = queue.blocking_recv();
-            }
-        }
-    }
-
-    fn append(&mut self, group: Group) {
-        let outcome = self.commit(&group).map_err(Arc::new);
-        if let Err(e) = &outcome {
-            error!(partition = self.number, error = e.chain(), "append failed; nothing of it was acknowledged");
-        }
-        group.answer(outcome);
-        if self.log.active_bytes() >= self.options.segment_bytes
-            && let Err(e) = self.roll()
-        {
-            error!(partition = self.number, error = e.chain(), "segment could not be closed");
-        }
-    }
-
-    /// Judges, folds, appends and shows a group. When this returns, what was accepted is durable and visible.
-    fn commit(&mut self, group: &Group) -> Result<(Vec<Verdict>, i64), SpeedError> {
-        let (judged, states) = self.judge_and_fold(group)?;
-        let payloads: Vec<Vec<u8>> =
-            judged.new_events(group).map(|event| record::encode(event, judged.append_time_us, &self.options.schema)).collect();
-        if !payloads.is_empty() {
-            self.log.append(payloads.iter().map(Vec::as_slice))?;
-        }
-        for (identity, content_hash) in &judged.new {
-            self.window.push(*identity, *content_hash);
-        }
-        let head = self.log.head();
-        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
-        for (fingerprint, grown) in states {
-            // A view may have been retired since it was folded.
-            if let Some(slices) = visible.views.get_mut(&fingerprint) {
-                slices.grow(grown);
-            }
-        }
-        visible.head = head;
-        Ok((judged.verdicts, head))
-    }
-
-    fn roll_if_older(&mut self, at_least: std::time::Duration) -> Result<i64, SpeedError> {
-        if self.segment_started.elapsed() >= at_least {
-            self.roll()?;
-        }
-        Ok(self.log.active_base())
-    }
-
-    fn roll(&mut self) -> Result<(), SpeedError> {
-        let Some(closed) = self.log.roll()? else { return Ok(()) };
-        self.segment_started = Instant::now();
-        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
-        visible.closed_to = closed.end;
-        visible.views.values_mut().for_each(|slices| slices.cut(closed.end));
-        drop(visible);
-        info!(partition = self.number, start = closed.start, end = closed.end, "closed segment");
-        (self.on_roll)();
-        Ok(())
-    }
-
-    fn install(&mut self, mut slices: Slices, folded_to: i64) -> Result<(), SpeedError> {
-        let definition = Arc::clone(slices.definition());
-        let head = self.log.head();
-        let fail = |e: views::FoldError, first| SpeedError::fold(&e, definition.fingerprint(), self.number, first);
-        for segment in self.log.reader().segments()? {
-            if segment.start >= folded_to {
-                slices.cut(segment.start);
-            }
-            let part = segment.start.max(folded_to)..segment.end.min(head);
-            if part.is_empty() {
-                continue;
-            }
-            for_each_batch(&self.log.reader(), definition.schema(), self.number, part, |first, batch| {
-                let states = fold::partial(&definition, &batch).map_err(|e| fail(e, first))?;
-                slices.push(states).map_err(|e| fail(e, first))
-            })?;
-        }
-        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
-        visible.views.insert(definition.fingerprint().to_owned(), slices);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use views::columns::{Position, to_batch};
 use views::{Definition, Event, Refusal, fold};
 
-use super::{Appended, Verdict, Writer, now_us};
+use super::writer::Writer;
+use super::{Appended, Verdict, now_us};
 use crate::dedup::{Seen, identity};
 use crate::error::SpeedError;
 use crate::slices::Grown;

@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use storage::log::LogFolder;
 use storage::log::disk::Disk;
-use views::Granularity;
+use views::{Definition, Granularity, fold};
 
 use super::*;
 

@@ -1,0 +1,157 @@
+//! The thread of a partition: one command after the other, appends in groups.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use storage::log::PartitionLog;
+use storage::record;
+use tokio::sync::mpsc;
+use tracing::{error, info};
+use views::fold;
+
+use super::group::Group;
+use super::replay::for_each_batch;
+use super::{Command, PartitionOptions, Verdict, Visible};
+use crate::dedup::Window;
+use crate::error::SpeedError;
+use crate::slices::Slices;
+
+/// Events that share one append at most; what waits beyond goes into the next.
+const GROUP_ROWS: usize = 8192;
+
+pub(super) struct Writer {
+    pub(super) number: i32,
+    pub(super) log: PartitionLog,
+    pub(super) window: Window,
+    pub(super) visible: Arc<RwLock<Visible>>,
+    pub(super) options: PartitionOptions,
+    pub(super) segment_started: Instant,
+    pub(super) on_roll: Box<dyn Fn() + Send>,
+}
+
+impl Writer {
+    /// `on_roll` is called after each closed segment.
+    pub(super) fn new(
+        log: PartitionLog,
+        window: Window,
+        visible: Arc<RwLock<Visible>>,
+        options: PartitionOptions,
+        on_roll: Box<dyn Fn() + Send>,
+    ) -> Self {
+        let number = log.partition() as i32;
+        Self { number, log, window, visible, options, segment_started: Instant::now(), on_roll }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut next = queue.blocking_recv();
+        while let Some(command) = next.take() {
+            match command {
+                Command::Append { events, reply } => {
+                    let mut group = Group::default();
+                    group.add(events, reply);
+                    while group.rows() < GROUP_ROWS {
+                        match queue.try_recv() {
+                            Ok(Command::Append { events, reply }) => group.add(events, reply),
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.append(group);
+                }
+                Command::Roll { at_least, reply } => {
+                    let rolled = self.roll_if_older(at_least);
+                    let _gone = reply.send(rolled);
+                }
+                Command::Stop => return,
+                Command::Install { slices, folded_to, reply } => {
+                    let installed = self.install(slices, folded_to);
+                    let _gone = reply.send(installed);
+                }
+            }
+            if next.is_none() {
+                next = queue.blocking_recv();
+            }
+        }
+    }
+
+    fn append(&mut self, group: Group) {
+        let outcome = self.commit(&group).map_err(Arc::new);
+        if let Err(e) = &outcome {
+            error!(partition = self.number, error = e.chain(), "append failed; nothing of it was acknowledged");
+        }
+        group.answer(outcome);
+        if self.log.active_bytes() >= self.options.segment_bytes
+            && let Err(e) = self.roll()
+        {
+            error!(partition = self.number, error = e.chain(), "segment could not be closed");
+        }
+    }
+
+    /// Judges, folds, appends and shows a group. When this returns, what was accepted is durable and visible.
+    fn commit(&mut self, group: &Group) -> Result<(Vec<Verdict>, i64), SpeedError> {
+        let (judged, states) = self.judge_and_fold(group)?;
+        let payloads: Vec<Vec<u8>> =
+            judged.new_events(group).map(|event| record::encode(event, judged.append_time_us, &self.options.schema)).collect();
+        if !payloads.is_empty() {
+            self.log.append(payloads.iter().map(Vec::as_slice))?;
+        }
+        for (identity, content_hash) in &judged.new {
+            self.window.push(*identity, *content_hash);
+        }
+        let head = self.log.head();
+        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        for (fingerprint, grown) in states {
+            // A view may have been retired since it was folded.
+            if let Some(slices) = visible.views.get_mut(&fingerprint) {
+                slices.grow(grown);
+            }
+        }
+        visible.head = head;
+        Ok((judged.verdicts, head))
+    }
+
+    fn roll_if_older(&mut self, at_least: Duration) -> Result<i64, SpeedError> {
+        if self.segment_started.elapsed() >= at_least {
+            self.roll()?;
+        }
+        Ok(self.log.active_base())
+    }
+
+    fn roll(&mut self) -> Result<(), SpeedError> {
+        let Some(closed) = self.log.roll()? else { return Ok(()) };
+        self.segment_started = Instant::now();
+        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        visible.closed_to = closed.end;
+        visible.views.values_mut().for_each(|slices| slices.cut(closed.end));
+        drop(visible);
+        info!(partition = self.number, start = closed.start, end = closed.end, "closed segment");
+        (self.on_roll)();
+        Ok(())
+    }
+
+    fn install(&mut self, mut slices: Slices, folded_to: i64) -> Result<(), SpeedError> {
+        let definition = Arc::clone(slices.definition());
+        let head = self.log.head();
+        let fail = |e: views::FoldError, first| SpeedError::fold(&e, definition.fingerprint(), self.number, first);
+        for segment in self.log.reader().segments()? {
+            if segment.start >= folded_to {
+                slices.cut(segment.start);
+            }
+            let part = segment.start.max(folded_to)..segment.end.min(head);
+            if part.is_empty() {
+                continue;
+            }
+            for_each_batch(&self.log.reader(), definition.schema(), self.number, part, |first, batch| {
+                let states = fold::partial(&definition, &batch).map_err(|e| fail(e, first))?;
+                slices.push(states).map_err(|e| fail(e, first))
+            })?;
+        }
+        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        visible.views.insert(definition.fingerprint().to_owned(), slices);
+        Ok(())
+    }
+}
