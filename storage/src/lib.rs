@@ -11,21 +11,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-/// Batch views: files of partial states, written once, read by key.
+// Batch views: files of partial states, written once, read by key.
 pub mod batch_view;
-/// `merganser.toml`.
+// `merganser.toml`.
 pub mod config;
-/// Refused rows, kept.
+// Refused rows, kept.
 pub mod dead_letter;
-/// Accepted events in order, durable.
+// Accepted events in order, durable.
 pub mod log;
-/// Which files are a version.
+// Which files are a version.
 pub mod manifest;
-/// Closed segments as Parquet.
+// Closed segments as Parquet.
 pub mod master;
-/// Where each object is.
+// Where each object is.
 pub mod paths;
-/// An event as the log keeps it.
+// An event as the log keeps it.
 pub mod record;
-/// The object store.
+// The object store.
 pub mod store;

@@ -24,7 +24,7 @@
 //!
 //! The code blocks, on purpose: it belongs on threads of its own.
 
-/// The calls that change the disk, and the seam for fault tests.
+// The calls that change the disk, and the seam for fault tests.
 pub mod disk;
 /// What can go wrong.
 mod error;

@@ -1,7 +1,7 @@
 //! A view definition: SQL in, everything the three verbs need out.
 //!
-//! `Definition::parse` takes the text through three gates: the syntax ([`syntax`]), DataFusion's own planner and type
-//! coercion, and the shape of the logical plan ([`lower`]). What comes out are physical expressions and DataFusion's
+//! `Definition::parse` takes the text through three gates: the syntax (`syntax`), DataFusion's own planner and type
+//! coercion, and the shape of the logical plan (`lower`). What comes out are physical expressions and DataFusion's
 //! aggregate functions, which [`crate::fold::Fold`] drives; no query is ever planned after that.
 
 mod bucket;
