@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use views::definition::EVENT_COUNT_COLUMN;
 use views::{Definition, FoldError, Granularity, fold};
 
@@ -103,7 +103,8 @@ impl Answers {
                 return self.without_speed(version, question, stale).await;
             }
             reloads += 1;
-            self.versions.refresh(version.number).await;
+            // Opening a large version may take longer than a question may wait; the watcher goes on with it.
+            let _opened = timeout_at(deadline, self.versions.refresh(version.number)).await;
             if self.versions.current().number == version.number {
                 sleep(pause).await;
                 pause *= 2;
