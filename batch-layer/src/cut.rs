@@ -29,7 +29,7 @@ impl Cut {
             return Err(RunError::Partitions { expected: partitions, found: beyond });
         }
         let log_id = owner.or_else(|| parent.map(|p| p.log_id.clone())).unwrap_or_default();
-        Ok(Self { log_id, boundary: (0..partitions).map(|p| archived_edge(segments, p)).collect() })
+        Ok(Self { log_id, boundary: (0..partitions).map(|p| master::archived_edge(segments, p)).collect() })
     }
 
     /// Refuses a cut that cannot follow the version before.
@@ -68,10 +68,4 @@ impl Cut {
         let chain = |(partition, end): (usize, &i64)| Ok(master::chain(segments, partition as u32, 0..*end)?);
         self.boundary.iter().enumerate().map(chain).collect()
     }
-}
-
-fn archived_edge(segments: &[SegmentMeta], partition: u32) -> i64 {
-    let mut links: Vec<_> = segments.iter().filter(|s| s.path.partition == partition).map(|s| s.path.range()).collect();
-    links.sort_by_key(|range| (range.start, range.end));
-    links.iter().fold(0, |edge, range| if range.start == edge { range.end } else { edge })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use chrono::DateTime;
 use storage::log::LogReader;
-use storage::master::{claim, list_segments, write_segment};
+use storage::master::{archived_edge, claim, list_segments, write_segment};
 use storage::paths::SegmentPath;
 use storage::record;
 use storage::store::Store;
@@ -42,11 +42,8 @@ impl Archive {
             return Err(SpeedError::OtherMaster { stored: owner, here: log_id.to_owned() });
         }
         let segments = list_segments(&store).await?;
-        let edge = |partition: usize| {
-            let of_partition = segments.iter().filter(|s| s.path.partition as usize == partition);
-            of_partition.fold(0, |edge, s| if s.path.start == edge { s.path.end } else { edge })
-        };
-        Ok(Self { edges: (0..partitions).map(|p| Mutex::new(edge(p))).collect(), store, schema, wake: Notify::new() })
+        let edges = (0..partitions).map(|p| Mutex::new(archived_edge(&segments, p as u32))).collect();
+        Ok(Self { edges, store, schema, wake: Notify::new() })
     }
 
     /// A segment was closed.
@@ -59,7 +56,7 @@ impl Archive {
         loop {
             let mut failed = false;
             for partition in partitions {
-                if let Err(e) = self.archive_closed(partition).await {
+                if let Err(e) = self.archive_up_to(partition, partition.closed_to()).await {
                     warn!(partition = partition.number, error = e.chain(), "segment could not be archived; trying again");
                     failed = true;
                 }
@@ -76,11 +73,6 @@ impl Archive {
                 () = retry => {}
             }
         }
-    }
-
-    async fn archive_closed(&self, partition: &Partition) -> Result<(), SpeedError> {
-        let closed_to = partition.closed_to();
-        self.archive_up_to(partition, closed_to).await
     }
 
     /// Where what is archived of a partition ends.

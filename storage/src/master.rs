@@ -120,6 +120,14 @@ pub async fn list_segments(store: &Store) -> Result<Vec<SegmentMeta>, StoreError
     Ok(segments)
 }
 
+/// Where the unbroken chain of segments of `partition` that starts at offset 0 ends, exclusive.
+#[must_use]
+pub fn archived_edge(segments: &[SegmentMeta], partition: u32) -> i64 {
+    let mut ranges: Vec<_> = segments.iter().filter(|s| s.path.partition == partition).map(|s| s.path.range()).collect();
+    ranges.sort_by_key(|range| (range.start, range.end));
+    ranges.iter().fold(0, |edge, range| if range.start == edge { range.end } else { edge })
+}
+
 /// The segments that together hold exactly the events `range` of `partition`, in order; none if the range is empty.
 ///
 /// # Errors

@@ -251,12 +251,6 @@ impl Config {
             false => Ok(()),
         }
     }
-
-    /// The settings in force, as TOML.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("plain structs of texts and numbers are TOML")
-    }
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -304,7 +298,7 @@ mod tests {
     fn defaults() {
         let config = parse("", &[]).unwrap();
         assert_eq!(config, Config::default());
-        assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
+        assert_eq!(parse(&toml::to_string(&config).unwrap(), &[]).unwrap(), config);
     }
 
     /// Proves that the commented reference in the repository sets nothing but the defaults, attributes aside.
