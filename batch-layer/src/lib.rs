@@ -45,7 +45,7 @@ pub use audit::Difference;
 pub use error::RunError;
 pub use options::RunOptions;
 pub use report::{Removed, RunReport};
-pub use run::{RunOutcome, run};
+pub use run::{RunOutcome, run, run_on};
 
 #[cfg(test)]
 mod tests;

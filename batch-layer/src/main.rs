@@ -6,13 +6,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context;
 use batch_layer::progress::Terminal;
 use batch_layer::{RunError, RunOptions, RunOutcome, versions};
 use clap::{Parser, Subcommand};
 use storage::config::{ByteSize, Config};
+use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
 use storage::store::Store;
 use tracing::info;
@@ -153,7 +153,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
             }
             return Ok(NOTHING_TO_DO);
         }
-        Command::Versions => println!("{}", versions::table(&versions::list(store, &cli.view).await?, SystemTime::now().into())),
+        Command::Versions => println!("{}", versions::table(&versions::list(store, &cli.view).await?, RealMachine.now().into())),
         Command::Verify { version } => match versions::verify(store, &cli.view, version).await? {
             Some(sound) => println!("v{} is sound: {} files, {} rows", sound.version, sound.files.len(), sound.row_count),
             None => println!("no version yet"),

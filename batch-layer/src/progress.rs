@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 /// Pause between lines where there is no terminal.
 const LINE_PAUSE: Duration = Duration::from_secs(5);

@@ -106,7 +106,7 @@ impl fmt::Display for RunReport {
 }
 
 /// A new run's id: it sorts by time, and no two are the same.
-pub(crate) fn new_run_id(now: chrono::DateTime<chrono::Utc>) -> Id {
-    let id = format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), rand::random::<u32>());
+pub(crate) fn new_run_id(now: chrono::DateTime<chrono::Utc>, random: u32) -> Id {
+    let id = format!("{}-{random:08x}", now.format("%Y%m%dT%H%M%S%3fZ"));
     id.parse().expect("digits, letters and a hyphen")
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use merganser_proto::Transport;
+use storage::machine::{Machine, RealMachine, driven};
 use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
 use storage::store::Store;
-use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use views::{Definition, digest};
@@ -42,20 +44,35 @@ pub enum RunOutcome {
 /// # Errors
 /// Nothing was published then, unless the error is [`storage::store::StoreError::UnknownOutcome`]. Nothing is ever deleted.
 pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress>) -> Result<RunOutcome, RunError> {
-    let started = (SystemTime::now(), Instant::now());
+    run_on(Arc::new(RealMachine), None, options, store, progress).await
+}
+
+/// [`run`] on a machine and a network that the caller brings: `speed` carries calls to the speed layer of `options`; without it
+/// the run connects by itself.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    machine: Arc<dyn Machine>,
+    speed: Option<Transport>,
+    options: &RunOptions,
+    store: &Store,
+    progress: Arc<dyn Progress>,
+) -> Result<RunOutcome, RunError> {
+    let started = (machine.now(), Instant::now());
     let parent = Manifests::new(store.clone(), options.view.clone()).latest().await?;
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
     if let Some(parent) = &parent {
         definition::check_amount(&definition, options, store, parent).await?;
     }
-    let (speed, cut, segments) = cut(options, store, parent.as_ref()).await?;
+    let (speed, cut, segments) = cut(options, speed, store, parent.as_ref()).await?;
     if !options.force
         && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition)
     {
         return Ok(RunOutcome::NothingToDo(reason));
     }
 
-    let run_id = new_run_id(DateTime::<Utc>::from(started.0));
+    let run_id = new_run_id(DateTime::<Utc>::from(started.0), machine.random() as u32);
     info!(view = %options.view, %run_id, boundary = ?cut.boundary, log_id = cut.log_id, "recomputing");
     let report = RunReport {
         view: options.view.to_string(),
@@ -69,7 +86,7 @@ pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress
         rows_read: cut.events(),
         ..RunReport::default()
     };
-    let mut run = Run { options, store, progress, definition, parent, speed, cut, run_id, report };
+    let mut run = Run { machine, options, store, progress, definition, parent, speed, cut, run_id, report };
     run.progress.begin(run.cut.events() as u64);
     let published = Box::pin(run.publish(&segments)).await;
     run.progress.end();
@@ -80,13 +97,17 @@ pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress
 /// The cut, and the segments that were there after it was made.
 async fn cut(
     options: &RunOptions,
+    transport: Option<Transport>,
     store: &Store,
     parent: Option<&Manifest>,
 ) -> Result<(Option<SpeedLayer>, Cut, Vec<SegmentMeta>), RunError> {
     let (speed, asked) = match &options.speed_layer {
         None => (None, None),
         Some(url) => {
-            let mut speed = SpeedLayer::connect(url).await?;
+            let mut speed = match transport {
+                Some(transport) => SpeedLayer::new(url, transport),
+                None => SpeedLayer::connect(url).await?,
+            };
             let cut = speed.cut().await?;
             (Some(speed), Some(cut))
         }
@@ -104,6 +125,7 @@ async fn cut(
 
 /// A run that has something to do.
 struct Run<'a> {
+    machine: Arc<dyn Machine>,
     options: &'a RunOptions,
     store: &'a Store,
     progress: Arc<dyn Progress>,
@@ -206,7 +228,7 @@ impl Run<'_> {
             version: report.version,
             parent: report.parent,
             run_id: report.run_id.clone(),
-            created_time: rfc3339(SystemTime::now()),
+            created_time: rfc3339(self.machine.now()),
             log_id: self.cut.log_id.clone(),
             boundary: self.cut.boundary.clone(),
             fingerprint: self.definition.fingerprint().to_owned(),
@@ -285,12 +307,8 @@ fn rfc3339(time: SystemTime) -> String {
 
 /// Runs `work`, which blocks on CPU and disk between its awaits, where it disturbs nobody. It ends early when the caller goes away.
 async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    let runtime = Handle::current();
     let token = CancellationToken::new();
     let _caller = token.clone().drop_guard();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(token.run_until_cancelled(work))).await;
-    match done {
-        Ok(done) => done.expect("the token is cancelled only when the caller is dropped"),
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-    }
+    let done = driven(async move { token.run_until_cancelled(work).await }).await;
+    done.expect("the token is cancelled only when the caller is dropped")
 }

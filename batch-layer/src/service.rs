@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::{CutRequest, ExportStatesRequest};
 use storage::paths::ViewName;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 use views::fold::Fold;
@@ -28,7 +29,7 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct SpeedLayer {
     url: String,
-    client: RealtimeViewServiceClient<Channel>,
+    client: RealtimeViewServiceClient<Transport>,
 }
 
 /// States of one partition over a range of offsets.
@@ -40,14 +41,19 @@ pub(crate) enum Exported {
 }
 
 impl SpeedLayer {
+    /// A client over whatever carries its calls to the speed layer at `url`.
+    pub(crate) fn new(url: &str, transport: Transport) -> Self {
+        let client = RealtimeViewServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Self { url: url.to_owned(), client }
+    }
+
     /// Connects.
     pub(crate) async fn connect(url: &str) -> Result<Self, RunError> {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| RunError::SpeedAddress { url: url.to_owned(), source })?;
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
         let connected = endpoint.connect().await;
         let channel = connected.map_err(|source| RunError::SpeedUnreachable { url: url.to_owned(), source })?;
-        let client = RealtimeViewServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { url: url.to_owned(), client })
+        Ok(Self::new(url, Transport::new(channel)))
     }
 
     /// Seals what is active. When this returns, everything below the cut is archived.

@@ -12,12 +12,52 @@
 //! Maps are `BTreeMap`s, so that equal messages have equal bytes, and `bytes` fields are `Bytes`, so that Arrow can read them
 //! in place.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tower::util::{BoxCloneSyncService, ServiceExt};
+
 /// Package `merganser.v1`: messages, clients and server traits.
 #[allow(missing_docs, unreachable_pub)]
 #[allow(clippy::large_futures)]
 #[allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 pub mod v1 {
     tonic::include_proto!("merganser.v1");
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, BoxError>> + Send>>;
+
+/// What carries the calls of a client to a server: a connection, or, in a simulation, the server's services themselves.
+#[derive(Clone, Debug)]
+pub struct Transport(BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>);
+
+impl Transport {
+    /// Over anything that answers gRPC requests, such as a `tonic` channel.
+    pub fn new<S>(service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+    {
+        Self(BoxCloneSyncService::new(service.map_err(Into::into)))
+    }
+}
+
+impl Service<http::Request<Body>> for Transport {
+    type Response = http::Response<Body>;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        self.0.call(request)
+    }
 }
 
 /// The encoded `FileDescriptorSet` of the package and of what it imports, comments included, for server reflection.

@@ -37,20 +37,24 @@ mod version;
 /// Which version answers now.
 mod versions;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use merganser_proto::descriptors_of;
+use futures::Stream;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
+use merganser_proto::{Transport, descriptors_of};
 use storage::batch_view::BlockCache;
 use storage::config::ServingConfig;
 use storage::store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router, TcpIncoming};
 use tracing::{info, warn};
 use views::EventSchema;
 
@@ -93,26 +97,35 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
-    let speed = SpeedClient::new(&config.speed_layer)?;
-    let speed_timeout = config.speed_timeout.0.min(SPEED_TIMEOUT_MAX);
-    let cache = BlockCache::new(config.cache_bytes.0);
-    let view = VIEW.parse().expect("the name of the built-in view is one");
-    let opening = Versions::open(view, store, cache, speed.clone(), speed_timeout, &events);
-    let versions = tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        opened = opening => Arc::new(opened?),
-    };
-
-    let watched = Arc::clone(&versions);
-    let period = config.poll_interval.0.max(POLL_INTERVAL_MIN);
-    let _watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(period).await }));
-
-    let router = router(Service(Answers { versions, speed, speed_timeout })).await;
+    let speed = speed::connection(&config.speed_layer)?;
     if let Ok(address) = listener.local_addr() {
         info!(%address, "serving");
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    run_on(config, store, events, speed, incoming, shutdown).await
+}
+
+/// [`run`] on a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<IO>(
+    config: ServingConfig,
+    store: Store,
+    events: EventSchema,
+    speed: Transport,
+    incoming: impl Stream<Item = io::Result<IO>>,
+    shutdown: CancellationToken,
+) -> Result<(), ServingError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let layer = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        opened = ServingLayer::open(&config, store, &events, speed) => opened?,
+    };
+    let served = router(layer.routes()).await.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
     tokio::select! {
         ended = served => ended.map_err(ServingError::Server),
         () = after(&shutdown, GRACE) => {
@@ -122,7 +135,37 @@ pub async fn run(
     }
 }
 
-async fn router(service: Service) -> Router {
+/// The layer without its network: it watches for new versions, and answers through its services.
+pub struct ServingLayer {
+    service: Service,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+impl ServingLayer {
+    /// Opens and verifies the first version.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn open(config: &ServingConfig, store: Store, events: &EventSchema, speed: Transport) -> Result<Self, ServingError> {
+        let speed = SpeedClient::new(speed);
+        let speed_timeout = config.speed_timeout.0.min(SPEED_TIMEOUT_MAX);
+        let cache = BlockCache::new(config.cache_bytes.0);
+        let view = VIEW.parse().expect("the name of the built-in view is one");
+        let versions = Arc::new(Versions::open(view, store, cache, speed.clone(), speed_timeout, events).await?);
+        let watched = Arc::clone(&versions);
+        let period = config.poll_interval.0.max(POLL_INTERVAL_MIN);
+        let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(period).await }));
+        Ok(Self { service: Service(Answers { versions, speed, speed_timeout }), _watcher: watcher })
+    }
+
+    /// `UserStatsService` and `ViewService`.
+    pub fn routes(&self) -> Routes {
+        let stats = UserStatsServiceServer::new(self.service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+        Routes::new(stats).add_service(ViewServiceServer::new(self.service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    }
+}
+
+async fn router(routes: Routes) -> Router {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<UserStatsServiceServer<Service>>().await;
     let reflection = || {
@@ -139,11 +182,10 @@ async fn router(service: Service) -> Router {
         .http2_max_local_error_reset_streams(Some(MAX_RESET_STREAMS))
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection().build_v1().expect(built))
         .add_service(reflection().build_v1alpha().expect(built))
-        .add_service(UserStatsServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(ViewServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES))
 }
 
 /// tonic waits for ever on one idle stream, so its graceful end has an end.

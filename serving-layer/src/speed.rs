@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::{GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 use views::wire;
@@ -35,22 +36,28 @@ pub(crate) struct SpeedStates {
 
 /// A connection that is made when it is first needed and again whenever it is lost. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct SpeedClient(RealtimeViewServiceClient<Channel>);
+pub(crate) struct SpeedClient(RealtimeViewServiceClient<Transport>);
 
 impl SpeedClient {
-    /// A client of the speed layer at `address`, which need not be up.
-    pub(crate) fn new(address: &str) -> Result<Self, ServingError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|source| ServingError::SpeedAddress { address: address.to_owned(), source })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let client = RealtimeViewServiceClient::new(endpoint.connect_lazy());
-        Ok(Self(client.max_decoding_message_size(MAX_ANSWER_BYTES)))
+    /// A client over whatever carries its calls.
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self(RealtimeViewServiceClient::new(transport).max_decoding_message_size(MAX_ANSWER_BYTES))
     }
+}
 
+/// A connection to `address`, which need not be up.
+pub(crate) fn connection(address: &str) -> Result<Transport, ServingError> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(|source| ServingError::SpeedAddress { address: address.to_owned(), source })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true);
+    Ok(Transport::new(endpoint.connect_lazy()))
+}
+
+impl SpeedClient {
     /// Asks whether the speed layer can answer from `version`.
     pub(crate) async fn prepare(&self, view: &str, version: i64, deadline: Instant) -> Result<(), ServingError> {
         let request = PrepareVersionRequest { view: view.to_owned(), version };

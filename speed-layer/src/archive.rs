@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use chrono::DateTime;
 use storage::log::LogReader;
+use storage::machine::blocking;
 use storage::master::{archived_edge, claim, list_segments, write_segment};
 use storage::paths::SegmentPath;
 use storage::record;
@@ -68,6 +69,7 @@ impl Archive {
                 }
             };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
                 () = retry => {}
@@ -94,8 +96,8 @@ impl Archive {
             }
             let (log, schema, number) = (partition.log.clone(), self.schema.clone(), partition.number);
             let range = segment.clone();
-            let read = tokio::task::spawn_blocking(move || read_segment(&log, &schema, number as i32, range)).await;
-            let (batches, first_append_us) = read.map_err(|_| SpeedError::Stopping)??;
+            let read = blocking(move || read_segment(&log, &schema, number as i32, range)).await;
+            let (batches, first_append_us) = read?;
             let ingest_date = DateTime::from_timestamp_micros(first_append_us).unwrap_or_default().date_naive();
             let path = SegmentPath { partition: number as u32, start: segment.start, end: segment.end, ingest_date };
             let written = write_segment(&self.store, &path, self.schema.arrow(), batches).await?;
@@ -130,6 +132,7 @@ pub(crate) async fn roll_by_age(partitions: Arc<[Partition]>, age: std::time::Du
     let mut tick = tokio::time::interval((age / 10).max(std::time::Duration::from_millis(100)));
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use storage::dead_letter::{DeadLetter, DeadLetters};
 use storage::log::LogError;
+use storage::machine::{Machine, Owner, now_us};
 use tokio::sync::{mpsc, oneshot};
 use views::{Event, EventSchema, RawEvent, Refusal, event, shard_of};
 
 use crate::error::SpeedError;
-use crate::partition::{Appended, Partition, Verdict, now_us};
+use crate::partition::{Appended, Partition, Verdict};
 
 /// Refused rows that wait for the disk at most, in requests.
 const DEAD_LETTER_QUEUE: usize = 1024;
@@ -36,6 +37,7 @@ pub(crate) enum WhenFull {
 /// The way in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Ingest {
+    pub(crate) machine: Arc<dyn Machine>,
     pub(crate) schema: Arc<EventSchema>,
     pub(crate) log_id: Arc<str>,
     pub(crate) partitions: Arc<[Partition]>,
@@ -91,13 +93,14 @@ impl Ingest {
             }
         }
         refused.sort_by_key(|(row, _)| *row);
-        self.dead_letters.keep(refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal)).collect()).await?;
+        let received_time_us = now_us(&*self.machine);
+        self.dead_letters.keep(refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us)).collect()).await?;
         let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
     }
 }
 
-fn dead_letter(raw: &RawEvent, refusal: &Refusal) -> DeadLetter {
+fn dead_letter(raw: &RawEvent, refusal: &Refusal, received_time_us: i64) -> DeadLetter {
     let event = serde_json::json!({
         "event_id": raw.event_id,
         "user_id": raw.user_id,
@@ -106,7 +109,7 @@ fn dead_letter(raw: &RawEvent, refusal: &Refusal) -> DeadLetter {
         "amount": raw.amount,
         "attributes": raw.attributes,
     });
-    DeadLetter { received_time_us: now_us(), field: refusal.field.clone(), reason: refusal.reason.clone(), event }
+    DeadLetter { received_time_us, field: refusal.field.clone(), reason: refusal.reason.clone(), event }
 }
 
 type Kept = Result<(), Arc<SpeedError>>;
@@ -122,11 +125,11 @@ pub(crate) struct DeadLetterQueue(mpsc::Sender<Command>);
 
 impl DeadLetterQueue {
     /// Starts the thread.
-    pub(crate) fn start(mut letters: DeadLetters) -> Result<(Self, std::thread::JoinHandle<()>), SpeedError> {
+    pub(crate) fn start(mut letters: DeadLetters) -> Result<(Self, Owner), SpeedError> {
         let (sender, mut queue) = mpsc::channel(DEAD_LETTER_QUEUE);
-        let work = move || {
+        let work = async move {
             let mut stopping = false;
-            while !stopping && let Some(Command::Keep(mut batch, reply)) = queue.blocking_recv() {
+            while !stopping && let Some(Command::Keep(mut batch, reply)) = queue.recv().await {
                 let mut replies = vec![reply];
                 while let Ok(command) = queue.try_recv() {
                     let Command::Keep(more, reply) = command else {
@@ -142,8 +145,8 @@ impl DeadLetterQueue {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("dead-letters".into()).spawn(work);
-        Ok((Self(sender), thread.map_err(|source| SpeedError::Thread { source })?))
+        let owner = Owner::start("dead-letters".into(), work);
+        Ok((Self(sender), owner.map_err(|source| SpeedError::Thread { source })?))
     }
 
     /// Ends the thread after what is queued.

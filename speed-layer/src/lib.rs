@@ -19,6 +19,8 @@ mod dedup;
 mod error;
 /// Events in, row by row.
 mod ingest;
+/// The layer without its network.
+mod layer;
 /// `speed-layer load`.
 pub mod load;
 /// One partition's thread.
@@ -30,40 +32,30 @@ mod service;
 /// The realtime view of one partition.
 mod slices;
 
-use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use storage::config::Config;
-use storage::dead_letter::DeadLetters;
-use storage::log::{LogFolder, PartitionLog};
-use storage::manifest::Manifests;
-use storage::paths::ViewName;
+use storage::machine::{Machine, RealMachine};
 use storage::store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
-use views::Definition;
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
 
 pub use error::SpeedError;
+pub use layer::SpeedLayer;
 
-use archive::{Archive, roll_by_age};
-use ingest::{DeadLetterQueue, Ingest};
-use partition::{Partition, PartitionOptions, fold_log};
-use realtime::{Kept, Realtime, load_kept};
 use service::{IngestAdapter, RealtimeAdapter};
-use slices::Slices;
 
-/// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
-const VIEW: &str = "user_stats";
 /// Streams of one connection.
 const MAX_STREAMS: u32 = 128;
-/// Largest request.
-const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// How long open calls may take to end after a stop; an idle stream would hold a server for ever.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,192 +65,33 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
 /// read. Nothing was acknowledged then.
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
-    let schema = Arc::new(config.events.clone());
-    let view = ViewName::try_from(VIEW.to_owned())?;
-    let (dir, partitions) = (config.log.dir.clone(), config.log.partitions);
-    let opened = tokio::task::spawn_blocking(move || open_log(&dir, partitions)).await.map_err(|_| SpeedError::Stopping)??;
-    let (folder, logs, letters) = opened;
-    let log_id: Arc<str> = folder.log_id().to_string().into();
+    run_on(Arc::new(RealMachine), config, store, TcpListenerStream::new(listener), shutdown).await
+}
 
-    let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
-    let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len(), &log_id).await?);
-    let Started { partitions, threads, failed } = start_partitions(logs, &kept, &config, &archive).await?;
-    kept.retain(|version| !failed.contains(version.definition.fingerprint()));
-    partitions.iter().for_each(|partition| partition.retire(&kept));
-    for version in &kept {
-        realtime::check_boundary(version, &partitions)?;
-    }
-    for partition in partitions.iter() {
-        let (archived, head) = (archive.edge(partition.number).await, partition.log.head());
-        if archived > head {
-            return Err(SpeedError::LogBehindArchive { partition: partition.number as i32, archived, head });
-        }
-    }
-    let (dead_letters, dead_letter_thread) = DeadLetterQueue::start(letters)?;
-    let realtime = Arc::new(Realtime {
-        log_id: Arc::clone(&log_id),
-        view,
-        store,
-        schema: Arc::clone(&schema),
-        partitions: Arc::clone(&partitions),
-        archive: Arc::clone(&archive),
-        kept: Mutex::new(kept),
-    });
-    let ingest = Ingest { schema, log_id: Arc::clone(&log_id), partitions: Arc::clone(&partitions), dead_letters: dead_letters.clone() };
-
-    let background = CancellationToken::new();
-    let stop_background = background.clone().drop_guard();
-    let archiving = (Arc::clone(&archive), Arc::clone(&partitions), background.clone());
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
-    tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
-    tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
-
-    info!(log_id = &*log_id, "ready");
-    let served = serve(listener, ingest, realtime, shutdown).await;
-    drop(stop_background);
-    while tasks.join_next().await.is_some() {}
-    // A client that holds on to its stream holds a handle too, so the threads are told.
-    for partition in partitions.iter() {
-        partition.stop().await;
-    }
-    dead_letters.stop().await;
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().chain([dead_letter_thread]).for_each(|t| drop(t.join())));
-    let _ended = joined.await;
-    drop(folder);
+/// [`run`] on a machine and a network that the caller brings.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<IO>(
+    machine: Arc<dyn Machine>,
+    config: Config,
+    store: Store,
+    incoming: impl Stream<Item = io::Result<IO>>,
+    shutdown: CancellationToken,
+) -> Result<(), SpeedError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let layer = SpeedLayer::open(machine, config, store).await?;
+    let served = serve(incoming, layer.routes(), shutdown).await;
+    layer.close().await;
     served
 }
 
-fn open_log(dir: &std::path::Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
-    let folder = LogFolder::open(dir, partitions)?;
-    let logs = (0..partitions).map(|p| folder.partition(p)).collect::<Result<_, _>>()?;
-    let letters = DeadLetters::open(dir)?;
-    Ok((folder, logs, letters))
-}
-
-/// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
-///
-/// A version that this program cannot use is left out, for ingest must go on and a new version can mend it.
-///
-/// # Errors
-/// The store cannot be read, or a version was made from another log.
-async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id: &str) -> Result<Vec<Kept>, SpeedError> {
-    let manifests = Manifests::new(store.clone(), view.clone());
-    let newest = manifests.latest().await?;
-    let mut kept = Vec::new();
-    if newest.as_ref().is_none_or(|newest| newest.version == 1) {
-        let definition = Arc::new(Definition::user_stats(&config.events));
-        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
-    }
-    let Some(newest) = newest else { return Ok(kept) };
-    let before = match newest.version {
-        1 => None,
-        number => Some(manifests.read(number - 1).await),
-    };
-    for manifest in before.into_iter().chain([Ok(newest)]) {
-        let loaded = match manifest {
-            Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
-            Err(e) => Err(e.into()),
-        };
-        match loaded {
-            Ok(version) => kept.push(version),
-            Err(e @ (SpeedError::OtherLog { .. } | SpeedError::ColumnType { .. })) => return Err(e),
-            Err(e) => error!(error = e.chain(), "a stored version cannot be used here; a new batch run can mend it"),
-        }
-    }
-    Ok(kept)
-}
-
-struct Started {
-    partitions: Arc<[Partition]>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    /// Fingerprints of definitions that fail on the log.
-    failed: BTreeSet<String>,
-}
-
-/// Replays all partitions side by side.
-async fn start_partitions(logs: Vec<PartitionLog>, kept: &[Kept], config: &Config, archive: &Arc<Archive>) -> Result<Started, SpeedError> {
-    let mut replays = Vec::new();
-    for log in logs {
-        let options = PartitionOptions {
-            schema: config.events.clone(),
-            dedup_window_rows: config.log.dedup_window_rows as usize,
-            segment_bytes: config.log.segment_bytes.0,
-            queue_appends: config.speed_layer.queue_appends,
-        };
-        let (kept, archive) = (kept.to_vec(), Arc::clone(archive));
-        replays.push(tokio::task::spawn_blocking(move || {
-            let (views, failed) = replay(&log, &kept)?;
-            let (partition, thread) = Partition::start(log, views, options, move || archive.wake())?;
-            Ok::<_, SpeedError>((partition, thread, failed))
-        }));
-    }
-    let (mut partitions, mut threads, mut failed) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for replay in replays {
-        let (partition, thread, failed_here) = replay.await.map_err(|_| SpeedError::Stopping)??;
-        partitions.push(partition);
-        threads.push(thread);
-        failed.extend(failed_here);
-    }
-    Ok(Started { partitions: partitions.into(), threads, failed })
-}
-
-/// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.
-fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
-    let number = log.partition() as usize;
-    let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
-    for version in kept {
-        let boundary = version.boundary.get(number).copied().unwrap_or(0);
-        match lowest.iter_mut().find(|(d, _)| d.fingerprint() == version.definition.fingerprint()) {
-            Some((_, start)) => *start = boundary.min(*start),
-            None => lowest.push((Arc::clone(&version.definition), boundary)),
-        }
-    }
-    let head = log.head();
-    let (mut views, mut failed) = (Vec::new(), Vec::new());
-    for (definition, start) in lowest {
-        match fold_log(&log.reader(), &definition, number as i32, start.min(head)..head) {
-            Ok(slices) => views.push(slices),
-            Err(e @ SpeedError::Fold { .. }) => {
-                error!(
-                    error = e.chain(),
-                    "a published view fails on accepted events; it cannot be answered until it is mended and recomputed"
-                );
-                failed.push(definition.fingerprint().to_owned());
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok((views, failed))
-}
-
-/// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
-async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: CancellationToken) {
-    let manifests = Manifests::new(realtime.store.clone(), realtime.view.clone());
-    let mut tick = tokio::time::interval(interval);
-    let mut complaint = None;
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let prepared = match manifests.latest().await {
-            Ok(None) => Ok(()),
-            Ok(Some(newest)) => realtime.prepare(newest.version).await,
-            Err(e) => Err(e.into()),
-        };
-        // Once for each failure, not once for each poll.
-        let reason = prepared.err().map(|e| e.chain());
-        if let Some(reason) = &reason
-            && complaint.as_ref() != Some(reason)
-        {
-            warn!(reason, "the newest version cannot be prepared; the older one stays");
-        }
-        complaint = reason;
-    }
-}
-
-async fn serve(listener: TcpListener, ingest: Ingest, realtime: Arc<Realtime>, shutdown: CancellationToken) -> Result<(), SpeedError> {
+async fn serve<IO>(incoming: impl Stream<Item = io::Result<IO>>, routes: Routes, shutdown: CancellationToken) -> Result<(), SpeedError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
     health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
@@ -272,12 +105,11 @@ async fn serve(listener: TcpListener, ingest: Ingest, realtime: Arc<Realtime>, s
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(IngestServiceServer::new(IngestAdapter(ingest)).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(RealtimeViewServiceServer::new(RealtimeAdapter(realtime)))
+        .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     let give_up = async {
         shutdown.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;

@@ -14,9 +14,9 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use storage::log::{LogReader, PartitionLog};
+use storage::machine::{Machine, Owner};
 use tokio::sync::{mpsc, oneshot};
 use views::{Event, EventSchema};
 
@@ -83,6 +83,7 @@ pub(crate) struct Partition {
 
 /// What a partition is started with.
 pub(crate) struct PartitionOptions {
+    pub(crate) machine: Arc<dyn Machine>,
     pub(crate) schema: EventSchema,
     pub(crate) dedup_window_rows: usize,
     pub(crate) segment_bytes: u64,
@@ -99,7 +100,7 @@ impl Partition {
         views: Vec<Slices>,
         options: PartitionOptions,
         on_roll: impl Fn() + Send + 'static,
-    ) -> Result<(Self, std::thread::JoinHandle<()>), SpeedError> {
+    ) -> Result<(Self, Owner), SpeedError> {
         let number = log.partition() as usize;
         let head = log.head();
         let closed_to = log.active_base();
@@ -109,9 +110,8 @@ impl Partition {
         let partition = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
         let window = rebuild_window(&partition.log, options.dedup_window_rows, &options.schema, number as i32)?;
         let writer = Writer::new(log, window, visible, options, Box::new(on_roll));
-        let thread = std::thread::Builder::new().name(format!("partition-{number}")).spawn(move || writer.run(queue));
-        let thread = thread.map_err(|source| SpeedError::Thread { source })?;
-        Ok((partition, thread))
+        let owner = Owner::start(format!("partition-{number}"), writer.run(queue));
+        Ok((partition, owner.map_err(|source| SpeedError::Thread { source })?))
     }
 }
 
@@ -156,12 +156,6 @@ impl Partition {
         self.commands.send(command(reply)).await.map_err(|_| SpeedError::Stopping)?;
         answer.await.map_err(|_| SpeedError::Stopping)?
     }
-}
-
-/// Microseconds since 1970 by this machine's clock. It is recorded; it decides nothing.
-pub(crate) fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use storage::machine::blocking;
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
@@ -154,7 +155,7 @@ impl Realtime {
         let (log, definition, number) = (partition.log.clone(), Arc::clone(&next.definition), partition.number);
         let folded_to = log.head();
         let fold = move || fold_log(&log, &definition, number as i32, start..folded_to);
-        let slices = tokio::task::spawn_blocking(fold).await.map_err(|_| SpeedError::Stopping)??;
+        let slices = blocking(fold).await?;
         partition.install(slices, folded_to).await
     }
 }

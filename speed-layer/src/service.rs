@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use storage::machine::blocking;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -131,7 +132,7 @@ impl RealtimeViewService for RealtimeAdapter {
         let partition = usize::try_from(request.partition).map_err(|_| Status::invalid_argument("the partition is negative"))?;
         let realtime = Arc::clone(&self.0);
         let export = move || realtime.export(&request.fingerprint, &request.log_id, partition, request.start_offset..request.end_offset);
-        let parts = tokio::task::spawn_blocking(export).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let parts = blocking(export).await.map_err(|e| status(&e))?;
         let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into() }));
         Ok(Response::new(Box::pin(futures::stream::iter(messages))))
     }

@@ -19,6 +19,8 @@ pub mod config;
 pub mod dead_letter;
 // Accepted events in order, durable.
 pub mod log;
+// The machine underneath: disk, clock, chance, threads.
+pub mod machine;
 // Which files are a version.
 pub mod manifest;
 // Closed segments as Parquet.

@@ -29,8 +29,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
+use crate::machine::blocking;
 use crate::paths::{SegmentPath, events_folder};
-use crate::store::{ObjectInfo, ObjectReader, PutOutcome, Store, StoreError, blocking};
+use crate::store::{ObjectInfo, ObjectReader, PutOutcome, Store, StoreError};
 
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;

@@ -232,9 +232,9 @@ impl Player {
         }
         let version = run.await.context("the run panicked")??;
         ensure!(version.is_some(), "a run with events to cover published nothing");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
         while self.seen <= self.published {
-            ensure!(std::time::Instant::now() < deadline, "version {version:?} never answered");
+            ensure!(tokio::time::Instant::now() < deadline, "version {version:?} never answered");
             self.ask(&maker.question(), Expected::Fresh).await?;
         }
         self.coverage.answers_during_publishes += self.coverage.answers - before;

@@ -1,8 +1,7 @@
 //! The progress bar on stderr: one for all files, over their bytes as stored.
 
-use std::time::Instant;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
 
 use super::reader::EventFile;
 use super::summary::{Tally, grouped};

@@ -22,7 +22,8 @@ mod tests;
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 pub use error::LoadError;
 pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};

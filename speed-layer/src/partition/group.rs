@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use storage::machine::now_us;
 use storage::record;
 use tokio::sync::oneshot;
 use views::columns::{Position, to_batch};
 use views::{Definition, Event, Refusal, fold};
 
 use super::writer::Writer;
-use super::{Appended, Verdict, now_us};
+use super::{Appended, Verdict};
 use crate::dedup::{Seen, identity};
 use crate::error::SpeedError;
 use crate::slices::Grown;
@@ -88,7 +89,8 @@ impl Writer {
     }
 
     fn judge(&self, group: &Group, bad: &HashMap<usize, Refusal>) -> Judged {
-        let mut judged = Judged { verdicts: Vec::with_capacity(group.rows()), new: Vec::new(), append_time_us: now_us() };
+        let mut judged =
+            Judged { verdicts: Vec::with_capacity(group.rows()), new: Vec::new(), append_time_us: now_us(&*self.options.machine) };
         let mut in_group: HashMap<[u8; 16], i64> = HashMap::new();
         for (i, event) in group.events.iter().enumerate() {
             if let Some(refusal) = bad.get(&i) {

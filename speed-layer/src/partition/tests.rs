@@ -7,6 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use storage::log::LogFolder;
 use storage::log::disk::Disk;
+use storage::machine::RealMachine;
 use views::{Definition, Granularity, fold};
 
 use super::*;
@@ -77,7 +78,8 @@ fn rig_with(sql: &str) -> Rig {
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::parse(sql, &schema).unwrap());
     let views = vec![fold_log(&log.reader(), &definition, 0, 0..log.head()).unwrap()];
-    let options = PartitionOptions { schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
+    let options =
+        PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
     let (partition, _thread) = Partition::start(log, views, options, || {}).unwrap();
     Rig { disk, _dir: dir, _folder: folder, partition }
 }
@@ -112,7 +114,7 @@ impl Rig {
 }
 
 /// Proves that while the sync is under way nothing is acknowledged and nothing is shown, neither an event nor a duplicate of it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_before_the_sync() {
     let rig = rig();
     let before = rig.disk.syncs();
@@ -131,7 +133,7 @@ async fn nothing_before_the_sync() {
 }
 
 /// Proves that after a failed sync nothing is acknowledged or shown, and that no later append pretends otherwise.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_an_error_for_ever() {
     let rig = rig();
     rig.disk.set(Gate::Failing);
@@ -142,7 +144,7 @@ async fn a_failed_sync_is_an_error_for_ever() {
 }
 
 /// Proves that appends which wait share one sync, and that each gets its own verdicts.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_sync_for_all_that_wait() {
     let rig = rig();
     rig.disk.set(Gate::Shut);
@@ -163,7 +165,7 @@ async fn one_sync_for_all_that_wait() {
 }
 
 /// Proves that an event on which the view fails is refused alone, before the log, and that its retry is refused too.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_the_view_cannot_take() {
     let rig = rig_with("SELECT user_id, sum(1 / CAST(amount AS BIGINT)) AS s FROM events GROUP BY user_id");
     let events = || vec![event("good", 10_000), event("bad", 0), event("bad", 0), event("better", 20_000)];
@@ -179,7 +181,7 @@ async fn a_row_that_the_view_cannot_take() {
 }
 
 /// Proves that the same identity with other content is a conflict, in one group and across groups.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conflicts() {
     let rig = rig();
     let conflict = |verdict: &Verdict| matches!(verdict, Verdict::Refused(refusal) if refusal.field == "event_id");

@@ -1,11 +1,12 @@
 //! The thread of a partition: one command after the other, appends in groups.
 
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use storage::log::PartitionLog;
 use storage::record;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{error, info};
 use views::fold;
 
@@ -43,8 +44,8 @@ impl Writer {
     }
 
     /// Works until it is told to stop.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut next = queue.blocking_recv();
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut next = queue.recv().await;
         while let Some(command) = next.take() {
             match command {
                 Command::Append { events, reply } => {
@@ -73,7 +74,7 @@ impl Writer {
                 }
             }
             if next.is_none() {
-                next = queue.blocking_recv();
+                next = queue.recv().await;
             }
         }
     }

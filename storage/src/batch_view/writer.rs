@@ -10,9 +10,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 
 use super::{BLOCK_ROWS, GROUP_BYTES, GROUP_ROWS, check_schema};
+use crate::machine::blocking;
 use crate::manifest::ViewFile;
 use crate::paths::ViewFilePath;
-use crate::store::{ObjectWriter, Store, StoreError, blocking};
+use crate::store::{ObjectWriter, Store, StoreError};
 
 /// Where blocks and row groups end; tests use small ones.
 #[derive(Clone, Copy, Debug)]

@@ -36,6 +36,7 @@ pub use error::StoreError;
 pub(crate) use reader::ObjectReader;
 pub use writer::{ObjectInfo, ObjectWriter};
 
+use crate::machine::blocking;
 use local::{Existing, Staged};
 
 /// How much is read at once where a whole object is only hashed.
@@ -227,13 +228,5 @@ impl Store {
             return Err(StoreError::Name { text: path.to_string(), expected: "the path of an object (a file name without #)" });
         }
         Ok(self.folder.as_deref().map(Path::to_path_buf))
-    }
-}
-
-/// Runs `work` where blocking is allowed. It runs to its end even if the caller goes away.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use object_store::path::Path as ObjectPath;
 
 use super::local::{Existing, Staged};
-use super::{PutOutcome, Store, StoreError, blocking};
+use super::{PutOutcome, Store, StoreError};
+use crate::machine::blocking;
 
 /// What an object's bytes are: enough to tell later whether they still are.
 #[derive(Clone, Debug, PartialEq, Eq)]

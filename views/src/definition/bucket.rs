@@ -40,43 +40,45 @@ pub(super) fn edges_near(definition: &Definition, time_us: i64) -> Result<Edges,
 /// Refuses an expression that is no bucket: it must start at or before the times it holds, and hold its own start.
 pub(super) fn check(bucket: Option<&dyn PhysicalExpr>, schema: &EventSchema) -> Result<(), DefinitionError> {
     let Some(bucket) = bucket else { return Ok(()) };
-    const SAMPLE_STEP_US: i64 = 97 * 86_400_000_000 + 12_345_678;
-    let mut time_us = -2_208_988_800_000_000;
-    while time_us < 7_258_118_400_000_000 {
-        let refuse = |why: &str| DefinitionError::new(format!("the bucket {why}; use date_trunc or date_bin of event_time"));
-        let start = bucket_at(bucket, schema, time_us).map_err(|e| refuse(&format!("fails on some times ({e})")))?;
-        if start > time_us {
-            return Err(refuse("lies after the event"));
-        }
-        if bucket_at(bucket, schema, start).ok() != Some(start) {
-            return Err(refuse("does not hold its own start, so ranges have no edges"));
-        }
-        time_us += SAMPLE_STEP_US;
+    const SAMPLE_STEP_US: usize = 97 * 86_400_000_000 + 12_345_678;
+    let refuse = |why: &str| DefinitionError::new(format!("the bucket {why}; use date_trunc or date_bin of event_time"));
+    let times: Vec<i64> = (-2_208_988_800_000_000..7_258_118_400_000_000).step_by(SAMPLE_STEP_US).collect();
+    let starts = buckets_at(bucket, schema, &times).map_err(|e| refuse(&format!("fails on some times ({e})")))?;
+    if starts.iter().zip(&times).any(|(start, time)| start > time) {
+        return Err(refuse("lies after the event"));
+    }
+    if buckets_at(bucket, schema, &starts).ok() != Some(starts) {
+        return Err(refuse("does not hold its own start, so ranges have no edges"));
     }
     Ok(())
 }
 
 fn bucket_at(bucket: &dyn PhysicalExpr, schema: &EventSchema, time_us: i64) -> Result<i64, FoldError> {
-    let arrow = schema.arrow();
+    buckets_at(bucket, schema, &[time_us]).map(|starts| starts[0])
+}
+
+/// Where the bucket of each time starts, for events that have nothing but a time.
+fn buckets_at(bucket: &dyn PhysicalExpr, schema: &EventSchema, times_us: &[i64]) -> Result<Vec<i64>, FoldError> {
+    let (arrow, rows) = (schema.arrow(), times_us.len());
     let column = |field: &Arc<arrow::datatypes::Field>| -> ArrayRef {
         match (field.name().as_str(), field.data_type()) {
-            ("event_time", _) => Arc::new(TimestampMicrosecondArray::from(vec![time_us]).with_timezone("+00:00")),
-            (_, DataType::Utf8) => Arc::new(arrow::array::StringArray::from(vec![""])),
-            (_, kind) if field.is_nullable() => new_null_array(kind, 1),
+            ("event_time", _) => Arc::new(TimestampMicrosecondArray::from(times_us.to_vec()).with_timezone("+00:00")),
+            (_, DataType::Utf8) => Arc::new(arrow::array::StringArray::from(vec![""; rows])),
+            (_, kind) if field.is_nullable() => new_null_array(kind, rows),
             (_, kind) => arrow::array::make_array(
-                arrow::array::ArrayData::new_null(kind, 1)
+                arrow::array::ArrayData::new_null(kind, rows)
                     .into_builder()
                     .nulls(None)
                     .build()
-                    .expect("one zero is a value of any fixed-width type"),
+                    .expect("zeros are values of any fixed-width type"),
             ),
         }
     };
-    let row = RecordBatch::try_new(Arc::clone(&arrow), arrow.fields().iter().map(column).collect())?;
-    let value = bucket.evaluate(&row)?.into_array(1)?;
-    let times = value.as_primitive::<TimestampMicrosecondType>();
-    if times.is_null(0) {
+    let events = RecordBatch::try_new(Arc::clone(&arrow), arrow.fields().iter().map(column).collect())?;
+    let starts = bucket.evaluate(&events)?.into_array(rows)?;
+    let starts = starts.as_primitive::<TimestampMicrosecondType>();
+    if starts.null_count() > 0 {
         return Err(FoldError::NullBucket);
     }
-    Ok(times.value(0))
+    Ok(starts.values().to_vec())
 }

@@ -1,9 +1,10 @@
 //! Steps of the demo: each says what it does, how long it took, and gives up in time.
 
 use std::io::{Write, stdout};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::time::Instant;
 
 /// Runs one step. A step that fails or takes longer than `patience` ends the demo with its name.
 pub(crate) async fn step<T>(what: &str, patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -1,0 +1,263 @@
+//! The layer without its network: open what is on the disk, offer the services, work in the background, close.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use merganser_proto::v1::ingest_service_server::IngestServiceServer;
+use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use storage::config::Config;
+use storage::dead_letter::DeadLetters;
+use storage::log::{LogFolder, PartitionLog};
+use storage::machine::{Machine, Owner, blocking};
+use storage::manifest::Manifests;
+use storage::paths::ViewName;
+use storage::store::Store;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tracing::{error, info, warn};
+use views::Definition;
+
+use crate::archive::{Archive, roll_by_age};
+use crate::error::SpeedError;
+use crate::ingest::{DeadLetterQueue, Ingest};
+use crate::partition::{Partition, PartitionOptions, fold_log};
+use crate::realtime::{Kept, Realtime, check_boundary, load_kept};
+use crate::service::{IngestAdapter, RealtimeAdapter};
+use crate::slices::Slices;
+
+/// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
+const VIEW: &str = "user_stats";
+/// Largest request.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// An open log with its realtime views, taking events and questions through its services.
+pub struct SpeedLayer {
+    ingest: Ingest,
+    realtime: Arc<Realtime>,
+    /// The threads of the partitions and of the dead letters.
+    owners: Vec<Owner>,
+    background: CancellationToken,
+    tasks: JoinSet<()>,
+    folder: LogFolder,
+}
+
+impl SpeedLayer {
+    /// Opens the log, replays it, and starts what goes on in the background. When this returns, the layer has caught up.
+    ///
+    /// # Errors
+    /// As [`crate::run`].
+    pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
+        let schema = Arc::new(config.events.clone());
+        let view = ViewName::try_from(VIEW.to_owned())?;
+        let (folder, logs, letters) = {
+            let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
+            blocking(move || open_log(&*machine, &dir, partitions)).await?
+        };
+        let log_id: Arc<str> = folder.log_id().to_string().into();
+
+        let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
+        let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len(), &log_id).await?);
+        let Started { partitions, mut owners, failed } = start_partitions(&machine, logs, &kept, &config, &archive).await?;
+        kept.retain(|version| !failed.contains(version.definition.fingerprint()));
+        partitions.iter().for_each(|partition| partition.retire(&kept));
+        check_against_store(&kept, &partitions, &archive).await?;
+        let (dead_letters, owner) = DeadLetterQueue::start(letters)?;
+        owners.push(owner);
+        let realtime = Arc::new(Realtime {
+            log_id: Arc::clone(&log_id),
+            view,
+            store,
+            schema: Arc::clone(&schema),
+            partitions: Arc::clone(&partitions),
+            archive: Arc::clone(&archive),
+            kept: Mutex::new(kept),
+        });
+
+        let background = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let archiving = (archive, Arc::clone(&partitions), background.clone());
+        tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
+        tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
+        tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background.clone()));
+        info!(log_id = &*log_id, "ready");
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters };
+        Ok(Self { ingest, realtime, owners, background, tasks, folder })
+    }
+
+    /// `IngestService` and `RealtimeViewService`.
+    pub fn routes(&self) -> Routes {
+        let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()));
+        let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime)));
+        Routes::new(ingest.max_decoding_message_size(MAX_REQUEST_BYTES)).add_service(realtime)
+    }
+
+    /// Ends what goes on, after what is queued, and lets go of the log.
+    pub async fn close(mut self) {
+        self.background.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        // A client that holds on to its stream holds a handle too, so the threads are told.
+        for partition in self.ingest.partitions.iter() {
+            partition.stop().await;
+        }
+        self.ingest.dead_letters.stop().await;
+        for owner in self.owners {
+            owner.ended().await;
+        }
+        drop(self.folder);
+    }
+}
+
+/// Refuses a log that is not the one, or an older copy of the one, that the store was filled from.
+async fn check_against_store(kept: &[Kept], partitions: &[Partition], archive: &Archive) -> Result<(), SpeedError> {
+    for version in kept {
+        check_boundary(version, partitions)?;
+    }
+    for partition in partitions {
+        let (archived, head) = (archive.edge(partition.number).await, partition.log.head());
+        if archived > head {
+            return Err(SpeedError::LogBehindArchive { partition: partition.number as i32, archived, head });
+        }
+    }
+    Ok(())
+}
+
+fn open_log(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
+    let folder = LogFolder::open_on(machine.disk(), dir, partitions)?;
+    let logs = (0..partitions).map(|p| folder.partition(p)).collect::<Result<_, _>>()?;
+    let letters = DeadLetters::open(dir)?;
+    Ok((folder, logs, letters))
+}
+
+/// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
+///
+/// A version that this program cannot use is left out, for ingest must go on and a new version can mend it.
+///
+/// # Errors
+/// The store cannot be read, or a version was made from another log.
+async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id: &str) -> Result<Vec<Kept>, SpeedError> {
+    let manifests = Manifests::new(store.clone(), view.clone());
+    let newest = manifests.latest().await?;
+    let mut kept = Vec::new();
+    if newest.as_ref().is_none_or(|newest| newest.version == 1) {
+        let definition = Arc::new(Definition::user_stats(&config.events));
+        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
+    }
+    let Some(newest) = newest else { return Ok(kept) };
+    let before = match newest.version {
+        1 => None,
+        number => Some(manifests.read(number - 1).await),
+    };
+    for manifest in before.into_iter().chain([Ok(newest)]) {
+        let loaded = match manifest {
+            Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
+            Err(e) => Err(e.into()),
+        };
+        match loaded {
+            Ok(version) => kept.push(version),
+            Err(e @ (SpeedError::OtherLog { .. } | SpeedError::ColumnType { .. })) => return Err(e),
+            Err(e) => error!(error = e.chain(), "a stored version cannot be used here; a new batch run can mend it"),
+        }
+    }
+    Ok(kept)
+}
+
+struct Started {
+    partitions: Arc<[Partition]>,
+    owners: Vec<Owner>,
+    /// Fingerprints of definitions that fail on the log.
+    failed: BTreeSet<String>,
+}
+
+/// Replays all partitions side by side.
+async fn start_partitions(
+    machine: &Arc<dyn Machine>,
+    logs: Vec<PartitionLog>,
+    kept: &[Kept],
+    config: &Config,
+    archive: &Arc<Archive>,
+) -> Result<Started, SpeedError> {
+    let mut replays = Vec::new();
+    for log in logs {
+        let options = PartitionOptions {
+            machine: Arc::clone(machine),
+            schema: config.events.clone(),
+            dedup_window_rows: config.log.dedup_window_rows as usize,
+            segment_bytes: config.log.segment_bytes.0,
+            queue_appends: config.speed_layer.queue_appends,
+        };
+        let (kept, archive) = (kept.to_vec(), Arc::clone(archive));
+        replays.push(blocking(move || {
+            let (views, failed) = replay(&log, &kept)?;
+            let (partition, owner) = Partition::start(log, views, options, move || archive.wake())?;
+            Ok::<_, SpeedError>((partition, owner, failed))
+        }));
+    }
+    let (mut partitions, mut owners, mut failed) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (partition, owner, failed_here) in try_join_all(replays).await? {
+        partitions.push(partition);
+        owners.push(owner);
+        failed.extend(failed_here);
+    }
+    Ok(Started { partitions: partitions.into(), owners, failed })
+}
+
+/// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.
+fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
+    let number = log.partition() as usize;
+    let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
+    for version in kept {
+        let boundary = version.boundary.get(number).copied().unwrap_or(0);
+        match lowest.iter_mut().find(|(d, _)| d.fingerprint() == version.definition.fingerprint()) {
+            Some((_, start)) => *start = boundary.min(*start),
+            None => lowest.push((Arc::clone(&version.definition), boundary)),
+        }
+    }
+    let head = log.head();
+    let (mut views, mut failed) = (Vec::new(), Vec::new());
+    for (definition, start) in lowest {
+        match fold_log(&log.reader(), &definition, number as i32, start.min(head)..head) {
+            Ok(slices) => views.push(slices),
+            Err(e @ SpeedError::Fold { .. }) => {
+                error!(
+                    error = e.chain(),
+                    "a published view fails on accepted events; it cannot be answered until it is mended and recomputed"
+                );
+                failed.push(definition.fingerprint().to_owned());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((views, failed))
+}
+
+/// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
+async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: CancellationToken) {
+    let manifests = Manifests::new(realtime.store.clone(), realtime.view.clone());
+    let mut tick = tokio::time::interval(interval);
+    let mut complaint = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let prepared = match manifests.latest().await {
+            Ok(None) => Ok(()),
+            Ok(Some(newest)) => realtime.prepare(newest.version).await,
+            Err(e) => Err(e.into()),
+        };
+        // Once for each failure, not once for each poll.
+        let reason = prepared.err().map(|e| e.chain());
+        if let Some(reason) = &reason
+            && complaint.as_ref() != Some(reason)
+        {
+            warn!(reason, "the newest version cannot be prepared; the older one stays");
+        }
+        complaint = reason;
+    }
+}
