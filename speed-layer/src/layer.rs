@@ -10,7 +10,7 @@ use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use storage::config::Config;
 use storage::dead_letter::DeadLetters;
-use storage::log::{LogFolder, PartitionLog};
+use storage::log::{LogFolder, LogId, PartitionLog};
 use storage::machine::{Machine, Owner, blocking};
 use storage::manifest::Manifests;
 use storage::paths::ViewName;
@@ -127,9 +127,10 @@ async fn check_against_store(kept: &[Kept], partitions: &[Partition], archive: &
 }
 
 fn open_log(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
-    let folder = LogFolder::open_on(machine.disk(), dir, partitions)?;
+    let fresh_id = LogId::from_bytes(machine.random().to_be_bytes());
+    let folder = LogFolder::open_on(machine.disk(), dir, partitions, fresh_id)?;
     let logs = (0..partitions).map(|p| folder.partition(p)).collect::<Result<_, _>>()?;
-    let letters = DeadLetters::open(dir)?;
+    let letters = DeadLetters::open_on(machine.disk(), dir)?;
     Ok((folder, logs, letters))
 }
 

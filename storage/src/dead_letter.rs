@@ -1,8 +1,9 @@
 //! Dead letters: rows that were refused, kept with their reason before the sender is told.
 //!
 //! **Layout.** `<data>/dead-letter/letters.log`: `"MRGNDLQ1" | format u32 | crc32c u32`, little
-//! endian, then the frames of the log, one a letter, numbered from 0. A payload is the letter's id,
-//! 16 bytes, then its JSON `{"received_time_us":…,"field":…,"reason":…,"event":…}`.
+//! endian, then the frames of the log, one a letter, numbered from 0, and a trailer. A payload is the
+//! letter's id, 16 bytes, then its JSON `{"received_time_us":…,"field":…,"reason":…,"event":…}`. New
+//! files have format 2; one of format 1 keeps it.
 //!
 //! **Consistency.** A letter is known by what was refused and why, not by when: the same row
 //! refused again for the same reason is not kept again, so that repeating a load changes nothing.
@@ -14,18 +15,18 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::log::{
     LogError,
-    disk::{self, Disk, OsDisk},
-    frame::{self, FRAME_HEADER_BYTES},
-    journal::{self, Journal, Shape},
-    segment,
+    disk::{self, Disk, DiskLock, FileReader, OsDisk},
+    frame::{Coding, FRAME_HEADER_BYTES, Format, Kind},
+    header,
+    journal::{Journal, Shape},
+    recovery,
 };
 
 mod letter;
@@ -39,16 +40,15 @@ pub use letter::{DeadLetter, LetterId};
 pub const MAX_LETTER_BYTES: usize = 32 * 1024 * 1024;
 
 const MAGIC: &[u8; 8] = b"MRGNDLQ1";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 16;
-const SHAPE: Shape = Shape { header_bytes: HEADER_BYTES, first_offset: 0, max_payload_bytes: MAX_LETTER_BYTES };
 
 /// The writing end, held by the one server of the data folder.
 #[derive(Debug)]
 pub struct DeadLetters {
     journal: Journal,
     known: HashSet<LetterId>,
-    _lock: File,
+    _lock: DiskLock,
 }
 
 impl DeadLetters {
@@ -61,7 +61,7 @@ impl DeadLetters {
         DeadLetters::open_on(Arc::new(OsDisk), data_dir)
     }
 
-    /// [`DeadLetters::open`] on a disk that a fault test brings.
+    /// [`DeadLetters::open`] on the disk that a test brings.
     ///
     /// # Errors
     /// As [`DeadLetters::open`].
@@ -69,15 +69,20 @@ impl DeadLetters {
         let path = path_in(data_dir);
         let dir = path.parent().expect("the file is in a folder");
         disk::create_dir(&*disk, dir)?;
-        let lock = disk::lock_dir(dir)?;
-        if open_file(&path)?.is_none() {
-            disk::create_file(&*disk, &path, &header())?;
-        }
+        let lock = disk::lock(&*disk, dir)?;
+        let shape = match open_file(&disk, &path)? {
+            Some((_, shape)) => shape,
+            None => {
+                let header = header();
+                disk::create_file(&*disk, &path, &header)?;
+                parse_header(&path, &header)?
+            }
+        };
         // An earlier creation may have died between the rename and the sync that makes the name
         // durable.
         disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
         let mut known = HashSet::new();
-        let journal = Journal::recover(disk, path.clone(), SHAPE, |payload| {
+        let journal = recovery::recover(disk, path.clone(), shape, |payload| {
             known.insert(split(&path, payload)?.0);
             Ok(())
         })?;
@@ -89,9 +94,9 @@ impl DeadLetters {
     /// costs no I/O.
     ///
     /// # Errors
-    /// [`LogError::RecordTooLarge`] over [`MAX_LETTER_BYTES`], before anything is written;
-    /// [`LogError::DiskFull`] or [`LogError::Poisoned`] when the write or the sync failed, and
-    /// [`LogError::Poisoned`] for every new letter after that.
+    /// [`LogError::RecordTooLarge`] over [`MAX_LETTER_BYTES`] and [`LogError::DiskFull`], with nothing
+    /// kept; [`LogError::Poisoned`] when the write or the sync failed, and for every new letter after
+    /// that.
     pub fn record(&mut self, letters: &[DeadLetter]) -> Result<usize, LogError> {
         let mut new = HashSet::new();
         let mut payloads = Vec::new();
@@ -123,15 +128,25 @@ impl DeadLetters {
 /// [`LogError::Damaged`] with the byte when something invalid has a valid letter behind it, and
 /// then ends.
 pub fn read_all(data_dir: &Path) -> Result<Letters, LogError> {
+    read_all_on(Arc::new(OsDisk), data_dir)
+}
+
+/// [`read_all`] on the disk that a test brings.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_all_on(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Letters, LogError> {
     let path = path_in(data_dir);
-    Ok(Letters { file: open_file(&path)?, path, byte: HEADER_BYTES as u64, next: 0 })
+    let file = open_file(&disk, &path)?;
+    let byte = file.as_ref().map_or(0, |(_, shape)| shape.header_bytes as u64);
+    Ok(Letters { file, path, byte, next: 0 })
 }
 
 /// The letters of a file; see [`read_all`].
 #[derive(Debug)]
 pub struct Letters {
     /// Gone at the end and after an error.
-    file: Option<BufReader<File>>,
+    file: Option<(BufReader<FileReader>, Shape)>,
     path: PathBuf,
     byte: u64,
     next: i64,
@@ -141,10 +156,10 @@ impl Iterator for Letters {
     type Item = Result<(LetterId, DeadLetter), LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut file = self.file.take()?;
-        match self.read(&mut file) {
+        let (mut file, shape) = self.file.take()?;
+        match self.read(&mut file, shape) {
             Ok(Some(letter)) => {
-                self.file = Some(file);
+                self.file = Some((file, shape));
                 Some(Ok(letter))
             }
             Ok(None) => None,
@@ -154,30 +169,38 @@ impl Iterator for Letters {
 }
 
 impl Letters {
-    fn read(&mut self, file: &mut BufReader<File>) -> Result<Option<(LetterId, DeadLetter)>, LogError> {
-        let io = |e| LogError::io("read", &self.path)(e);
-        let Some(record) = frame::read(file, MAX_LETTER_BYTES).map_err(io)? else {
-            self.check_end(file)?;
+    fn read(&mut self, file: &mut BufReader<FileReader>, shape: Shape) -> Result<Option<(LetterId, DeadLetter)>, LogError> {
+        let frame = shape.coding.read(file).map_err(LogError::io("read", &self.path))?;
+        let Some(frame) = frame.filter(|frame| frame.kind != Kind::Trailer) else {
+            self.check_end(file.get_ref(), shape)?;
             return Ok(None);
         };
-        journal::check_offset(&self.path, self.byte, record.offset, self.next)?;
-        let (id, json) = split(&self.path, &record.payload)?;
+        recovery::check_offset(&self.path, self.byte, frame.offset, self.next)?;
+        let (id, json) = split(&self.path, &frame.payload)?;
         let letter = serde_json::from_slice(json).map_err(|e| LogError::damaged(&self.path, self.byte, e.to_string()))?;
-        self.byte += (FRAME_HEADER_BYTES + record.payload.len()) as u64;
+        self.byte += (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
         self.next += 1;
         Ok(Some((id, letter)))
     }
 
-    /// Where no valid frame is, nothing valid may follow.
-    fn check_end(&self, file: &mut BufReader<File>) -> Result<(), LogError> {
-        let mut tail = Vec::new();
-        let read = io::Seek::seek(file, io::SeekFrom::Start(self.byte)).and_then(|_| file.read_to_end(&mut tail));
-        read.map_err(LogError::io("read", &self.path))?;
-        // The frame may have been completed, and others added, since it was found unfinished.
-        if frame::decode(&tail, MAX_LETTER_BYTES).is_some_and(|frame| frame.offset == self.next) {
+    /// Where no valid letter is, nothing may show that one was durable.
+    fn check_end(&self, file: &FileReader, shape: Shape) -> Result<(), LogError> {
+        let checked = self.check_tail(file, shape);
+        match checked {
+            // Others may have been added while the tail was read: what stands behind this one now was
+            // begun after it was durable, so it must be there at a second look.
+            Err(LogError::Damaged { .. }) => self.check_tail(file, shape),
+            other => other,
+        }
+    }
+
+    fn check_tail(&self, file: &FileReader, shape: Shape) -> Result<(), LogError> {
+        let tail = file.tail(self.byte).map_err(LogError::io("read", &self.path))?;
+        // The letter may have been completed since it was found unfinished.
+        if shape.coding.decode(&tail).is_some_and(|frame| frame.kind != Kind::Trailer && frame.offset == self.next) {
             return Ok(());
         }
-        journal::check_tail(&self.path, self.byte, &tail, self.next, MAX_LETTER_BYTES)
+        recovery::check_tail(&self.path, self.byte, &tail, self.next, shape)
     }
 }
 
@@ -186,26 +209,31 @@ fn path_in(data_dir: &Path) -> PathBuf {
 }
 
 /// Opens the file at its first frame; `None` where there is no file.
-fn open_file(path: &Path) -> Result<Option<BufReader<File>>, LogError> {
-    let mut file = match File::open(path) {
-        Ok(file) => BufReader::new(file),
+fn open_file(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<(BufReader<FileReader>, Shape)>, LogError> {
+    let mut file = match FileReader::open(disk, path) {
+        Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(LogError::io("open", path)(e)),
     };
-    let mut found = [0; HEADER_BYTES];
-    match file.read_exact(&mut found) {
-        Ok(()) => segment::check_format(path, &found, MAGIC, FORMAT).map(|()| Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(LogError::damaged(path, 0, "the file ends within its header")),
-        Err(e) => Err(LogError::io("read", path)(e)),
-    }
+    let shape = parse_header(path, file.fill_buf().map_err(LogError::io("read", path))?)?;
+    file.consume(shape.header_bytes);
+    Ok(Some((file, shape)))
 }
 
-fn header() -> [u8; HEADER_BYTES] {
+fn header() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-    bytes.try_into().expect("the fields add up to the header's size")
+    bytes
+}
+
+/// What the frames look like after the header at the start of `bytes`.
+fn parse_header(path: &Path, bytes: &[u8]) -> Result<Shape, LogError> {
+    let format = header::check_kind(path, bytes, MAGIC, FORMAT)?;
+    let fields = header::check_sum(path, bytes, HEADER_BYTES)?;
+    let format = if format == 1 { Format::One } else { Format::Two(crc32c::crc32c(fields)) };
+    Ok(Shape { header_bytes: HEADER_BYTES, first_offset: 0, coding: Coding { format, max_payload_bytes: MAX_LETTER_BYTES } })
 }
 
 fn split<'a>(path: &Path, payload: &'a [u8]) -> Result<(LetterId, &'a [u8]), LogError> {

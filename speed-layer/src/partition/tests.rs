@@ -1,12 +1,10 @@
-use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use storage::log::LogFolder;
-use storage::log::disk::Disk;
+use storage::log::disk::{Disk, DiskFile, OsDisk};
+use storage::log::{LogFolder, LogId};
 use storage::machine::RealMachine;
 use views::{Definition, Granularity, fold};
 
@@ -51,14 +49,14 @@ impl GatedDisk {
 }
 
 impl Disk for GatedDisk {
-    fn sync_data(&self, _path: &Path, file: &File) -> io::Result<()> {
+    fn sync_data(&self, file: &DiskFile) -> io::Result<()> {
         let mut gate = self.gate.lock().unwrap();
         gate.1 += 1;
         self.changed.notify_all();
         gate = self.changed.wait_while(gate, |(gate, _)| *gate == Gate::Shut).unwrap();
         match gate.0 {
             Gate::Failing => Err(io::Error::other("planted")),
-            _ => file.sync_data(),
+            _ => OsDisk.sync_data(file),
         }
     }
 }
@@ -73,7 +71,7 @@ struct Rig {
 fn rig_with(sql: &str) -> Rig {
     let disk = GatedDisk::new();
     let dir = tempfile::tempdir().unwrap();
-    let folder = LogFolder::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir.path(), 1).unwrap();
+    let folder = LogFolder::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir.path(), 1, LogId::from_bytes([7; 16])).unwrap();
     let log = folder.partition(0).unwrap();
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::parse(sql, &schema).unwrap());

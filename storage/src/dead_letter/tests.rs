@@ -1,14 +1,15 @@
 //! What the dead letters promise.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{fs, io, path::Path};
+
+use rand::{SeedableRng, rngs::StdRng};
 
 use serde_json::json;
 
-use super::{DeadLetter, DeadLetters, HEADER_BYTES, read_all};
+use super::{DeadLetter, DeadLetters, HEADER_BYTES, read_all, read_all_on};
 use crate::log::{
     LogError,
-    disk::Disk,
-    tests::failing_disk::{FailingDisk, FastDisk},
+    disk::{Fault, MemoryDisk, Survivors},
 };
 
 fn letter(event_id: &str) -> DeadLetter {
@@ -60,17 +61,49 @@ fn the_id_is_frozen() {
     assert_ne!(letter("1").id(), letter("2").id());
 }
 
-#[test]
-fn file_bytes_are_frozen() {
-    // Proves that a release reads the letters of the one before.
-    let dir = tempfile::tempdir().unwrap();
-    let small = DeadLetter { received_time_us: 7, field: "f".into(), reason: "r".into(), event: json!({}) };
-    DeadLetters::open(dir.path()).unwrap().record(&[small]).unwrap();
-    let hex: String = bytes_in(dir.path()).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, FILE_HEX);
+const DATA: &str = "/data";
+const FILE: &str = "/data/dead-letter/letters.log";
+
+fn open(disk: &MemoryDisk) -> Result<DeadLetters, LogError> {
+    DeadLetters::open_on(disk.process(), Path::new(DATA))
 }
 
-const FILE_HEX: &str = concat!(
+fn read(disk: &MemoryDisk) -> Result<Vec<DeadLetter>, LogError> {
+    read_all_on(disk.process(), Path::new(DATA))?.map(|letter| letter.map(|(_, letter)| letter)).collect()
+}
+
+fn bytes_on(disk: &MemoryDisk) -> Vec<u8> {
+    disk.contents(Path::new(FILE)).unwrap()
+}
+
+fn small(received_time_us: i64) -> DeadLetter {
+    DeadLetter { received_time_us, field: "f".into(), reason: "r".into(), event: json!({}) }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn file_bytes_are_frozen() {
+    // Proves that a release reads the letters of the one before, and adds to them in their format.
+    let disk = MemoryDisk::new();
+    open(&disk).unwrap().record(&[small(7)]).unwrap();
+    let hex: String = bytes_on(&disk).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, FILE_2_HEX);
+
+    let disk = MemoryDisk::new();
+    disk.set_contents(Path::new(FILE), &bytes_of(FILE_1_HEX));
+    let mut letters = open(&disk).unwrap();
+    assert_eq!(letters.count(), 1);
+    letters.record(&[letter("2")]).unwrap();
+    assert!(bytes_on(&disk).starts_with(&bytes_of(FILE_1_HEX)));
+    assert_eq!(read(&disk).unwrap(), [small(7), letter("2")]);
+    drop(letters);
+    assert_eq!(open(&disk).unwrap().count(), 2);
+}
+
+const FILE_1_HEX: &str = concat!(
     "4d52474e444c5131",                 // MRGNDLQ1
     "01000000",                         // format
     "67af38d6",                         // crc32c of the above
@@ -83,54 +116,95 @@ const FILE_HEX: &str = concat!(
     "3a2266222c22726561736f6e223a2272222c226576656e74223a7b7d7d",
 );
 
+const FILE_2_HEX: &str = concat!(
+    "4d52474e444c5131",                 // MRGNDLQ1
+    "02000000",                         // format
+    "5e261ab4",                         // crc32c of the above
+    "4a0000c0",                         // start, payload bytes
+    "ba15fb66",                         // crc32c of header, length, number and payload
+    "0000000000000000",                 // number
+    "d7a706230cef20c8136cb3afc93da635", // id
+    // {"received_time_us":7,"field":"f","reason":"r","event":{}}
+    "7b2272656365697665645f74696d655f7573223a372c226669656c6422",
+    "3a2266222c22726561736f6e223a2272222c226576656e74223a7b7d7d",
+    "000000a0",         // trailer
+    "f6634e03",         // crc32c of header, length and number
+    "0100000000000000", // next number
+);
+
 #[test]
 fn a_torn_tail_is_the_end_for_readers_and_cut_by_the_writer() {
     // Proves, for every prefix, that readers see the whole letters and change nothing, and that the
     // next server goes on after them.
-    let dir = tempfile::tempdir().unwrap();
-    let mut letters = DeadLetters::open_on(Arc::new(FastDisk), dir.path()).unwrap();
+    let disk = MemoryDisk::new();
+    let mut letters = open(&disk).unwrap();
     let mut edges = vec![HEADER_BYTES];
     for id in ["1", "2", "3"] {
         letters.record(&[letter(id)]).unwrap();
-        edges.push(bytes_in(dir.path()).len());
+        edges.push(bytes_on(&disk).len() - 16);
     }
     drop(letters);
-    let bytes = bytes_in(dir.path());
+    let bytes = bytes_on(&disk);
     for cut in HEADER_BYTES..=bytes.len() {
-        fs::write(dir.path().join("dead-letter/letters.log"), &bytes[..cut]).unwrap();
+        disk.set_contents(Path::new(FILE), &bytes[..cut]);
         let whole = edges.iter().filter(|&&edge| edge <= cut).count() - 1;
-        assert_eq!(kept(dir.path()).len(), whole, "cut at byte {cut}");
-        assert_eq!(bytes_in(dir.path()).len(), cut, "reading changes nothing");
+        assert_eq!(read(&disk).unwrap().len(), whole, "cut at byte {cut}");
+        assert_eq!(bytes_on(&disk).len(), cut, "reading changes nothing");
 
-        let mut letters = DeadLetters::open_on(Arc::new(FastDisk), dir.path()).unwrap();
+        let mut letters = open(&disk).unwrap();
         assert_eq!(letters.count(), whole, "cut at byte {cut}");
-        assert_eq!(letters.record(&[letter("1"), letter("2"), letter("3")]).unwrap(), 3 - whole);
+        for id in ["1", "2", "3"] {
+            letters.record(&[letter(id)]).unwrap();
+        }
         drop(letters);
-        assert_eq!(bytes_in(dir.path()), bytes, "cut at byte {cut}");
+        assert_eq!(bytes_on(&disk), bytes, "cut at byte {cut}");
     }
 }
 
 #[test]
 fn every_flipped_bit_is_found() {
-    // Proves that one wrong bit before the last letter is an error for readers and writer alike,
-    // never a wrong letter.
-    let dir = tempfile::tempdir().unwrap();
-    let mut letters = DeadLetters::open_on(Arc::new(FastDisk), dir.path()).unwrap();
+    // Proves that one wrong bit in any letter, the last one too, is an error for readers and writer
+    // alike, never a wrong letter; in the trailer it costs nothing.
+    let disk = MemoryDisk::new();
+    let mut letters = open(&disk).unwrap();
     letters.record(&[letter("1")]).unwrap();
-    let last = bytes_in(dir.path()).len();
     letters.record(&[letter("2")]).unwrap();
     drop(letters);
-    let bytes = bytes_in(dir.path());
-    for bit in 0..last * 8 {
+    let bytes = bytes_on(&disk);
+    for bit in 0..bytes.len() * 8 {
         let mut spoilt = bytes.clone();
         spoilt[bit / 8] ^= 1 << (bit % 8);
-        fs::write(dir.path().join("dead-letter/letters.log"), &spoilt).unwrap();
-        let read = read_all(dir.path()).and_then(|letters| letters.collect::<Result<Vec<_>, _>>());
-        for error in [read.unwrap_err(), DeadLetters::open_on(Arc::new(FastDisk), dir.path()).unwrap_err()] {
-            let named = matches!(error, LogError::Damaged { .. } | LogError::NewerFormat { .. });
-            assert!(named, "bit {bit}: {error}");
+        disk.set_contents(Path::new(FILE), &spoilt);
+        let read = read(&disk).map(|letters| letters.len());
+        for result in [read, open(&disk).map(|letters| letters.count())] {
+            match result {
+                Ok(count) => assert!(bit / 8 >= bytes.len() - 16 && count == 2, "bit {bit} went unnoticed"),
+                Err(LogError::Damaged { .. } | LogError::NewerFormat { .. }) => assert!(bit / 8 < bytes.len() - 16, "bit {bit}"),
+                Err(other) => panic!("bit {bit}: {other}"),
+            }
         }
     }
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    // Proves that a letter for which there is no room is refused whole, and kept when there is some,
+    // without a restart.
+    let disk = MemoryDisk::new();
+    let mut letters = open(&disk).unwrap();
+    for room in 0..200 {
+        disk.set_contents(Path::new("/filler"), b"");
+        disk.set_capacity(Some(disk.used_bytes() + room));
+        let id = room.to_string();
+        while letters.record(&[letter(&id)]).is_err() {
+            let refused = letters.record(&[letter(&id)]);
+            assert!(matches!(refused, Err(LogError::DiskFull { .. })), "{refused:?}");
+            disk.set_capacity(None);
+        }
+    }
+    drop(letters);
+    disk.power_cut(Survivors::None);
+    assert_eq!(open(&disk).unwrap().count(), 200);
 }
 
 #[test]
@@ -150,34 +224,33 @@ fn one_writer_many_readers() {
 fn a_crash_at_any_call_keeps_what_was_recorded() {
     // Proves that a letter whose recording returned outlives a power cut, whatever call failed
     // before or after, also across a restart from the page cache.
-    let work = |disk: &Arc<FailingDisk>, dir: &Path| {
-        let mut recorded = Vec::new();
-        let mut run = || -> Result<(), LogError> {
-            let mut letters = DeadLetters::open_on(Arc::clone(disk) as Arc<dyn Disk>, dir)?;
-            for id in ["1", "2"] {
-                letters.record(&[letter(id)])?;
-                recorded.push(letter(id));
-            }
-            Ok(())
-        };
-        let result = run();
-        (recorded, result)
-    };
-    let whole = FailingDisk::failing_after(usize::MAX, io::ErrorKind::Other);
-    work(&whole, tempfile::tempdir().unwrap().path()).1.unwrap();
-    for (calls, restart) in (0..whole.calls()).flat_map(|calls| [(calls, false), (calls, true)]) {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FailingDisk::failing_after(calls, io::ErrorKind::Other);
-        let (mut recorded, result) = work(&disk, dir.path());
-        assert!(result.is_err(), "call {calls} did not fail");
-        if restart {
-            disk.fail_after(usize::MAX);
-            let (again, result) = work(&disk, dir.path());
-            result.unwrap();
-            recorded = again;
+    let work = |disk: &MemoryDisk, recorded: &mut Vec<DeadLetter>| -> Result<(), LogError> {
+        let mut letters = open(disk)?;
+        for id in ["1", "2"] {
+            letters.record(&[letter(id)])?;
+            recorded.push(letter(id));
         }
-        disk.cut_power();
-        DeadLetters::open(dir.path()).unwrap();
-        assert!(kept(dir.path()).starts_with(&recorded), "call {calls}, restart {restart}: lost {recorded:?}");
+        Ok(())
+    };
+    let whole = MemoryDisk::new();
+    work(&whole, &mut Vec::new()).unwrap();
+    for (calls, seed) in (0..whole.changes()).flat_map(|calls| (0..20).map(move |seed| (calls, seed))) {
+        for fault in [Fault::crash(), Fault::crash().half_way(), Fault::error(io::ErrorKind::Other)] {
+            let context = format!("call {calls}, seed {seed}, {fault:?}");
+            let disk = MemoryDisk::new();
+            let mut recorded = Vec::new();
+            disk.plan(fault.changing().after(calls));
+            let result = work(&disk, &mut recorded);
+            disk.clear_plan();
+            if seed % 2 == 1 {
+                assert!(result.is_err() || recorded.len() == 2, "{context}");
+                disk.kill();
+                recorded.clear();
+                work(&disk, &mut recorded).unwrap();
+            }
+            disk.power_cut(Survivors::Drawn(&mut StdRng::seed_from_u64(seed)));
+            open(&disk).unwrap_or_else(|e| panic!("{context}: {e}"));
+            assert!(read(&disk).unwrap().starts_with(&recorded), "{context}: lost {recorded:?}");
+        }
     }
 }

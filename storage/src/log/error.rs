@@ -17,9 +17,9 @@ pub enum LogError {
         source: io::Error,
     },
 
-    /// The disk or the quota is full. The write did not count, and the file is poisoned like after
-    /// any other failed write.
-    #[error("no space left to write {path}")]
+    /// The disk or the quota is full. Nothing of what was to be written is there, and the next
+    /// attempt may succeed.
+    #[error("no space left to write {path}: free space on its disk; appends go on by themselves then")]
     DiskFull {
         /// The file that could not grow.
         path: PathBuf,
@@ -93,6 +93,18 @@ pub enum LogError {
         bytes: usize,
         /// The limit.
         max_bytes: usize,
+    },
+
+    /// A closed segment was to be written afresh with more or fewer records than it has. Nothing
+    /// was changed.
+    #[error("{path} holds the records {wanted:?}, not {found} of them")]
+    RecordCount {
+        /// The segment.
+        path: PathBuf,
+        /// The half-open range of its offsets.
+        wanted: Range<i64>,
+        /// How many records were given.
+        found: i64,
     },
 
     /// A read asked for offsets that the log does not hold: trimmed already, or not yet durable.

@@ -1,29 +1,31 @@
 //! One append-only file of frames: a segment that is being written, or the dead letters.
 //!
-//! **Layout.** A header of the owner's, then frames whose offsets count up without a gap.
+//! **Layout.** A header of the owner's, then frames whose offsets count up without a gap, then, in
+//! format 2, a trailer that the next batch overwrites.
 //!
-//! **Consistency.** An append is one write and one fdatasync. When it returns, its records are
-//! durable; when it fails, the journal is poisoned and nothing is tried again, because after a
-//! failed sync the system may take the lost pages for clean ones.
+//! **Consistency.** Room is set aside before anything is written, so that a full disk refuses an
+//! append and costs nothing. An append is one write and one fdatasync; when it returns, its records
+//! are durable. Then the trailer is written, without a sync: that it exists shows that the sync before
+//! it returned. When a write fails for lack of room after all, what was written is cut off again;
+//! when any other write or a sync fails, the journal is poisoned and nothing is tried again, because
+//! after a failed sync the system may take the lost pages for clean ones.
 //!
-//! **What a crash leaves behind.** The records of every append that returned, then any prefix of
-//! the one that did not, perhaps with a torn frame. Recovery keeps the whole frames and cuts the
-//! rest. What it kept may sit in the page cache alone, even as pages that a failed sync left marked
-//! clean; so recovery writes the same bytes once more before it syncs, and nothing is shown to
-//! anybody that a power cut could still take back. One case looks the same from here: damage to the
-//! very last frame of a file is cut like a torn one.
+//! **What a crash leaves behind.** The records of every append that returned, then any mixture of
+//! the sectors of the one that did not. `recovery.rs` tells the rest.
 
-use std::{
-    fs::{self, File},
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::Arc,
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    LogError,
+    disk::{Disk, DiskFile},
+    frame::{Coding, FRAME_HEADER_BYTES, Format, Kind},
 };
-
-use super::{LogError, disk::Disk, frame};
 
 /// A batch's buffer is kept for the next one up to this size.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Room is set aside in steps of this size, or, where the disk has less, of what is needed.
+const RESERVE_STEP_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the frames of a file look like.
 #[derive(Clone, Copy, Debug)]
@@ -32,60 +34,34 @@ pub(crate) struct Shape {
     pub(crate) header_bytes: usize,
     /// The first frame's offset.
     pub(crate) first_offset: i64,
-    /// The largest payload.
-    pub(crate) max_payload_bytes: usize,
+    pub(crate) coding: Coding,
 }
 
 /// The writing end of a file of frames.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    path: PathBuf,
-    file: File,
+    file: DiskFile,
     disk: Arc<dyn Disk>,
-    max_payload_bytes: usize,
+    coding: Coding,
     end_bytes: u64,
+    /// Up to where the disk has promised room.
+    reserved_bytes: u64,
     next_offset: i64,
+    /// The trailer is in the file.
+    vouched: bool,
     buffer: Vec<u8>,
     poison: Option<Arc<LogError>>,
 }
 
 impl Journal {
-    /// Opens the file, shows every payload to `visit`, cuts a torn tail and makes what is left
-    /// durable.
-    ///
-    /// # Errors
-    /// [`LogError::Damaged`], with nothing changed, when something invalid has a valid frame behind
-    /// it.
-    pub(crate) fn recover(
-        disk: Arc<dyn Disk>,
-        path: PathBuf,
-        shape: Shape,
-        mut visit: impl FnMut(&[u8]) -> Result<(), LogError>,
-    ) -> Result<Journal, LogError> {
-        let mut bytes = fs::read(&path).map_err(LogError::io("read", &path))?;
-        let whole = scan(&path, &bytes, shape, &mut visit)?;
-        if whole.end_bytes < bytes.len() {
-            let cut_bytes = bytes.len() - whole.end_bytes;
-            let next_offset = whole.next_offset;
-            tracing::warn!(path = %path.display(), cut_bytes, next_offset, "cut a torn tail");
-        }
-        bytes.truncate(whole.end_bytes);
-        let end_bytes = bytes.len() as u64;
-
-        let file = File::options().write(true).open(&path).map_err(LogError::io("open", &path))?;
-        disk.write_at(&path, &file, 0, &bytes).map_err(LogError::io("write", &path))?;
-        disk.set_len(&path, &file, end_bytes).map_err(LogError::io("cut", &path))?;
-        disk.sync_data(&path, &file).map_err(LogError::io("sync", &path))?;
-        Ok(Journal {
-            path,
-            file,
-            disk,
-            max_payload_bytes: shape.max_payload_bytes,
-            end_bytes,
-            next_offset: whole.next_offset,
-            buffer: Vec::new(),
-            poison: None,
-        })
+    /// Goes on in a file that ends, durably, with the record before `next_offset` at byte
+    /// `end_bytes`.
+    pub(super) fn go_on(disk: Arc<dyn Disk>, file: DiskFile, coding: Coding, end_bytes: u64, next_offset: i64) -> Journal {
+        let (buffer, poison) = (Vec::new(), None);
+        let mut journal = Journal { file, disk, coding, end_bytes, reserved_bytes: 0, next_offset, vouched: false, buffer, poison };
+        // Without it the file is no worse than before.
+        let _no_room = journal.vouch();
+        journal
     }
 
     /// Appends the records under the next offsets and returns these. When this returns, the records
@@ -94,9 +70,9 @@ impl Journal {
     /// No records, no I/O. The caller bounds the batch: all of it is held in memory once more.
     ///
     /// # Errors
-    /// [`LogError::RecordTooLarge`] before anything is written; [`LogError::DiskFull`] or
-    /// [`LogError::Poisoned`] when the write or the sync failed, and [`LogError::Poisoned`] ever
-    /// after.
+    /// [`LogError::RecordTooLarge`] before anything is written. [`LogError::DiskFull`] when there
+    /// is no room: nothing was written, or it is gone again, and the next append may succeed.
+    /// [`LogError::Poisoned`] when the write or the sync failed, and ever after.
     pub(crate) fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<Range<i64>, LogError> {
         self.check()?;
         let first = self.next_offset;
@@ -104,51 +80,118 @@ impl Journal {
         if next == first {
             return Ok(first..first);
         }
-        let written = self
-            .disk
-            .write_at(&self.path, &self.file, self.end_bytes, &self.buffer)
-            .map_err(LogError::io("write", &self.path))
-            .and_then(|()| self.disk.sync_data(&self.path, &self.file).map_err(LogError::io("sync", &self.path)));
-        if let Err(cause) = written {
-            return Err(self.poison(cause));
+        self.make_room()?;
+        self.vouched = false;
+        let written = self.disk.write_at(&self.file, self.end_bytes, &self.buffer).map_err(LogError::io("write", self.file.path()));
+        match written {
+            Ok(()) => self.sync()?,
+            Err(cause @ LogError::DiskFull { .. }) => return Err(self.cut_back(cause)),
+            Err(cause) => return Err(self.poison(cause)),
         }
         self.end_bytes += self.buffer.len() as u64;
         self.next_offset = next;
+        // The records are durable with or without it.
+        let _no_trailer = self.vouch();
         Ok(first..next)
+    }
+
+    /// Ends the file for good: makes it durable to its last byte, trailer included, and gives back
+    /// what room it has not used. Appending may go on.
+    ///
+    /// # Errors
+    /// [`LogError::DiskFull`] when there is no room for the trailer; [`LogError::Poisoned`] when the
+    /// file could not be synced, and ever after.
+    pub(crate) fn seal(&mut self) -> Result<(), LogError> {
+        self.check()?;
+        if !self.vouched {
+            self.vouch()?;
+        }
+        let end_bytes = self.end_bytes + self.trailer_bytes();
+        self.reserved_bytes = end_bytes;
+        let cut = self.disk.set_len(&self.file, end_bytes).map_err(LogError::io("cut", self.file.path()));
+        cut.map_err(|cause| self.poison(cause))?;
+        self.sync()
     }
 
     /// Fills the buffer with the frames of `records` and returns the offset after the last.
     fn encode<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<i64, LogError> {
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BUFFER_BYTES);
-        let mut next = self.next_offset;
-        for payload in records {
-            if payload.len() > self.max_payload_bytes {
-                return Err(LogError::RecordTooLarge { bytes: payload.len(), max_bytes: self.max_payload_bytes });
-            }
-            frame::encode(&mut self.buffer, next, payload);
-            next += 1;
+        encode_batch(&mut self.buffer, self.coding, self.next_offset, records)
+    }
+
+    /// Has the disk promise room for the buffer and a trailer.
+    fn make_room(&mut self) -> Result<(), LogError> {
+        let wanted = self.end_bytes + self.buffer.len() as u64 + self.trailer_bytes();
+        if wanted <= self.reserved_bytes {
+            return Ok(());
         }
-        Ok(next)
+        let reserve = |bytes: u64| match self.disk.reserve(&self.file, bytes) {
+            Ok(()) => Ok(bytes),
+            Err(e) => Err(LogError::io("reserve room for", self.file.path())(e)),
+        };
+        let reserved = match reserve(wanted.next_multiple_of(RESERVE_STEP_BYTES)) {
+            Err(LogError::DiskFull { .. }) => reserve(wanted),
+            other => other,
+        };
+        match reserved {
+            Ok(bytes) => self.reserved_bytes = bytes,
+            Err(full @ LogError::DiskFull { .. }) => return Err(full),
+            Err(cause) => return Err(self.poison(cause)),
+        }
+        Ok(())
+    }
+
+    /// After a write that met a full disk: takes back, durably, what was written, so that the answer
+    /// "refused" stays true whatever comes.
+    fn cut_back(&mut self, full: LogError) -> LogError {
+        self.reserved_bytes = 0;
+        let cut = self.disk.set_len(&self.file, self.end_bytes).map_err(LogError::io("cut", self.file.path()));
+        if let Err(cause) = cut {
+            return self.poison(cause);
+        }
+        if let Err(poisoned) = self.sync() {
+            return poisoned;
+        }
+        let _no_room = self.vouch();
+        full
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        let synced = self.disk.sync_data(&self.file).map_err(LogError::io("sync", self.file.path()));
+        synced.map_err(|cause| self.poison(cause))
+    }
+
+    /// Writes the trailer behind the last record, which is durable.
+    fn vouch(&mut self) -> Result<(), LogError> {
+        let trailer = trailer(self.coding, self.next_offset);
+        if !trailer.is_empty() {
+            self.disk.write_at(&self.file, self.end_bytes, &trailer).map_err(LogError::io("write", self.file.path()))?;
+        }
+        self.vouched = true;
+        Ok(())
+    }
+
+    fn trailer_bytes(&self) -> u64 {
+        match self.coding.format {
+            Format::One => 0,
+            Format::Two(_) => FRAME_HEADER_BYTES as u64,
+        }
     }
 
     /// Refuses once a write has failed.
     pub(crate) fn check(&self) -> Result<(), LogError> {
         match &self.poison {
             None => Ok(()),
-            Some(cause) => Err(LogError::Poisoned { path: self.path.clone(), cause: Arc::clone(cause) }),
+            Some(cause) => Err(LogError::Poisoned { path: self.file.path().to_owned(), cause: Arc::clone(cause) }),
         }
     }
 
     /// Takes no more records from now on, and returns what to tell the caller of the write that
     /// failed.
     pub(crate) fn poison(&mut self, cause: LogError) -> LogError {
-        let full = match &cause {
-            LogError::DiskFull { path } => Some(LogError::DiskFull { path: path.clone() }),
-            _ => None,
-        };
         let cause = Arc::clone(self.poison.insert(Arc::new(cause)));
-        full.unwrap_or(LogError::Poisoned { path: self.path.clone(), cause })
+        LogError::Poisoned { path: self.file.path().to_owned(), cause }
     }
 
     /// The offset that the next record gets.
@@ -156,49 +199,39 @@ impl Journal {
         self.next_offset
     }
 
-    /// The file's size, header included.
+    /// Where the last record ends.
     pub(crate) fn end_bytes(&self) -> u64 {
         self.end_bytes
     }
 }
 
-/// The whole frames of a file: where they end, and the offset after the last.
-struct Whole {
-    end_bytes: usize,
-    next_offset: i64,
-}
-
-fn scan(path: &Path, bytes: &[u8], shape: Shape, visit: &mut impl FnMut(&[u8]) -> Result<(), LogError>) -> Result<Whole, LogError> {
-    let mut whole = Whole { end_bytes: shape.header_bytes, next_offset: shape.first_offset };
-    let mut rest = bytes.get(shape.header_bytes..).unwrap_or_default();
-    while let Some(frame) = frame::decode(rest, shape.max_payload_bytes) {
-        check_offset(path, whole.end_bytes as u64, frame.offset, whole.next_offset)?;
-        visit(frame.payload)?;
-        let frame_bytes = frame::FRAME_HEADER_BYTES + frame.payload.len();
-        rest = &rest[frame_bytes..];
-        whole.end_bytes += frame_bytes;
-        whole.next_offset += 1;
-    }
-    check_tail(path, whole.end_bytes as u64, rest, whole.next_offset, shape.max_payload_bytes)?;
-    Ok(whole)
-}
-
-/// A frame whose checksum holds must carry the offset that is due.
-pub(crate) fn check_offset(path: &Path, byte: u64, found: i64, due: i64) -> Result<(), LogError> {
-    if found == due {
-        return Ok(());
-    }
-    Err(LogError::damaged(path, byte, format!("a frame of offset {found} stands where {due} is due")))
-}
-
-/// What follows the last whole frame must be a torn tail, that is, hold no valid frame.
-pub(crate) fn check_tail(path: &Path, byte: u64, tail: &[u8], due: i64, max_payload_bytes: usize) -> Result<(), LogError> {
-    match frame::find_later(tail, due, max_payload_bytes) {
-        None => Ok(()),
-        Some(at) => {
-            let later = byte + at as u64;
-            let reason = format!("no valid frame of offset {due}, but a valid one follows at byte {later}");
-            Err(LogError::damaged(path, byte, reason))
+/// Appends the frames of one batch to `buffer` and returns the offset after the last.
+///
+/// # Errors
+/// [`LogError::RecordTooLarge`].
+pub(super) fn encode_batch<'a>(
+    buffer: &mut Vec<u8>,
+    coding: Coding,
+    first_offset: i64,
+    records: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<i64, LogError> {
+    let mut next = first_offset;
+    for payload in records {
+        if payload.len() > coding.max_payload_bytes {
+            return Err(LogError::RecordTooLarge { bytes: payload.len(), max_bytes: coding.max_payload_bytes });
         }
+        let kind = if next == first_offset { Kind::Start } else { Kind::Record };
+        coding.encode(buffer, kind, next, payload);
+        next += 1;
     }
+    Ok(next)
+}
+
+/// The trailer of a file whose next offset is `next`; none in format 1.
+pub(super) fn trailer(coding: Coding, next: i64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES);
+    if coding.format != Format::One {
+        coding.encode(&mut bytes, Kind::Trailer, next, &[]);
+    }
+    bytes
 }

@@ -1,7 +1,6 @@
 //! The writing end of one partition.
 
 use std::{
-    fs::File,
     ops::Range,
     path::Path,
     sync::{
@@ -11,10 +10,12 @@ use std::{
 };
 
 use super::{
-    LogError, LogId, LogReader, MAX_RECORD_BYTES,
-    disk::{self, Disk},
-    journal::{Journal, Shape},
-    segment::{self, HEADER_BYTES, PartitionFolder},
+    LogError, LogId, LogReader,
+    disk::{self, DiskLock},
+    journal::Journal,
+    recovery, repair,
+    reserve::Reserve,
+    segment::{self, PartitionFolder},
 };
 
 /// One partition of the log, held by its only writer.
@@ -23,29 +24,40 @@ use super::{
 #[derive(Debug)]
 pub struct PartitionLog {
     folder: PartitionFolder,
-    disk: Arc<dyn Disk>,
+    reserve: Arc<Reserve>,
     /// First offsets of all segments; the last one is being written.
     bases: Vec<i64>,
     active: Journal,
-    /// The offset after the last durable record, shared with the readers.
-    head: Arc<AtomicI64>,
+    edges: Arc<Edges>,
+    /// A sync of the folder failed while segments were removed.
+    trim_failure: Option<Arc<LogError>>,
     /// Keeps a second writer out.
-    _lock: File,
+    _lock: DiskLock,
+}
+
+/// Where what can be read begins and ends, shared with the readers.
+#[derive(Debug)]
+pub(super) struct Edges {
+    /// The first offset held.
+    pub(super) start: AtomicI64,
+    /// The offset after the last durable record.
+    pub(super) head: AtomicI64,
 }
 
 impl PartitionLog {
     /// Opens a partition that exists: checks the chain of its segments, reads the newest to the
     /// end, cuts a torn tail.
-    pub(super) fn open(folder: PartitionFolder, disk: Arc<dyn Disk>) -> Result<PartitionLog, LogError> {
-        let lock = disk::lock_dir(&folder.dir)?;
+    pub(super) fn open(folder: PartitionFolder, reserve: Arc<Reserve>) -> Result<PartitionLog, LogError> {
+        let lock = disk::lock(&*folder.disk, &folder.dir)?;
         let bases = folder.bases()?;
         folder.check_chain(&bases)?;
         let base = *bases.last().expect("a chain has at least one segment");
-        // A crash may have come between a rename and the sync that makes the new name durable.
-        disk.sync_dir(&folder.dir).map_err(LogError::io("sync", &folder.dir))?;
-        let active = open_segment(&folder, &disk, base)?;
-        let head = Arc::new(AtomicI64::new(active.next_offset()));
-        Ok(PartitionLog { folder, disk, bases, active, head, _lock: lock })
+        folder.remove_unfinished()?;
+        // A crash may have come between a rename or a removal and the sync that makes it durable.
+        folder.disk.sync_dir(&folder.dir).map_err(LogError::io("sync", &folder.dir))?;
+        let active = open_segment(&folder, base)?;
+        let edges = Edges { start: AtomicI64::new(bases[0]), head: AtomicI64::new(active.next_offset()) };
+        Ok(PartitionLog { folder, reserve, bases, active, edges: Arc::new(edges), trim_failure: None, _lock: lock })
     }
 
     /// Appends a batch with one write and one fdatasync, and returns the half-open range of its
@@ -55,34 +67,101 @@ impl PartitionLog {
     /// The caller bounds the batch; it is held in memory once more while it is written.
     ///
     /// # Errors
-    /// [`LogError::RecordTooLarge`] over [`MAX_RECORD_BYTES`], before anything is written. When the
-    /// write or its sync fails, the partition is poisoned: that append answers
-    /// [`LogError::DiskFull`] or [`LogError::Poisoned`], its records may or may not be found after
-    /// a restart, and every later append answers [`LogError::Poisoned`]. Reading goes on.
+    /// [`LogError::RecordTooLarge`] over [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES) and
+    /// [`LogError::DiskFull`]: nothing of the batch is in the log, nor will be after a restart, and
+    /// the next append may succeed. When the write or its sync fails otherwise, the partition is
+    /// poisoned: that append and every later one answer [`LogError::Poisoned`], and its records may
+    /// or may not be found after a restart. Reading goes on.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<Range<i64>, LogError> {
         let range = self.active.append(records)?;
-        self.head.store(range.end, Ordering::Release);
+        self.edges.head.store(range.end, Ordering::Release);
         Ok(range)
     }
 
     /// Closes the active segment at the head and starts a new one there. Returns the range of the
     /// closed segment, or `None` where the active one is empty and stays. When this returns, the
-    /// edge is durable.
+    /// edge is durable. On a full disk it uses the room that the log keeps back.
     ///
     /// # Errors
-    /// As [`PartitionLog::append`]: a failure poisons the partition. After a restart the edge is
-    /// there or it is not.
+    /// [`LogError::Poisoned`] when a sync failed, or it cannot be told whether the new segment is
+    /// there: after a restart the edge is there or it is not. After any other error it is not, and
+    /// the partition goes on as it was.
     pub fn roll(&mut self) -> Result<Option<Range<i64>>, LogError> {
         self.active.check()?;
         let closed = self.active_base()..self.head();
         if closed.is_empty() {
             return Ok(None);
         }
-        let next =
-            self.folder.create(&*self.disk, closed.end, closed.start).and_then(|()| open_segment(&self.folder, &self.disk, closed.end));
-        self.active = next.map_err(|cause| self.active.poison(cause))?;
+        let (folder, active) = (&self.folder, &mut self.active);
+        let created = self.reserve.spend_on(|| {
+            active.seal()?;
+            folder.create(closed.end, closed.start)
+        });
+        if let Err(cause) = created {
+            active.check()?;
+            // Once it has its name, a restart would take it for the active one.
+            return Err(match folder.disk.exists(&folder.path(closed.end)) {
+                Ok(false) => cause,
+                _ => active.poison(cause),
+            });
+        }
+        *active = open_segment(folder, closed.end).map_err(|cause| active.poison(cause))?;
         self.bases.push(closed.end);
+        self.reserve.fill();
         Ok(Some(closed))
+    }
+
+    /// Removes closed segments that lie wholly below offset `below`, oldest first, and returns
+    /// their ranges. When this returns they are gone for good; a crash leaves the newer ones of
+    /// them.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when a segment cannot be removed, and the next call tries again;
+    /// [`LogError::Poisoned`] when the folder could not be synced, and for every call after that.
+    /// Appending and reading go on.
+    pub fn trim(&mut self, below: i64) -> Result<Vec<Range<i64>>, LogError> {
+        let (disk, dir) = (&self.folder.disk, &self.folder.dir);
+        let mut removed = Vec::new();
+        while self.bases.len() > 1 && self.bases[1] <= below {
+            if let Some(cause) = &self.trim_failure {
+                return Err(LogError::Poisoned { path: dir.clone(), cause: Arc::clone(cause) });
+            }
+            let range = self.bases[0]..self.bases[1];
+            let path = self.folder.path(range.start);
+            // Readers first: who finds the file gone then knows why.
+            self.edges.start.store(range.end, Ordering::Release);
+            match disk.remove(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io("remove", &path)(e)),
+                _ => {}
+            }
+            // One by one: if several removals were under way at a power cut, a newer segment might
+            // be gone and an older one still there.
+            if let Err(e) = disk.sync_dir(dir) {
+                let cause = Arc::clone(self.trim_failure.insert(Arc::new(LogError::io("sync", dir)(e))));
+                return Err(LogError::Poisoned { path: dir.clone(), cause });
+            }
+            self.bases.remove(0);
+            removed.push(range);
+        }
+        if !removed.is_empty() {
+            self.reserve.fill();
+        }
+        Ok(removed)
+    }
+
+    /// Writes a closed segment afresh from its records, because it was found damaged. When this
+    /// returns it is durable; after a crash it is the old one or the new one. Readers that have the
+    /// old file open finish with it.
+    ///
+    /// All of it is held in memory at once.
+    ///
+    /// # Errors
+    /// [`LogError::NotInLog`] when the range is not that of a closed segment;
+    /// [`LogError::RecordCount`] when there are not as many records as it has offsets, and
+    /// [`LogError::RecordTooLarge`]; [`LogError::DiskFull`] or [`LogError::Io`] when it could not be
+    /// written.
+    pub fn replace_closed<'a>(&mut self, range: Range<i64>, records: impl IntoIterator<Item = &'a [u8]>) -> Result<(), LogError> {
+        repair::replace(&self.folder, &self.bases, range, records)
     }
 
     /// The next offset: everything below it is durable.
@@ -109,7 +188,7 @@ impl PartitionLog {
 
     /// A reading end, for any thread, while this one goes on appending.
     pub fn reader(&self) -> LogReader {
-        LogReader::new(self.folder.clone(), Arc::clone(&self.head))
+        LogReader::new(self.folder.clone(), Arc::clone(&self.edges))
     }
 
     /// The number of this partition.
@@ -122,13 +201,18 @@ impl PartitionLog {
         self.folder.log_id
     }
 
+    /// The epoch in which this writer was opened.
+    pub fn epoch(&self) -> i64 {
+        self.folder.epoch
+    }
+
     /// The folder that holds the segments.
     pub fn dir(&self) -> &Path {
         &self.folder.dir
     }
 }
 
-fn open_segment(folder: &PartitionFolder, disk: &Arc<dyn Disk>, base: i64) -> Result<Journal, LogError> {
-    let shape = Shape { header_bytes: HEADER_BYTES, first_offset: base, max_payload_bytes: MAX_RECORD_BYTES };
-    Journal::recover(Arc::clone(disk), folder.path(base), shape, |_| Ok(()))
+fn open_segment(folder: &PartitionFolder, base: i64) -> Result<Journal, LogError> {
+    let (_, header) = folder.open(base)?;
+    recovery::recover(Arc::clone(&folder.disk), folder.path(base), header.shape(), |_| Ok(()))
 }

@@ -2,38 +2,43 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::BufReader,
+    io::{self, BufReader, Read},
     ops::Range,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
-    LogError, MAX_RECORD_BYTES, Record,
-    frame::{self, FRAME_HEADER_BYTES},
-    journal,
-    segment::{self, HEADER_BYTES, PartitionFolder},
+    LogError, Record,
+    disk::FileReader,
+    frame::{FRAME_HEADER_BYTES, Kind},
+    journal::{self, Shape},
+    partition::Edges,
+    recovery,
+    segment::{self, PartitionFolder},
 };
 
 /// Reads one partition while its writer goes on. Cheap to clone; shows durable records only.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     folder: Arc<PartitionFolder>,
-    head: Arc<AtomicI64>,
+    edges: Arc<Edges>,
 }
 
 impl LogReader {
-    pub(super) fn new(folder: PartitionFolder, head: Arc<AtomicI64>) -> LogReader {
-        LogReader { folder: Arc::new(folder), head }
+    pub(super) fn new(folder: PartitionFolder, edges: Arc<Edges>) -> LogReader {
+        LogReader { folder: Arc::new(folder), edges }
     }
 
-    /// The next offset: everything below it is durable and can be read.
+    /// The first offset that can be read: what is below it is trimmed.
+    pub fn start(&self) -> i64 {
+        self.edges.start.load(Ordering::Acquire)
+    }
+
+    /// The next offset: everything below it is durable and, from [`LogReader::start`] on, can be
+    /// read.
     pub fn head(&self) -> i64 {
-        self.head.load(Ordering::Acquire)
+        self.edges.head.load(Ordering::Acquire)
     }
 
     /// The half-open ranges of the segments on disk, oldest first; the last one ends at the head
@@ -44,7 +49,11 @@ impl LogReader {
     pub fn segments(&self) -> Result<Vec<Range<i64>>, LogError> {
         // The head first: what lies below it is in files that this listing then finds.
         let head = self.head();
-        Ok(segment::ranges(&self.folder.bases()?, head))
+        let mut ranges = segment::ranges(&self.folder.bases()?, head);
+        // The start last: what has gone since the listing is not held any more.
+        let start = self.start();
+        ranges.retain(|range| range.start >= start);
+        Ok(ranges)
     }
 
     /// Streams exactly the records of a half-open range, in order, across segments. Every checksum
@@ -55,23 +64,66 @@ impl LogReader {
     ///
     /// # Errors
     /// [`LogError::NotInLog`] when part of the range is trimmed or not yet durable. The iterator
-    /// yields an error in place of the first record that it cannot vouch for, [`LogError::Damaged`]
-    /// with file and byte, and then ends.
+    /// yields an error in place of the first record that it cannot vouch for, and then ends:
+    /// [`LogError::Damaged`] with file and byte, or [`LogError::NotInLog`] when it was trimmed
+    /// meanwhile.
     pub fn read(&self, range: Range<i64>) -> Result<Records, LogError> {
         let mut segments = VecDeque::from(self.segments()?);
         let available = segments.front().map_or(0, |oldest| oldest.start)..segments.back().map_or(0, |newest| newest.end);
         if !range.is_empty() && (range.start < available.start || range.end > available.end) {
-            return Err(LogError::NotInLog { path: self.folder.dir.clone(), wanted: range, available });
+            return Err(self.not_in_log(range));
         }
         segments.retain(|segment| segment.end > range.start && segment.start < range.end);
-        Ok(Records { folder: Arc::clone(&self.folder), segments, current: None, next: range.start, end: range.end })
+        Ok(Records { log: self.clone(), segments, current: None, next: range.start, end: range.end })
+    }
+
+    /// Reads every byte of one closed segment and checks it against its neighbours, its checksums
+    /// and its end. What the system has cached is read from there.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] with file and byte; [`LogError::NotInLog`] when the range is not that
+    /// of a closed segment.
+    pub fn verify(&self, range: Range<i64>) -> Result<(), LogError> {
+        let segments = self.segments()?;
+        let number = segments.iter().position(|segment| *segment == range);
+        let Some(number) = number.filter(|number| number + 1 < segments.len()) else {
+            return Err(self.not_in_log(range));
+        };
+        if let Some(before) = number.checked_sub(1) {
+            self.folder.check_link(segments[before].start, range.start)?;
+        }
+        self.folder.check_link(range.start, range.end)?;
+        let mut segment = self.open(range.clone(), &range)?;
+        while segment.next < segment.end {
+            segment.next_record()?;
+        }
+        segment.check_end()
+    }
+
+    /// Opens a segment, for a reader who wants `wanted`.
+    fn open(&self, segment: Range<i64>, wanted: &Range<i64>) -> Result<OpenSegment, LogError> {
+        match self.folder.open(segment.start) {
+            Ok((file, header)) => {
+                let shape = header.shape();
+                let byte = shape.header_bytes as u64;
+                Ok(OpenSegment { path: self.folder.path(segment.start), file, shape, byte, next: segment.start, end: segment.end })
+            }
+            Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && segment.start < self.start() => {
+                Err(self.not_in_log(wanted.clone()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn not_in_log(&self, wanted: Range<i64>) -> LogError {
+        LogError::NotInLog { path: self.folder.dir.clone(), wanted, available: self.start()..self.head() }
     }
 }
 
 /// The records of a range; see [`LogReader::read`].
 #[derive(Debug)]
 pub struct Records {
-    folder: Arc<PartitionFolder>,
+    log: LogReader,
     segments: VecDeque<Range<i64>>,
     current: Option<OpenSegment>,
     next: i64,
@@ -96,7 +148,7 @@ impl Records {
         loop {
             let Some(segment) = self.current.as_mut().filter(|segment| segment.next < segment.end) else {
                 let range = self.segments.pop_front().expect("the range was checked against the segments");
-                self.current = Some(OpenSegment::new(&self.folder, range)?);
+                self.current = Some(self.log.open(range, &(self.next..self.end))?);
                 continue;
             };
             let record = segment.next_record()?;
@@ -110,27 +162,32 @@ impl Records {
 #[derive(Debug)]
 struct OpenSegment {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<FileReader>,
+    shape: Shape,
     byte: u64,
     next: i64,
     end: i64,
 }
 
 impl OpenSegment {
-    fn new(folder: &PartitionFolder, range: Range<i64>) -> Result<OpenSegment, LogError> {
-        let (file, _) = folder.open(range.start)?;
-        let path = folder.path(range.start);
-        Ok(OpenSegment { path, file, byte: HEADER_BYTES as u64, next: range.start, end: range.end })
+    fn next_record(&mut self) -> Result<Record, LogError> {
+        let frame = self.shape.coding.read(&mut self.file).map_err(LogError::io("read", &self.path))?;
+        let Some(frame) = frame.filter(|frame| frame.kind != Kind::Trailer) else {
+            return Err(LogError::damaged(&self.path, self.byte, format!("no valid record of offset {}", self.next)));
+        };
+        recovery::check_offset(&self.path, self.byte, frame.offset, self.next)?;
+        self.byte += (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
+        self.next += 1;
+        Ok(Record { offset: frame.offset, payload: frame.payload })
     }
 
-    fn next_record(&mut self) -> Result<Record, LogError> {
-        let record = frame::read(&mut self.file, MAX_RECORD_BYTES).map_err(LogError::io("read", &self.path))?;
-        let Some(record) = record else {
-            return Err(LogError::damaged(&self.path, self.byte, format!("no valid frame of offset {}", self.next)));
-        };
-        journal::check_offset(&self.path, self.byte, record.offset, self.next)?;
-        self.byte += (FRAME_HEADER_BYTES + record.payload.len()) as u64;
-        self.next += 1;
-        Ok(record)
+    /// A closed segment ends with the trailer, and one of format 1 with its last record.
+    fn check_end(&mut self) -> Result<(), LogError> {
+        let mut rest = Vec::new();
+        self.file.read_to_end(&mut rest).map_err(LogError::io("read", &self.path))?;
+        if rest == journal::trailer(self.shape.coding, self.end) {
+            return Ok(());
+        }
+        Err(LogError::damaged(&self.path, self.byte, "a closed segment does not end where its last record does"))
     }
 }

@@ -1,49 +1,41 @@
-//! The files of one partition: their names, their headers, and the chain that they form.
+//! The files of one partition: their names, and the chain that they form.
 //!
-//! **Layout.** A segment is named by the offset of its first record, twenty digits and `.log`, and
-//! opens with 52 bytes, little endian: `"MRGNLOG1" | format u32 | partition u32 | base offset i64 |
-//! base offset of the segment before i64 | log id, 16 bytes | crc32c u32` of all before it. The
-//! first segment of a log names itself as the one before. Frames follow.
+//! **Layout.** A segment is named by the offset of its first record, twenty digits and `.log`. It
+//! opens with a header (`header.rs`); frames follow. A closed one of format 2 ends with a trailer.
 //!
 //! **Consistency.** Each segment names its predecessor, so that a missing or foreign file is found
 //! when the folder is opened, without reading the frames. Where the oldest segment begins is free:
 //! older ones may have been trimmed.
 //!
 //! **What a crash leaves behind.** A segment appears with its whole header or not at all. An
-//! unfinished `.tmp` may stay; it is passed over and overwritten.
+//! unfinished `.tmp` may stay; it is passed over.
 
 use std::{
-    fs::{self, File},
-    io::{BufReader, Read},
+    ffi::OsStr,
+    io::{BufRead, BufReader},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     LogError, LogId,
-    disk::{self, Disk},
+    disk::{self, Disk, FileReader},
+    header::SegmentHeader,
 };
-
-/// The size of a segment's header; its first frame begins here.
-pub(crate) const HEADER_BYTES: usize = 52;
-
-const MAGIC: &[u8; 8] = b"MRGNLOG1";
-const FORMAT: u32 = 1;
 
 /// One partition's folder, and whose it is.
 #[derive(Clone, Debug)]
 pub(crate) struct PartitionFolder {
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
     pub(crate) partition: u32,
     pub(crate) log_id: LogId,
+    /// The epoch of this server, the highest that any segment has.
+    pub(crate) epoch: i64,
 }
 
 impl PartitionFolder {
-    /// The folder of `partition` under the log's folder.
-    pub(crate) fn new(log_dir: &Path, partition: u32, log_id: LogId) -> PartitionFolder {
-        PartitionFolder { dir: log_dir.join(format!("p{partition:04}")), partition, log_id }
-    }
-
     /// Where the segment that begins at `base` is kept.
     pub(crate) fn path(&self, base: i64) -> PathBuf {
         self.dir.join(format!("{base:020}.log"))
@@ -51,18 +43,34 @@ impl PartitionFolder {
 
     /// The first offsets of all segments, oldest first.
     pub(crate) fn bases(&self) -> Result<Vec<i64>, LogError> {
-        let mut bases = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(LogError::io("list", &self.dir))? {
-            let entry = entry.map_err(LogError::io("list", &self.dir))?;
-            bases.extend(entry.file_name().to_str().and_then(base_in_name));
-        }
+        let names = self.list()?;
+        let mut bases: Vec<i64> = names.iter().filter_map(|path| base_in_name(path.file_name()?.to_str()?)).collect();
         bases.sort_unstable();
         Ok(bases)
     }
 
+    fn list(&self) -> Result<Vec<PathBuf>, LogError> {
+        self.disk.list(&self.dir).map_err(LogError::io("list", &self.dir))
+    }
+
+    /// Removes files that an earlier server did not finish.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), LogError> {
+        for path in self.list()? {
+            if path.extension() == Some(OsStr::new(disk::UNFINISHED)) {
+                self.disk.remove(&path).map_err(LogError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Creates an empty segment. When this returns it is durable.
-    pub(crate) fn create(&self, disk: &dyn Disk, base: i64, previous: i64) -> Result<(), LogError> {
-        disk::create_file(disk, &self.path(base), &self.header(base, previous))
+    pub(crate) fn create(&self, base: i64, previous: i64) -> Result<(), LogError> {
+        disk::create_file(&*self.disk, &self.path(base), &self.header(base, previous).encode())
+    }
+
+    /// The header that this server gives a segment.
+    pub(crate) fn header(&self, base: i64, previous: i64) -> SegmentHeader {
+        SegmentHeader { partition: self.partition, base, previous, log_id: self.log_id, epoch: Some(self.epoch) }
     }
 
     /// Checks that the segments with these first offsets are all there is between the oldest and
@@ -72,69 +80,42 @@ impl PartitionFolder {
             return Err(LogError::damaged(&self.dir, 0, "no segment is left"));
         };
         self.open(oldest)?;
-        for pair in bases.windows(2) {
-            let (before, base) = (pair[0], pair[1]);
-            let (_, previous) = self.open(base)?;
-            if previous != before {
-                let reason = format!("it continues segment {previous}, but the one before it here is {before}");
-                return Err(LogError::damaged(&self.path(base), 24, reason));
-            }
-        }
-        Ok(())
+        bases.windows(2).try_for_each(|pair| self.check_link(pair[0], pair[1]))
     }
 
-    /// Opens a segment for reading, checks its header, and returns it at its first frame, with the
-    /// base of the segment before.
-    pub(crate) fn open(&self, base: i64) -> Result<(BufReader<File>, i64), LogError> {
+    /// Checks that the segment at `base` continues the one at `before`.
+    pub(crate) fn check_link(&self, before: i64, base: i64) -> Result<(), LogError> {
+        let previous = self.open(base)?.1.previous;
+        if previous == before {
+            return Ok(());
+        }
+        let reason = format!("it continues segment {previous}, but the one before it here is {before}");
+        Err(LogError::damaged(&self.path(base), 24, reason))
+    }
+
+    /// Opens a segment for reading, checks its header, and returns it at its first frame.
+    pub(crate) fn open(&self, base: i64) -> Result<(BufReader<FileReader>, SegmentHeader), LogError> {
         let path = self.path(base);
-        let mut file = BufReader::new(File::open(&path).map_err(LogError::io("open", &path))?);
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        file.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(LogError::io("read", &path))?;
-        Ok((file, self.check_header(&path, base, &header)?))
+        let mut file = FileReader::open(&self.disk, &path).map_err(LogError::io("open", &path))?;
+        let bytes = file.fill_buf().map_err(LogError::io("read", &path))?;
+        let header = SegmentHeader::parse(&path, bytes)?;
+        self.check_header(&path, base, &header)?;
+        file.consume(header.shape().header_bytes);
+        Ok((file, header))
     }
 
-    fn header(&self, base: i64, previous: i64) -> [u8; HEADER_BYTES] {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&self.partition.to_le_bytes());
-        bytes.extend_from_slice(&base.to_le_bytes());
-        bytes.extend_from_slice(&previous.to_le_bytes());
-        bytes.extend_from_slice(self.log_id.as_bytes());
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        bytes.try_into().expect("the fields add up to the header's size")
-    }
-
-    /// Returns the base of the segment before.
-    fn check_header(&self, path: &Path, base: i64, found: &[u8]) -> Result<i64, LogError> {
-        if found.len() < HEADER_BYTES {
-            return Err(LogError::damaged(path, found.len() as u64, "the file ends within its header"));
+    fn check_header(&self, path: &Path, base: i64, found: &SegmentHeader) -> Result<(), LogError> {
+        let damaged = |reason| Err(LogError::damaged(path, 0, reason));
+        if (found.partition, found.base, found.log_id) != (self.partition, base, self.log_id) {
+            return damaged(format!("no header of partition {}, offset {base}, log {}", self.partition, self.log_id));
         }
-        check_format(path, found, MAGIC, FORMAT)?;
-        let previous = found[24..32].try_into().map(i64::from_le_bytes).expect("eight bytes");
-        if found == self.header(base, previous) {
-            return Ok(previous);
+        match found.epoch {
+            Some(epoch) if epoch > self.epoch => {
+                damaged(format!("it was written in epoch {epoch}, but the log's EPOCH says {}: an older copy?", self.epoch))
+            }
+            _ => Ok(()),
         }
-        let expected = format!("no header of partition {}, offset {base}, log {}", self.partition, self.log_id);
-        Err(LogError::damaged(path, 0, expected))
     }
-}
-
-/// Checks what all headers share: magic, format, and the checksum at the end. The format comes
-/// before the checksum, because a newer release may have put the checksum elsewhere.
-pub(crate) fn check_format(path: &Path, header: &[u8], magic: &[u8; 8], known: u32) -> Result<(), LogError> {
-    if !header.starts_with(magic) {
-        return Err(LogError::damaged(path, 0, "it does not begin as a file of this kind"));
-    }
-    let found = header[8..12].try_into().map(u32::from_le_bytes).expect("four bytes");
-    if found > known {
-        return Err(LogError::NewerFormat { path: path.to_owned(), found, known });
-    }
-    let (fields, checksum) = header.split_last_chunk().expect("headers are longer than a checksum");
-    if crc32c::crc32c(fields) != u32::from_le_bytes(*checksum) {
-        return Err(LogError::damaged(path, 0, "the header's checksum does not hold"));
-    }
-    Ok(())
 }
 
 /// The half-open offset ranges of segments with these first offsets, in a log whose next offset is

@@ -1,9 +1,12 @@
 //! The folder as a whole: locks, identity, the chain of segments, ranges.
 
-use std::fs;
+use std::path::Path;
 
-use super::{append, open, read_all};
-use crate::log::{LogError, LogFolder, LogId, MAX_RECORD_BYTES};
+use super::{ID, append, fresh, open, open_folder, read_all, segment};
+use crate::log::{
+    LogError, LogFolder, LogId, MAX_RECORD_BYTES,
+    disk::{Call, MemoryDisk},
+};
 
 #[test]
 fn a_second_server_is_refused() {
@@ -26,6 +29,7 @@ fn identity_is_kept_and_checked() {
     // numbers.
     let dir = tempfile::tempdir().unwrap();
     let id = LogFolder::open(dir.path(), 2).unwrap().log_id();
+    assert_eq!(open_folder(&MemoryDisk::new()).unwrap().log_id(), ID);
     let other_dir = tempfile::tempdir().unwrap();
     assert_ne!(LogFolder::open(other_dir.path(), 2).unwrap().log_id(), id);
     assert_eq!(LogFolder::open(dir.path(), 2).unwrap().log_id(), id);
@@ -40,89 +44,117 @@ fn identity_is_kept_and_checked() {
 fn a_lost_or_newer_identity_is_refused() {
     // Proves that records are never given a new identity, and that a newer format is refused by its
     // number.
-    let dir = tempfile::tempdir().unwrap();
-    append(&mut open(dir.path()).unwrap(), &["one"]);
-    let path = dir.path().join("log/LOG");
-    fs::write(&path, br#"{"format":2,"shards":7}"#).unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::NewerFormat { found: 2, known: 1, .. })));
-    fs::write(&path, "").unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::Damaged { .. })));
-    fs::remove_file(&path).unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::Damaged { .. })));
+    let (disk, mut log) = fresh();
+    append(&mut log, &["one"]);
+    drop(log);
+    let path = Path::new("/data/log/LOG");
+    disk.set_contents(path, br#"{"format":2,"shards":7}"#);
+    assert!(matches!(open(&disk), Err(LogError::NewerFormat { found: 2, known: 1, .. })));
+    disk.set_contents(path, b"");
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })));
+    disk.lose(path);
+    let writes = disk.counts()[&Call::Write];
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })));
+    assert_eq!(disk.counts()[&Call::Write], writes);
+}
+
+#[test]
+fn the_epoch_only_goes_up() {
+    // Proves that every opening has an epoch of its own, that new segments carry it, and that a log
+    // whose epoch was put back is refused.
+    let (disk, mut log) = fresh();
+    let path = Path::new("/data/log/EPOCH");
+    assert_eq!(log.epoch(), 1);
+    let old = disk.contents(path).unwrap();
+    assert_eq!(old, br#"{"format":1,"epoch":1}"#);
+    append(&mut log, &["one"]);
+    drop(log);
+    for epoch in 2..5 {
+        assert_eq!(open_folder(&disk).unwrap().epoch(), epoch);
+    }
+    let mut log = open(&disk).unwrap();
+    log.roll().unwrap();
+    assert_eq!(disk.contents(&segment(1)).unwrap()[48], 5);
+    drop(log);
+    disk.set_contents(path, &old);
+    let error = open(&disk).unwrap_err();
+    assert!(matches!(&error, LogError::Damaged { path, .. } if *path == segment(1)), "{error}");
+    for spoilt in ["", "{}", r#"{"format":1,"epoch":-7}"#, r#"{"format":1,"epoch":9223372036854775807}"#] {
+        disk.set_contents(path, spoilt.as_bytes());
+        assert!(matches!(open(&disk), Err(LogError::Damaged { .. })), "{spoilt}");
+    }
 }
 
 #[test]
 fn a_spoilt_log_id_is_found() {
     // Proves that the segments vouch for the log's id: another id in LOG is damage, not another
     // log.
-    let dir = tempfile::tempdir().unwrap();
-    append(&mut open(dir.path()).unwrap(), &["one"]);
-    let path = dir.path().join("log/LOG");
-    let spoilt = fs::read_to_string(&path).unwrap().replacen(r#"id":""#, r#"id":"#, 1);
-    assert!(fs::write(&path, spoilt).is_ok() && matches!(open(dir.path()), Err(LogError::Damaged { .. })));
-    let other = r#"{"format":1,"log_id":"00000000000000000000000000000000","partitions":1}"#;
-    fs::write(&path, other).unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::Damaged { .. })));
+    let (disk, mut log) = fresh();
+    append(&mut log, &["one"]);
+    drop(log);
+    let path = Path::new("/data/log/LOG");
+    let spoilt = String::from_utf8(disk.contents(path).unwrap()).unwrap().replacen(r#"id":""#, r#"id":"#, 1);
+    disk.set_contents(path, spoilt.as_bytes());
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })));
+    disk.set_contents(path, br#"{"format":1,"log_id":"00000000000000000000000000000000","partitions":1}"#);
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })));
 }
 
 #[test]
 fn a_missing_or_foreign_segment_is_found() {
     // Proves that a hole in the chain is found on opening, that trimming the oldest is none, and
     // that a segment of another log is no link.
-    let dir = tempfile::tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let (disk, mut log) = fresh();
     for payload in ["zero", "one", "two"] {
         append(&mut log, &[payload]);
         log.roll().unwrap();
     }
     assert_eq!(log.sealed(), [0..1, 1..2, 2..3]);
-    let segment = |base: i64| log.dir().join(format!("{base:020}.log"));
-    let (oldest, middle, newest) = (segment(0), segment(1), segment(3));
     drop(log);
 
-    let bytes = fs::read(&middle).unwrap();
-    fs::remove_file(&middle).unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::Damaged { .. })), "a segment is missing");
+    let bytes = disk.contents(&segment(1)).unwrap();
+    disk.lose(&segment(1));
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })), "a segment is missing");
 
-    let other_dir = tempfile::tempdir().unwrap();
-    let mut other = open(other_dir.path()).unwrap();
+    let other_disk = MemoryDisk::new();
+    let other = LogFolder::open_on(other_disk.process(), Path::new("/data"), 1, LogId::from_bytes([1; 16])).unwrap();
+    let mut other = other.partition(0).unwrap();
     append(&mut other, &["other"]);
     other.roll().unwrap();
-    fs::copy(other.dir().join("00000000000000000001.log"), &middle).unwrap();
-    assert!(matches!(open(dir.path()), Err(LogError::Damaged { .. })), "a segment of another log");
+    disk.set_contents(&segment(1), &other_disk.contents(&segment(1)).unwrap());
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })), "a segment of another log");
 
-    fs::write(&middle, bytes).unwrap();
-    fs::remove_file(&oldest).unwrap();
-    let log = open(dir.path()).unwrap();
+    disk.set_contents(&segment(1), &bytes);
+    disk.lose(&segment(0));
+    let log = open(&disk).unwrap();
     assert_eq!(read_all(&log).unwrap(), [b"one", b"two"]);
     assert!(matches!(log.reader().read(0..2), Err(LogError::NotInLog { available, .. }) if available == (1..3)));
     drop(log);
 
-    fs::write(newest.with_extension("tmp"), "unfinished").unwrap();
-    assert_eq!(open(dir.path()).unwrap().head(), 3, "an unfinished file is passed over");
+    disk.set_contents(&segment(3).with_extension("tmp"), b"unfinished");
+    assert_eq!(open(&disk).unwrap().head(), 3, "an unfinished file is passed over");
+    assert!(disk.contents(&segment(3).with_extension("tmp")).is_none(), "and removed");
 }
 
 #[test]
 fn a_closed_segment_cut_at_a_frame_is_found() {
     // Proves that a closed segment that lost whole frames fails the read that needs them: a failed
     // read is never a short one.
-    let dir = tempfile::tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let (disk, mut log) = fresh();
     append(&mut log, &["zero", "one"]);
     log.roll().unwrap();
     append(&mut log, &["two"]);
-    let path = log.dir().join("00000000000000000000.log");
-    let whole = fs::metadata(&path).unwrap().len();
-    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(whole - super::frame_bytes("one") as u64).unwrap();
+    let whole = disk.contents(&segment(0)).unwrap();
+    let cut = whole.len() - super::TRAILER_BYTES - super::frame_bytes("one");
+    disk.set_contents(&segment(0), &whole[..cut]);
     let error = read_all(&log).unwrap_err();
-    assert!(matches!(error, LogError::Damaged { path: named, .. } if named == path));
+    assert!(matches!(error, LogError::Damaged { path: named, .. } if named == segment(0)));
 }
 
 #[test]
 fn ranges_are_half_open_and_checked() {
     // Proves that a read yields exactly its range, and refuses one that the log does not hold.
-    let dir = tempfile::tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let (_disk, mut log) = fresh();
     assert_eq!(log.roll().unwrap(), None, "an empty segment is not closed");
     assert_eq!(append(&mut log, &["zero", "one"]), 0..2);
     assert_eq!(log.append([]).unwrap(), 2..2);
@@ -145,15 +177,14 @@ fn ranges_are_half_open_and_checked() {
 fn a_record_too_large_costs_nothing() {
     // Proves that an oversized record refuses its batch before a byte is written, and that the
     // largest one passes.
-    let dir = tempfile::tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let (disk, mut log) = fresh();
     let (largest, too_large) = (vec![7; MAX_RECORD_BYTES], vec![7; MAX_RECORD_BYTES + 1]);
     let before = log.active_bytes();
     assert!(matches!(log.append([b"x".as_slice(), &too_large]), Err(LogError::RecordTooLarge { .. })));
     assert_eq!((log.head(), log.active_bytes()), (0, before));
     log.append([largest.as_slice()]).unwrap();
     drop(log);
-    assert_eq!(read_all(&open(dir.path()).unwrap()).unwrap(), [largest]);
+    assert_eq!(read_all(&open(&disk).unwrap()).unwrap(), [largest]);
 }
 
 #[test]
