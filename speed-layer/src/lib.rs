@@ -94,6 +94,7 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
             return Err(SpeedError::LogBehindArchive { partition: partition.number as i32, archived, head });
         }
     }
+    archive.take_epoch().await?;
     let (dead_letters, dead_letter_thread) = DeadLetterQueue::start(letters)?;
     let realtime = Arc::new(Realtime {
         log_id: Arc::clone(&log_id),
@@ -110,13 +111,16 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
     let stop_background = background.clone().drop_guard();
     let archiving = (Arc::clone(&archive), Arc::clone(&partitions), background.clone());
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
+    let mut archiving = tokio::spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
     tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
     tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
 
     info!(log_id = &*log_id, "ready");
-    let served = serve(listener, ingest, realtime, shutdown).await;
+    let served = serve_until_fenced(serve(listener, ingest, realtime, shutdown), &mut archiving).await;
     drop(stop_background);
+    if !archiving.is_finished() {
+        drop(archiving.await);
+    }
     while tasks.join_next().await.is_some() {}
     // A client that holds on to its stream holds a handle too, so the threads are told.
     for partition in partitions.iter() {
@@ -127,6 +131,22 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
     let _ended = joined.await;
     drop(folder);
     served
+}
+
+/// Serves until a stop, or until another server has taken over.
+async fn serve_until_fenced(
+    serving: impl Future<Output = Result<(), SpeedError>>,
+    archiving: &mut tokio::task::JoinHandle<Result<(), SpeedError>>,
+) -> Result<(), SpeedError> {
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => served,
+        archived = archiving => match archived {
+            Ok(Ok(())) => serving.await,
+            Ok(Err(fenced)) => Err(fenced),
+            Err(_) => Err(SpeedError::Stopping),
+        },
+    }
 }
 
 fn open_log(dir: &std::path::Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
