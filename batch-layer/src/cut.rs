@@ -66,6 +66,15 @@ impl Cut {
     /// The segments of each partition, by index.
     pub(crate) fn chains(&self, segments: &[SegmentMeta]) -> Result<Vec<Vec<SegmentMeta>>, RunError> {
         let chain = |(partition, end): (usize, &i64)| Ok(master::chain(segments, partition as u32, 0..*end)?);
-        self.boundary.iter().enumerate().map(chain).collect()
+        let chains = self.boundary.iter().enumerate().map(chain).collect::<Result<Vec<_>, RunError>>()?;
+        let foreign = |segment: &&SegmentMeta| !self.log_id.is_empty() && segment.seal.log_id != self.log_id;
+        match chains.iter().flatten().find(foreign) {
+            None => Ok(chains),
+            Some(segment) => Err(RunError::ForeignSegment {
+                path: segment.path.path().to_string(),
+                expected: self.log_id.clone(),
+                found: segment.seal.log_id.clone(),
+            }),
+        }
     }
 }

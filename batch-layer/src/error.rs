@@ -185,6 +185,45 @@ pub enum RunError {
         /// One difference for each of the first keys that differ.
         differences: Vec<Difference>,
     },
+    /// A segment comes from another log than the cut.
+    #[error("{path} was made from log {found}, and the cut is one of log {expected}; the store holds segments of two logs")]
+    ForeignSegment {
+        /// The segment.
+        path: String,
+        /// The log of the cut.
+        expected: String,
+        /// The log in the seal.
+        found: String,
+    },
+    /// Another run is at work.
+    #[error(
+        "another run has the lease of {view}: {holder}; wait until it is done, or end it: then its lease runs out by itself and the next run takes over"
+    )]
+    Busy {
+        /// The view.
+        view: String,
+        /// The other run.
+        holder: String,
+    },
+    /// Another run took over while this one did not renew its lease.
+    #[error(
+        "this run did not renew its lease in time, say because the machine slept, and {holder} has taken over; nothing was published and nothing deleted"
+    )]
+    Fenced {
+        /// The other run.
+        holder: String,
+    },
+    /// The manifest may be in the store or not.
+    #[error(
+        "whether version {version} was published is unknown; delete nothing and run again when the store is back: the next run finds the version if it is there, and makes it if not"
+    )]
+    Unknown {
+        /// The version.
+        version: i64,
+        /// Why nobody can tell.
+        #[source]
+        source: StoreError,
+    },
     /// Another run published first.
     #[error("another run published version {version} first: {winner_run_id}")]
     Lost {
@@ -200,7 +239,7 @@ fn list(differences: &[Difference]) -> String {
 }
 
 impl RunError {
-    /// The exit code: 1 refused or failed, 2 configuration, 3 another run was first, 4 a dependency is down, try again.
+    /// The exit code: 1 refused or failed, 2 configuration, 3 another run is or was first, 4 a dependency is down, try again.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
@@ -211,8 +250,8 @@ impl RunError {
             | Self::AmountType { .. }
             | Self::Partitions { .. }
             | Self::SpeedAddress { .. } => 2,
-            Self::Lost { .. } => 3,
-            Self::SpeedUnreachable { .. } => 4,
+            Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } => 3,
+            Self::SpeedUnreachable { .. } | Self::Unknown { .. } => 4,
             Self::SpeedFailed { source, .. } => match source.code() {
                 Unavailable | DeadlineExceeded | ResourceExhausted | Aborted | Cancelled | Unknown => 4,
                 _ => 1,

@@ -7,13 +7,16 @@
 //! files back and compares every key with another computation of the same. Only then the manifest is put if absent, which is
 //! the moment of publishing; a report of the run is written beside.
 //!
-//! This crate never changes or deletes an object, whatever happens: a run that fails, loses or dies leaves files that no manifest
-//! names, and the old version serves on. It never looks at event times to decide what is in: the boundary is a log offset.
+//! One run of a view works at a time (`keeper`): it holds a lease and looks at it once more before it publishes. A run that fails,
+//! loses or dies changes and deletes nothing: it leaves files that no manifest names, and the old version serves on; a later run
+//! removes them behind its publish, after a grace period (`collect`). This crate never looks at event times to decide what is in: the boundary is a log offset.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 /// Every finished value, compared before anybody sees it.
 mod audit;
+/// What dead runs left.
+mod collect;
 /// Where the batch view ends.
 mod cut;
 /// Same identity, counted once.
@@ -22,6 +25,8 @@ mod dedup;
 mod definition;
 /// What a run can end in, and its exit code.
 mod error;
+/// The lease of a run.
+mod keeper;
 /// What a run is asked to do.
 mod options;
 /// How far a run is.

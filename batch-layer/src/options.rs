@@ -2,9 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use storage::config::Config;
 use storage::paths::ViewName;
+use storage::store::Retry;
 use views::EventSchema;
 
 /// Partitions recomputed at a time unless told otherwise: each has its share of the memory, so more of them spill earlier.
@@ -31,6 +33,12 @@ pub struct RunOptions {
     pub force: bool,
     /// Folder in which a folder for spilled rows is made and removed; `None` is the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
+    /// A run that does not renew its lease for so long is taken for dead.
+    pub lease_ttl: Duration,
+    /// What no version names is removed when it is older than this.
+    pub grace: Duration,
+    /// How calls to the store are repeated.
+    pub retry: Retry,
 }
 
 impl RunOptions {
@@ -49,6 +57,9 @@ impl RunOptions {
             threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),
             force: false,
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+            lease_ttl: batch.lease_ttl.0,
+            grace: batch.grace.0,
+            retry: Retry::seeded(0),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The handover, step by step: cut, recompute, read back and audit, publish.
+//! The handover, step by step: lease, cut, recompute, read back and audit, look at the lease again, publish.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,17 +11,19 @@ use storage::machine::{Machine, RealMachine, driven};
 use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
-use storage::store::Store;
+use storage::store::{Retry, Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use views::{Definition, digest};
 
 use crate::audit::{Audit, Audited};
+use crate::collect::{Collected, collect};
 use crate::cut::Cut;
 use crate::dedup::EXAMPLES;
 use crate::definition;
 use crate::error::RunError;
+use crate::keeper::Keeper;
 use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::report::{RunReport, new_run_id};
@@ -42,7 +44,7 @@ pub enum RunOutcome {
 /// Recomputes the view of `options` from the master dataset in `store` and publishes it as the next version.
 ///
 /// # Errors
-/// Nothing was published then, unless the error is [`storage::store::StoreError::UnknownOutcome`]. Nothing is ever deleted.
+/// Nothing was published then, unless the error is [`RunError::Unknown`]. Nothing is deleted after an error.
 pub async fn run(options: &RunOptions, store: &Store, progress: Arc<dyn Progress>) -> Result<RunOutcome, RunError> {
     run_on(Arc::new(RealMachine), None, options, store, progress).await
 }
@@ -60,6 +62,27 @@ pub async fn run_on(
     progress: Arc<dyn Progress>,
 ) -> Result<RunOutcome, RunError> {
     let started = (machine.now(), Instant::now());
+    let run_id = new_run_id(DateTime::<Utc>::from(started.0), machine.random() as u32);
+    // Runs that failed together do not come back together.
+    let store = store.with_retry(Retry { seed: options.retry.seed ^ machine.random() as u64, ..options.retry });
+    let keeper = Keeper::take(&store, &options.view, run_id.as_str(), options.lease_ttl).await?;
+    let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, started, run_id, &keeper)).await;
+    keeper.release().await;
+    outcome
+}
+
+/// The run of whoever holds the lease.
+#[expect(clippy::too_many_arguments, reason = "it is the second half of run_on")]
+async fn run_alone(
+    machine: Arc<dyn Machine>,
+    speed: Option<Transport>,
+    options: &RunOptions,
+    store: &Store,
+    progress: Arc<dyn Progress>,
+    started: (SystemTime, Instant),
+    run_id: Id,
+    keeper: &Keeper,
+) -> Result<RunOutcome, RunError> {
     let parent = Manifests::new(store.clone(), options.view.clone()).latest().await?;
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
     if let Some(parent) = &parent {
@@ -72,7 +95,6 @@ pub async fn run_on(
         return Ok(RunOutcome::NothingToDo(reason));
     }
 
-    let run_id = new_run_id(DateTime::<Utc>::from(started.0), machine.random() as u32);
     info!(view = %options.view, %run_id, boundary = ?cut.boundary, log_id = cut.log_id, "recomputing");
     let report = RunReport {
         view: options.view.to_string(),
@@ -86,12 +108,23 @@ pub async fn run_on(
         rows_read: cut.events(),
         ..RunReport::default()
     };
-    let mut run = Run { machine, options, store, progress, definition, parent, speed, cut, run_id, report };
+    let mut run = Run { machine, options, store, progress, definition, parent, speed, cut, run_id, report, keeper };
     run.progress.begin(run.cut.events() as u64);
     let published = Box::pin(run.publish(&segments)).await;
     run.progress.end();
     run.write_report(&published, started.1).await;
-    published.map(|()| RunOutcome::Published(Box::new(run.report)))
+    published?;
+    collect_leftovers(options, store, run.machine.now()).await;
+    Ok(RunOutcome::Published(Box::new(run.report)))
+}
+
+/// Best effort: the version is published, and what stays is removed next time.
+async fn collect_leftovers(options: &RunOptions, store: &Store, now: SystemTime) {
+    match collect(store, &options.view, options.grace, now).await {
+        Ok(Collected { files: 0, staged: 0 }) => {}
+        Ok(Collected { files, staged }) => info!(files, staged, "removed what dead runs had left"),
+        Err(error) => warn!(%error, "what dead runs left could not be removed"),
+    }
 }
 
 /// The cut, and the segments that were there after it was made.
@@ -136,14 +169,16 @@ struct Run<'a> {
     run_id: Id,
     /// Filled in as the run goes on.
     report: RunReport,
+    keeper: &'a Keeper,
 }
 
 impl Run<'_> {
     async fn publish(&mut self, segments: &[SegmentMeta]) -> Result<(), RunError> {
         let sources = self.sources(segments)?;
+        let boundary_records = sources.iter().map(Source::last_record).collect();
         let shards = self.recompute(&sources).await?;
         let touched_keys = self.note_duplicates(&shards);
-        let mut manifest = self.manifest(shards);
+        let mut manifest = self.manifest(shards, boundary_records);
         let audited = self.audit(&manifest, sources, touched_keys).await?;
         self.check_counts(audited.event_count)?;
         manifest.event_count = audited.event_count;
@@ -151,7 +186,15 @@ impl Run<'_> {
 
         let stored = definition::stored(&self.definition);
         Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
-        match Manifests::new(self.store.clone(), self.options.view.clone()).publish(&manifest).await? {
+        // The last look: from here on only the put-if-absent decides.
+        manifest.lease = self.keeper.check().await?;
+        let version = manifest.version;
+        let published = Manifests::new(self.store.clone(), self.options.view.clone()).publish(&manifest).await;
+        let unknown = |source| match source {
+            source @ StoreError::UnknownOutcome { .. } => RunError::Unknown { version, source },
+            source => RunError::Store(source),
+        };
+        match published.map_err(unknown)? {
             PublishOutcome::Published => {
                 info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
                 Ok(())
@@ -215,7 +258,7 @@ impl Run<'_> {
     }
 
     /// The manifest as it will be published, but for what the audit has to say.
-    fn manifest(&mut self, shards: Vec<Shard>) -> Manifest {
+    fn manifest(&mut self, shards: Vec<Shard>, boundary_records: Vec<String>) -> Manifest {
         let digest = digest::combine(shards.iter().map(|shard| shard.digest.as_str()));
         let files: Vec<_> = shards.into_iter().map(|shard| shard.file).collect();
         let report = &mut self.report;
@@ -231,6 +274,8 @@ impl Run<'_> {
             created_time: rfc3339(self.machine.now()),
             log_id: self.cut.log_id.clone(),
             boundary: self.cut.boundary.clone(),
+            boundary_records,
+            lease: 0,
             fingerprint: self.definition.fingerprint().to_owned(),
             digest,
             event_count: 0,

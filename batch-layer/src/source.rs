@@ -154,8 +154,8 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// The events, in the columns of [`EventColumns::read`]. A segment that does not hold exactly the offsets of its name is an
-    /// error.
+    /// The events, in the columns of [`EventColumns::read`]. A segment that is not, byte by byte, what was sealed, and one that does
+    /// not hold exactly the offsets of its name, is an error before any of its events is seen.
     pub(crate) fn batches(&self, stage: Stage) -> BoxStream<'static, Result<RecordBatch, StoreError>> {
         let source = self.clone();
         let open = move |segment: SegmentMeta| {
@@ -165,7 +165,16 @@ impl Source {
         stream::iter(self.segments.clone()).map(Ok).and_then(open).try_flatten().boxed()
     }
 
+    /// Fingerprint of the last record, as its segment was sealed; empty where there is none.
+    pub(crate) fn last_record(&self) -> String {
+        self.segments.last().map_or_else(String::new, |segment| segment.seal.last_record.clone())
+    }
+
     async fn open(self, segment: SegmentMeta, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+        // Once a run is enough: what the later stages read is compared with what this one read.
+        if stage == Stage::Read {
+            master::verify_segment(&self.store, &segment).await?;
+        }
         let mut names: Vec<String> = self.columns.read.fields().iter().map(|f| f.name().clone()).collect();
         let mut raw = master::read_segment(&self.store, &segment, Some(&names)).await?.peekable();
         let lacks = match std::pin::Pin::new(&mut raw).peek().await {
@@ -183,7 +192,7 @@ impl Source {
             async move {
                 let (source, segment) = state.as_ref();
                 let Some(batch) = raw.try_next().await? else {
-                    source.progress.advance(stage, 0, segment.bytes);
+                    source.progress.advance(stage, 0, segment.seal.bytes as u64);
                     return if next == segment.path.end { Ok(None) } else { Err(hole(segment, next)) };
                 };
                 let batch = source.columns.conform(segment, &batch)?;

@@ -1,32 +1,43 @@
 //! Sealing: each closed segment of the log becomes one Parquet file of the master dataset.
 //!
 //! A segment's range and date come from the log itself, so that a seal that is repeated after a crash writes the same
-//! object. Nothing is deleted here.
+//! objects: where only the Parquet file was put, the next start finds the segment unsealed and writes both again. Nothing is
+//! deleted here.
+//!
+//! Of two servers over one store the one that started later may archive: each takes an epoch, and looks before each segment
+//! whether another followed.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use chrono::DateTime;
 use storage::log::LogReader;
-use storage::machine::blocking;
-use storage::master::{archived_edge, claim, list_segments, write_segment};
+use storage::machine::{Machine, blocking};
+use storage::master::{self, Origin, archived_edge, claim, claim_epoch, epoch_after, list_segments, write_segment};
 use storage::paths::SegmentPath;
 use storage::record;
-use storage::store::Store;
+use storage::store::{Retry, Store};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use views::EventSchema;
+use views::columns::to_batch;
 
 use crate::error::SpeedError;
-use crate::partition::{Partition, for_each_batch};
+use crate::partition::Partition;
 
 /// Wait after a failed seal.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Rows of the batches that a segment is written from.
+const BATCH_ROWS: usize = 8192;
 
 pub(crate) struct Archive {
     store: Store,
     schema: EventSchema,
+    log_id: String,
+    /// Taken once this log is known to be the one that belongs to the store.
+    epoch: OnceLock<i64>,
     /// Per partition, the end of what is archived without a gap.
     edges: Vec<Mutex<i64>>,
     wake: Notify,
@@ -37,14 +48,40 @@ impl Archive {
     ///
     /// # Errors
     /// The master dataset is that of another log: its segments would be taken for ours.
-    pub(crate) async fn open(store: Store, schema: EventSchema, partitions: usize, log_id: &str) -> Result<Self, SpeedError> {
+    pub(crate) async fn open(machine: &dyn Machine, store: Store, schema: EventSchema, partitions: usize, log_id: &str) -> Result<Self, SpeedError> {
+        let store = store.with_retry(Retry::seeded(machine.random() as u64));
         let owner = claim(&store, log_id).await?;
         if owner != log_id {
             return Err(SpeedError::OtherMaster { stored: owner, here: log_id.to_owned() });
         }
         let segments = list_segments(&store).await?;
         let edges = (0..partitions).map(|p| Mutex::new(archived_edge(&segments, p as u32))).collect();
-        Ok(Self { edges, store, schema, wake: Notify::new() })
+        Ok(Self { edges, store, schema, log_id: log_id.to_owned(), epoch: OnceLock::new(), wake: Notify::new() })
+    }
+
+    /// Takes the next epoch: from here on every server that started earlier over this store archives nothing more. Call it when
+    /// this log was compared with the store and fits, for an old copy of a log must not fence the log itself.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn take_epoch(&self, machine: &dyn Machine) -> Result<(), SpeedError> {
+        let instance = format!("{:032x}", machine.random());
+        let epoch = claim_epoch(&self.store, &self.log_id, &instance).await?;
+        info!(epoch, instance, "took the epoch");
+        self.epoch.get_or_init(|| epoch);
+        Ok(())
+    }
+
+    /// That nobody has taken an epoch after ours.
+    async fn check_epoch(&self) -> Result<(), SpeedError> {
+        let Some(epoch) = self.epoch.get().copied() else { return Err(SpeedError::Stopping) };
+        match epoch_after(&self.store, epoch).await? {
+            None => Ok(()),
+            Some((newer, instance)) => {
+                self.wake();
+                Err(SpeedError::Fenced { epoch, newer, instance })
+            }
+        }
     }
 
     /// A segment was closed.
@@ -53,13 +90,25 @@ impl Archive {
     }
 
     /// Archives closed segments as they come, until `shutdown`.
-    pub(crate) async fn run(&self, partitions: &[Partition], shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// [`SpeedError::Fenced`]: another server has the archive now, and this one must stop. What else goes wrong is tried again.
+    pub(crate) async fn run(&self, partitions: &[Partition], shutdown: CancellationToken) -> Result<(), SpeedError> {
         loop {
             let mut failed = false;
             for partition in partitions {
-                if let Err(e) = self.archive_up_to(partition, partition.closed_to()).await {
-                    warn!(partition = partition.number, error = e.chain(), "segment could not be archived; trying again");
-                    failed = true;
+                let archived = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    archived = self.archive_up_to(partition, partition.closed_to()) => archived,
+                };
+                match archived {
+                    Ok(()) => {}
+                    Err(e @ SpeedError::Fenced { .. }) => return Err(e),
+                    Err(e) => {
+                        warn!(partition = partition.number, error = e.chain(), "segment could not be archived; trying again");
+                        failed = true;
+                    }
                 }
             }
             let retry = async {
@@ -70,7 +119,7 @@ impl Archive {
             };
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return Ok(()),
                 () = self.wake.notified() => {}
                 () = retry => {}
             }
@@ -96,35 +145,46 @@ impl Archive {
             }
             let (log, schema, number) = (partition.log.clone(), self.schema.clone(), partition.number);
             let range = segment.clone();
-            let read = blocking(move || read_segment(&log, &schema, number as i32, range)).await;
-            let (batches, first_append_us) = read?;
-            let ingest_date = DateTime::from_timestamp_micros(first_append_us).unwrap_or_default().date_naive();
+            let rows = blocking(move || read_segment(&log, &schema, number as i32, range)).await?;
+            let ingest_date = DateTime::from_timestamp_micros(rows.first_append_us).unwrap_or_default().date_naive();
             let path = SegmentPath { partition: number as u32, start: segment.start, end: segment.end, ingest_date };
-            let written = write_segment(&self.store, &path, self.schema.arrow(), batches).await?;
-            info!(partition = number, start = segment.start, end = segment.end, bytes = written.bytes, "archived segment");
+            let origin = Origin { log_id: self.log_id.clone(), last_record: rows.last_record };
+            self.check_epoch().await?;
+            let seal = write_segment(&self.store, &path, self.schema.arrow(), rows.batches, origin).await?;
+            info!(partition = number, start = segment.start, end = segment.end, bytes = seal.bytes, "archived segment");
             *archived = segment.end;
         }
         Ok(())
     }
 }
 
-fn read_segment(
-    log: &LogReader,
-    schema: &EventSchema,
-    partition: i32,
-    range: std::ops::Range<i64>,
-) -> Result<(Vec<RecordBatch>, i64), SpeedError> {
-    let mut first_append_us = 0;
-    if let Some(first) = log.read(range.start..range.start + 1)?.next() {
-        let first = first?;
-        first_append_us = record::decode(&first.payload, partition, first.offset, schema)?.1.append_time_us;
+/// A segment of the log, as it is archived.
+struct SegmentRows {
+    batches: Vec<RecordBatch>,
+    first_append_us: i64,
+    /// Fingerprint of the last record.
+    last_record: String,
+}
+
+fn read_segment(log: &LogReader, schema: &EventSchema, partition: i32, range: Range<i64>) -> Result<SegmentRows, SpeedError> {
+    let mut read = SegmentRows { batches: Vec::new(), first_append_us: 0, last_record: String::new() };
+    let mut rows = Vec::with_capacity(BATCH_ROWS);
+    for entry in log.read(range.clone())? {
+        let entry = entry?;
+        let row = record::decode(&entry.payload, partition, entry.offset, schema)?;
+        if entry.offset == range.start {
+            read.first_append_us = row.1.append_time_us;
+        }
+        if entry.offset + 1 == range.end {
+            read.last_record = master::record_fingerprint(&entry.payload);
+        }
+        rows.push(row);
+        if rows.len() == BATCH_ROWS || entry.offset + 1 == range.end {
+            read.batches.push(to_batch(rows.iter().map(|(event, position)| (event, *position)), schema));
+            rows.clear();
+        }
     }
-    let mut batches = Vec::new();
-    for_each_batch(log, schema, partition, range, |_, batch| {
-        batches.push(batch);
-        Ok(())
-    })?;
-    Ok((batches, first_append_us))
+    Ok(read)
 }
 
 /// Rolls segments that have grown old, so that a quiet partition is archived too.
@@ -143,3 +203,6 @@ pub(crate) async fn roll_by_age(partitions: Arc<[Partition]>, age: std::time::Du
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

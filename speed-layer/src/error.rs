@@ -113,6 +113,18 @@ pub enum SpeedError {
         /// Its end, exclusive.
         end: i64,
     },
+    /// Another server took over the archive.
+    #[error(
+        "epoch {epoch} is over: a server that started later, {instance}, has epoch {newer} of this store; only one server may run over a log and its store"
+    )]
+    Fenced {
+        /// Ours.
+        epoch: i64,
+        /// The one after it.
+        newer: i64,
+        /// Who took it.
+        instance: String,
+    },
     /// The log ends below a boundary: it was lost, rewound or restored from an old copy.
     #[error(
         "version {version} covers partition {partition} up to offset {boundary}, but the log ends at {head}; it is not the log that this version was made from"

@@ -61,11 +61,12 @@ impl SpeedLayer {
         let log_id: Arc<str> = folder.log_id().to_string().into();
 
         let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
-        let archive = Arc::new(Archive::open(store.clone(), config.events.clone(), logs.len(), &log_id).await?);
+        let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), logs.len(), &log_id).await?);
         let Started { partitions, mut owners, failed } = start_partitions(&machine, logs, &kept, &config, &archive).await?;
         kept.retain(|version| !failed.contains(version.definition.fingerprint()));
         partitions.iter().for_each(|partition| partition.retire(&kept));
         check_against_store(&kept, &partitions, &archive).await?;
+        archive.take_epoch(&*machine).await?;
         let (dead_letters, owner) = DeadLetterQueue::start(letters)?;
         owners.push(owner);
         let realtime = Arc::new(Realtime {

@@ -23,8 +23,8 @@ use views::{Event, EventSchema};
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
 use crate::slices::Slices;
+pub(crate) use replay::fold_log;
 use replay::rebuild_window;
-pub(crate) use replay::{fold_log, for_each_batch};
 use writer::Writer;
 
 /// What became of one event of a batch.

@@ -185,6 +185,7 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::Definition { .. } | SpeedError::ColumnType { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
             (Code::FailedPrecondition, "DEFINITION_FAILED")
         }
+        SpeedError::Fenced { .. } => (Code::FailedPrecondition, "FENCED"),
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
         SpeedError::Serve(_) | SpeedError::Thread { .. } | SpeedError::LogBehindArchive { .. } | SpeedError::ArchiveMismatch { .. } => {
             (Code::Internal, "INTERNAL")

@@ -5,8 +5,8 @@
 //! fingerprint ([`definitions`]). A manifest names its version's files, their checksums and the boundary.
 //!
 //! # Consistency
-//! Creating the next-numbered manifest is the commit: put-if-absent has one winner. A manifest never changes. Files that no
-//! manifest names do not exist.
+//! Creating the next-numbered manifest is the commit: put-if-absent has one winner. A manifest never changes, and ends with its
+//! own checksum. Files that no manifest names do not exist.
 //!
 //! # What a crash leaves behind
 //! Either the manifest or no manifest. A publisher that cannot tell reads back and compares run ids; if that fails too, the
@@ -16,18 +16,20 @@ pub mod definitions;
 #[cfg(test)]
 mod tests;
 
-use serde::de::DeserializeOwned;
+use bytes::Bytes;
+use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
-use object_store::path::Path as ObjectPath;
-
 use crate::paths::{ManifestPath, ViewName, manifests_folder};
-use crate::store::{PutOutcome, Store, StoreError};
+use crate::store::json::{self, Formats};
+use crate::store::{Claim, Store, StoreError};
 
 pub use definitions::{DefinitionFile, Definitions};
 
 /// The manifest format that this program writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
+const FORMATS: Formats = Formats { known: FORMAT_VERSION, checked_from: 2 };
 
 /// One version of a batch view: the partial states of the events `[0, boundary)`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -49,6 +51,13 @@ pub struct Manifest {
     pub log_id: String,
     /// Per partition, by index, the first offset that is **not** covered.
     pub boundary: Vec<i64>,
+    /// Per partition, the fingerprint of the record below the boundary ([`crate::master::record_fingerprint`]), empty where the
+    /// boundary is 0: a log that was rewound and went on otherwise has another there. None at all in a manifest of format 1.
+    #[serde(default)]
+    pub boundary_records: Vec<String>,
+    /// Number of the lease that the run held when it published; 0 if it held none.
+    #[serde(default)]
+    pub lease: i64,
     /// Fingerprint of the definition, which names the format of the states.
     pub fingerprint: String,
     /// Digest of keys and exact states in canonical form.
@@ -77,6 +86,10 @@ impl Manifest {
         }
         if self.files.iter().map(|f| f.shard).ne(0..self.files.len() as u32) {
             return Some("its files are not the shards 0, 1, 2 … in order".to_owned());
+        }
+        let known = self.boundary_records.len();
+        if known != 0 && known != self.boundary.len() {
+            return Some(format!("its boundary is that of {} partitions, its boundary_records of {known}", self.boundary.len()));
         }
         let rows = self.files.iter().map(|f| f.rows).sum::<i64>();
         (rows != self.row_count).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
@@ -169,7 +182,12 @@ impl Manifests {
     /// [`StoreError::NotFound`]; [`StoreError::NewerFormat`]; [`StoreError::Corrupt`] if it contradicts itself or its name.
     pub async fn read(&self, version: i64) -> Result<Manifest, StoreError> {
         let path = self.path(version);
-        let manifest: Manifest = decode(&path, &self.store.get(&path).await?)?;
+        self.parse(version, &self.store.get(&path).await?)
+    }
+
+    fn parse(&self, version: i64, bytes: &[u8]) -> Result<Manifest, StoreError> {
+        let path = self.path(version);
+        let manifest: Manifest = json::decode(&path, bytes, FORMATS)?;
         let contradiction = if manifest.view != self.view || manifest.version != version {
             Some(format!("it says it is version {} of {}", manifest.version, manifest.view))
         } else {
@@ -201,46 +219,19 @@ impl Manifests {
         if manifest.version > 1 {
             self.read(manifest.version - 1).await?;
         }
-        let path = manifest.path();
-        let unknown = |source| StoreError::UnknownOutcome { path: path.to_string(), source: Box::new(source) };
-
-        let put = self.store.put_if_absent(&path, encode(manifest).into()).await;
-        let failed = match put {
-            Ok(PutOutcome::Created) => return Ok(PublishOutcome::Published),
-            Ok(PutOutcome::Exists) => None,
-            // A local disk that fails to sync may show us the manifest and lose it later.
-            Err(e @ StoreError::Io { .. }) => return Err(unknown(e)),
-            Err(e) => Some(e),
-        };
-        match self.read(manifest.version).await {
-            Ok(there) if there.run_id == manifest.run_id => Ok(PublishOutcome::Published),
-            Ok(there) => Ok(PublishOutcome::Lost { winner_run_id: there.run_id }),
-            Err(e) => Err(unknown(failed.unwrap_or(e))),
+        match self.store.claim(&manifest.path(), Bytes::from(json::encode(manifest))).await? {
+            Claim::Ours => Ok(PublishOutcome::Published),
+            Claim::Theirs(there) => {
+                let there = self.parse(manifest.version, &there)?;
+                match there.run_id == manifest.run_id {
+                    true => Ok(PublishOutcome::Published),
+                    false => Ok(PublishOutcome::Lost { winner_run_id: there.run_id }),
+                }
+            }
         }
     }
 
     fn path(&self, version: i64) -> ObjectPath {
         ManifestPath { view: self.view.clone(), version }.path()
     }
-}
-
-/// Canonical JSON: two spaces, fields in the order of the struct, a newline at the end.
-fn encode(file: &impl Serialize) -> Vec<u8> {
-    let mut json = serde_json::to_vec_pretty(file).expect("string keys and numbers always serialise");
-    json.push(b'\n');
-    json
-}
-
-/// Looks at the format first: what a newer program wrote is refused as newer, not as damaged.
-fn decode<T: DeserializeOwned>(path: &ObjectPath, bytes: &[u8]) -> Result<T, StoreError> {
-    #[derive(Deserialize)]
-    struct Format {
-        format_version: u32,
-    }
-    let damaged = |e: serde_json::Error| StoreError::corrupt(path, e.to_string());
-    let found = serde_json::from_slice::<Format>(bytes).map_err(damaged)?.format_version;
-    if found > FORMAT_VERSION {
-        return Err(StoreError::NewerFormat { path: path.to_string(), found, known: FORMAT_VERSION });
-    }
-    serde_json::from_slice(bytes).map_err(damaged)
 }

@@ -2,16 +2,22 @@
 //!
 //! # Layout
 //! `master/events/ingest_date=<day>/p<partition>-<start>-<end>.parquet`, zstd; the offsets are half-open and in the name
-//! ([`crate::paths::SegmentPath`]). What columns a segment has is the caller's business.
+//! ([`crate::paths::SegmentPath`]). What columns a segment has is the caller's business. Beside each its [`Seal`], and in
+//! `master/epochs` who may write ([`claim_epoch`]).
 //!
 //! # Consistency
-//! A segment is written once. Writing it again gives the same bytes and changes nothing; the same name with other rows is a
-//! conflict. Readers take a [`chain`] of adjacent ranges, so a missing or doubled segment is an error, not a wrong sum.
+//! A segment is written once, then sealed once. Writing it again gives the same bytes and changes nothing; the same name with
+//! other rows is a conflict. A segment is archived when its seal is there, and not before: [`list_segments`] knows no others.
+//! Readers take a [`chain`] of adjacent ranges, so a missing or doubled segment is an error, not a wrong sum, and
+//! [`verify_segment`] compares every byte with the seal.
 //!
 //! # What a crash leaves behind
-//! The whole segment or none of it. [`write_segment`] returns after the object was read back and found good; only then may the
-//! log be trimmed.
+//! The whole segment with its seal, or without, or none of it. Where the seal is missing the segment is written again from the
+//! log, which is there: [`write_segment`] returns after both objects were read back and found good, and only then may the log be
+//! trimmed.
 
+mod epoch;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -22,80 +28,113 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use views::schema::{CONTENT_HASH, OFFSET, PARTITION};
 
 use crate::machine::blocking;
 use crate::paths::{SegmentPath, events_folder};
-use crate::store::{ObjectInfo, ObjectReader, PutOutcome, Store, StoreError};
+use crate::store::{ObjectReader, PutOutcome, Store, StoreError};
+
+pub use epoch::{claim_epoch, epoch_after, newest_epoch};
+pub use seal::{Origin, Seal, record_fingerprint};
 
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;
 /// Parquet records who wrote a file. A fixed name keeps a segment's bytes the same from one release to the next.
 const CREATED_BY: &str = "merganser";
 
-/// A segment as the store lists it. Ordered by partition, then by offset.
+/// Segments whose seals are read at a time.
+const SEAL_READS: usize = 16;
+
+/// An archived segment. Ordered by partition, then by offset.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentMeta {
     /// Partition and offsets.
     pub path: SegmentPath,
-    /// Length in bytes.
-    pub bytes: u64,
+    /// What the file is.
+    pub seal: Seal,
 }
 
-/// Writes one segment, durably, and reads it back before returning. Repeating the call is harmless.
+/// Writes one segment, durably, reads it back, and seals it. Repeating the call is harmless.
 ///
 /// The encoded segment is held in memory; the size at which the log seals bounds it.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] if the segment exists with other rows, [`StoreError::Checksum`] or [`StoreError::Corrupt`] if what
-/// is read back is not what was written.
+/// [`StoreError::Conflict`] if the segment exists with other rows or its seal says something else, [`StoreError::Checksum`] or
+/// [`StoreError::Corrupt`] if what is read back is not what was written.
 ///
 /// # Panics
 /// If a batch is not of `schema`.
-pub async fn write_segment<B>(store: &Store, segment: &SegmentPath, schema: SchemaRef, batches: B) -> Result<ObjectInfo, StoreError>
+pub async fn write_segment<B>(
+    store: &Store,
+    segment: &SegmentPath,
+    schema: SchemaRef,
+    batches: B,
+    origin: Origin,
+) -> Result<Seal, StoreError>
 where
     B: IntoIterator<Item = RecordBatch> + Send + 'static,
 {
-    let path = segment.path();
-    let encoded = blocking(move || encode(schema, batches)).await;
-    let (bytes, rows) = encoded.map_err(|e| StoreError::parquet(&path, e))?;
-    let expected = blake3::hash(&bytes).to_hex().to_string();
+    let (there, rows) = put_segment(store, &segment.path(), schema, batches).await?;
+    let seal = Seal::of(&there, rows, origin);
+    seal.put(store, &segment.seal_path()).await?;
+    Ok(seal)
+}
 
-    let outcome = store.put_if_absent(&path, bytes.clone()).await?;
-    let there = store.get(&path).await?;
-    let info = ObjectInfo { bytes: there.len() as i64, blake3: blake3::hash(&there).to_hex().to_string() };
-    if info.blake3 == expected {
-        let counted = ParquetRecordBatchReaderBuilder::try_new(there).map_err(|e| StoreError::parquet(&path, e))?;
+/// Writes the Parquet file and reads it back; the answer is what is there, and its number of rows.
+async fn put_segment<B>(store: &Store, path: &ObjectPath, schema: SchemaRef, batches: B) -> Result<(Bytes, i64), StoreError>
+where
+    B: IntoIterator<Item = RecordBatch> + Send + 'static,
+{
+    let encoded = blocking(move || encode(schema, batches)).await;
+    let (bytes, rows) = encoded.map_err(|e| StoreError::parquet(path, e))?;
+
+    let outcome = store.put_if_absent(path, bytes.clone()).await?;
+    let there = store.get(path).await?;
+    if there == bytes {
+        let counted = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| StoreError::parquet(path, e))?;
         let counted = counted.metadata().file_metadata().num_rows();
-        return match counted == rows as i64 {
-            true => Ok(info),
-            false => Err(StoreError::corrupt(&path, format!("it has {counted} rows where {rows} were written"))),
+        return match counted == rows {
+            true => Ok((there, rows)),
+            false => Err(StoreError::corrupt(path, format!("it has {counted} rows where {rows} were written"))),
         };
     }
     if outcome == PutOutcome::Created {
-        return Err(StoreError::Checksum { path: path.to_string(), expected, found: info.blake3 });
+        let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        return Err(StoreError::Checksum { path: path.to_string(), expected: hash(&bytes), found: hash(&there) });
     }
-    // Sealed before, perhaps by a release whose encoder wrote the same rows in other bytes.
-    let same = blocking(move || Ok(decode(there)? == decode(bytes)?)).await;
-    match same.map_err(|e: ParquetError| StoreError::parquet(&path, e))? {
-        true => Ok(info),
+    // Put before, perhaps by a release whose encoder wrote the same rows in other bytes, or before an attribute was declared.
+    let found = there.clone();
+    let same = blocking(move || Ok(same_rows(&decode(found)?, &decode(bytes)?))).await;
+    match same.map_err(|e: ParquetError| StoreError::parquet(path, e))? {
+        true => Ok((there, rows)),
         false => Err(StoreError::Conflict { path: path.to_string() }),
     }
 }
 
-fn encode(schema: SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<(Bytes, usize), ParquetError> {
+/// Equal in every column. Where the columns are not the same, the places and contents of the events decide.
+fn same_rows(there: &RecordBatch, ours: &RecordBatch) -> bool {
+    if there.schema().fields() == ours.schema().fields() {
+        return there.columns() == ours.columns();
+    }
+    let same = |name: &&str| matches!((there.column_by_name(name), ours.column_by_name(name)), (Some(a), Some(b)) if a == b);
+    ["user_id", "event_id", PARTITION, OFFSET, CONTENT_HASH].iter().all(same)
+}
+
+fn encode(schema: SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<(Bytes, i64), ParquetError> {
     let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).set_created_by(CREATED_BY.to_owned());
     let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties.build()))?;
     let mut rows = 0;
     for batch in batches {
         assert_eq!(batch.schema(), schema, "every batch of a segment has the segment's schema");
-        rows += batch.num_rows();
+        rows += batch.num_rows() as i64;
         writer.write(&batch)?;
     }
     Ok((writer.into_inner()?.into(), rows))
@@ -108,17 +147,36 @@ fn decode(bytes: Bytes) -> Result<RecordBatch, ParquetError> {
     Ok(concat_batches(&schema, &batches)?)
 }
 
-/// Every segment in the store, sorted by partition and offset. Objects of other names are not looked at: where one should have
-/// been a segment, [`chain`] finds the gap.
+/// Every archived segment in the store, sorted by partition and offset. A Parquet file without a seal is not archived; one that
+/// its seal misses is listed, and found missing by whoever reads it. Objects of other names are not looked at: where one should
+/// have been a seal, [`chain`] finds the gap.
 ///
 /// # Errors
-/// What the store says.
+/// What the store says, and a damaged seal, by name.
 pub async fn list_segments(store: &Store) -> Result<Vec<SegmentMeta>, StoreError> {
     let listed = store.list(&events_folder()).await?;
-    let parsed = listed.iter().filter_map(|m| Some(SegmentMeta { path: SegmentPath::parse(&m.location).ok()?, bytes: m.size }));
-    let mut segments: Vec<_> = parsed.collect();
+    let sealed: Vec<_> = listed.iter().filter_map(|m| SegmentPath::parse_seal(&m.location).ok()).collect();
+    let read = |path: SegmentPath| async move { Ok(SegmentMeta { seal: Seal::read(store, &path).await?, path }) };
+    let mut segments: Vec<_> = stream::iter(sealed).map(read).buffered(SEAL_READS).try_collect().await?;
     segments.sort();
     Ok(segments)
+}
+
+/// Reads every byte of a segment and compares it with the seal.
+///
+/// # Errors
+/// Naming the file: [`StoreError::NotFound`], [`StoreError::Corrupt`] if its length is another, [`StoreError::Checksum`].
+pub async fn verify_segment(store: &Store, segment: &SegmentMeta) -> Result<(), StoreError> {
+    let path = segment.path.path();
+    let found = store.checksum(&path).await?;
+    let seal = &segment.seal;
+    if found.bytes != seal.bytes {
+        return Err(StoreError::corrupt(&path, format!("it has {} bytes where {} were sealed", found.bytes, seal.bytes)));
+    }
+    match found.blake3 == seal.blake3 {
+        true => Ok(()),
+        false => Err(StoreError::Checksum { path: path.to_string(), expected: seal.blake3.clone(), found: found.blake3 }),
+    }
 }
 
 /// Where the unbroken chain of segments of `partition` that starts at offset 0 ends, exclusive.
@@ -175,7 +233,7 @@ pub async fn read_segment(
     columns: Option<&[String]>,
 ) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
     let path = segment.path.path();
-    let reader = ObjectReader::new(store, path.clone(), segment.bytes);
+    let reader = ObjectReader::new(store, path.clone(), segment.seal.bytes as u64);
     let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
     let mut builder = opened.map_err(|e| StoreError::parquet(&path, e))?;
     if let Some(columns) = columns {

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! master/events/ingest_date=2026-11-21/p0000-00000000000000000000-00000000000000100000.parquet   SegmentPath
+//! master/events/ingest_date=2026-11-21/p0000-….seal.json                                         SegmentPath, its seal
+//! master/epochs/00000000000000000007.json                                                        EpochPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
 //! views/<view>/v42-<run id>/part-00000.parquet                                                   ViewFilePath
 //! views/<view>/definitions/<fingerprint>.json                                                    DefinitionPath
 //! runs/<view>/<run id>.json                                                                      RunPath
+//! runs/<view>/lease/00000000000000000003.json                                                    LeasePath
 //! ```
 //!
 //! Ranges are half-open: the first number is the first offset inside, the second the first one outside. A path is read back
@@ -21,8 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 
+mod numbered;
 #[cfg(test)]
 mod tests;
+
+pub use numbered::{EpochPath, LeasePath, epochs_folder, lease_folder};
 
 /// The folder of all segments.
 #[must_use]
@@ -40,6 +46,12 @@ pub fn master_log() -> ObjectPath {
 #[must_use]
 pub fn manifests_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("views/{view}/manifests"))
+}
+
+/// The folder of everything of a view.
+#[must_use]
+pub fn view_folder(view: &ViewName) -> ObjectPath {
+    ObjectPath::from(format!("views/{view}"))
 }
 
 /// The folder of one version's files.
@@ -130,8 +142,18 @@ impl SegmentPath {
     /// The object's path.
     #[must_use]
     pub fn path(&self) -> ObjectPath {
+        self.named("parquet")
+    }
+
+    /// The path of the seal that stands beside it.
+    #[must_use]
+    pub fn seal_path(&self) -> ObjectPath {
+        self.named("seal.json")
+    }
+
+    fn named(&self, kind: &str) -> ObjectPath {
         let Self { partition, start, end, ingest_date } = self;
-        ObjectPath::from(format!("master/events/ingest_date={ingest_date}/p{partition:04}-{start:020}-{end:020}.parquet"))
+        ObjectPath::from(format!("master/events/ingest_date={ingest_date}/p{partition:04}-{start:020}-{end:020}.{kind}"))
     }
 
     /// The offsets inside.
@@ -145,17 +167,29 @@ impl SegmentPath {
     /// # Errors
     /// Any path that [`path`](Self::path) does not write, and an empty range.
     pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
-        let parsed = (|| {
-            let (date, name) = path.as_ref().strip_prefix("master/events/ingest_date=")?.split_once('/')?;
-            let mut numbers = name.strip_prefix('p')?.strip_suffix(".parquet")?.split('-');
-            Some(Self {
-                ingest_date: date.parse().ok()?,
-                partition: numbers.next()?.parse().ok()?,
-                start: numbers.next()?.parse().ok()?,
-                end: numbers.next()?.parse().ok()?,
-            })
-        })();
-        parsed.filter(|p| p.start < p.end && p.path() == *path).ok_or_else(|| misnamed(path, "the path of a segment"))
+        let parsed = Self::read(path, ".parquet").filter(|p| p.path() == *path);
+        parsed.ok_or_else(|| misnamed(path, "the path of a segment"))
+    }
+
+    /// Reads the path of a seal back.
+    ///
+    /// # Errors
+    /// Any path that [`seal_path`](Self::seal_path) does not write, and an empty range.
+    pub fn parse_seal(path: &ObjectPath) -> Result<Self, StoreError> {
+        let parsed = Self::read(path, ".seal.json").filter(|p| p.seal_path() == *path);
+        parsed.ok_or_else(|| misnamed(path, "the path of a segment's seal"))
+    }
+
+    fn read(path: &ObjectPath, kind: &str) -> Option<Self> {
+        let (date, name) = path.as_ref().strip_prefix("master/events/ingest_date=")?.split_once('/')?;
+        let mut numbers = name.strip_prefix('p')?.strip_suffix(kind)?.split('-');
+        let read = Self {
+            ingest_date: date.parse().ok()?,
+            partition: numbers.next()?.parse().ok()?,
+            start: numbers.next()?.parse().ok()?,
+            end: numbers.next()?.parse().ok()?,
+        };
+        (read.start < read.end).then_some(read)
     }
 }
 

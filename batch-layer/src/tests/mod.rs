@@ -1,7 +1,9 @@
 //! Whole runs over a store in memory, with master segments written as the speed layer writes them.
 
 mod audit;
+mod collect;
 mod fake_speed_layer;
+mod faults;
 mod old_segments;
 mod recompute;
 mod refusals;
@@ -10,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int64Type, TimestampMicrosecondType};
@@ -19,10 +22,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Manifest, Manifests};
-use storage::master::write_segment;
+use storage::master::{Origin, write_segment};
 use storage::paths::{SegmentPath, ViewName};
 use storage::record::content_hash;
-use storage::store::Store;
+use storage::store::{Retry, Store};
 use views::columns::{Position, to_batch};
 use views::schema::AttributeType;
 use views::{Definition, Event, EventSchema, Granularity, fold, shard_of};
@@ -120,7 +123,8 @@ impl Master {
     async fn write_segment(&self, partition: u32, start: usize, end: usize, rows: RecordBatch) {
         let ingest_date = NaiveDate::from_ymd_opt(2026, 11, 21).unwrap();
         let path = SegmentPath { partition, start: start as i64, end: end as i64, ingest_date };
-        write_segment(&self.store, &path, rows.schema(), vec![rows]).await.unwrap();
+        let origin = Origin { log_id: "log-1".to_owned(), last_record: format!("record-{partition}-{}", end - 1) };
+        write_segment(&self.store, &path, rows.schema(), vec![rows], origin).await.unwrap();
     }
 
     fn boundary(&self) -> Vec<i64> {
@@ -138,6 +142,9 @@ impl Master {
             threads: NonZeroUsize::MIN,
             force: false,
             spill_dir: None,
+            lease_ttl: Duration::from_secs(30),
+            grace: Duration::from_secs(24 * 3600),
+            retry: Retry::NONE,
         }
     }
 

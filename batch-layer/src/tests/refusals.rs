@@ -78,6 +78,8 @@ impl Progress for Rival {
             created_time: String::new(),
             log_id: String::new(),
             boundary: vec![0],
+            boundary_records: vec![],
+            lease: 0,
             fingerprint: String::new(),
             digest: String::new(),
             event_count: 0,

@@ -103,6 +103,8 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         created_time: String::new(),
         log_id: String::new(),
         boundary: vec![],
+        boundary_records: vec![],
+        lease: 0,
         fingerprint: String::new(),
         digest: String::new(),
         event_count: 0,

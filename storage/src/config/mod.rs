@@ -139,11 +139,21 @@ pub struct BatchConfig {
     pub memory_limit: ByteSize,
     /// Folder of spilled rows, emptied when the run ends; empty means the system's temporary folder.
     pub spill_dir: PathBuf,
+    /// A run that does not renew its lease for so long is taken for dead, and another takes over.
+    pub lease_ttl: Period,
+    /// Files that no version names, and unfinished ones, are removed when they are older than this.
+    pub grace: Period,
 }
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { speed_layer: "http://127.0.0.1:7401".into(), memory_limit: ByteSize(1 << 30), spill_dir: PathBuf::new() }
+        Self {
+            speed_layer: "http://127.0.0.1:7401".into(),
+            memory_limit: ByteSize(1 << 30),
+            spill_dir: PathBuf::new(),
+            lease_ttl: Period::from_secs(30),
+            grace: Period::from_secs(24 * 3600),
+        }
     }
 }
 
@@ -218,6 +228,8 @@ impl Config {
             ("log.dedup_window_rows", u64::from(self.log.dedup_window_rows)),
             ("speed_layer.queue_appends", self.speed_layer.queue_appends as u64),
             ("batch_layer.memory_limit", self.batch_layer.memory_limit.0),
+            ("batch_layer.lease_ttl", self.batch_layer.lease_ttl.0.as_millis() as u64),
+            ("batch_layer.grace", self.batch_layer.grace.0.as_millis() as u64),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} must be at least 1")),

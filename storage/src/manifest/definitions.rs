@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{decode, encode};
+use super::FORMATS;
 use crate::paths::{DefinitionPath, ViewName};
+use crate::store::json::{decode, encode};
 use crate::store::{PutOutcome, Store, StoreError};
 
 /// A stored definition. It never changes under its fingerprint.
@@ -53,7 +54,7 @@ impl Definitions {
     /// [`StoreError::NotFound`], [`StoreError::NewerFormat`], and [`StoreError::Corrupt`] if it contradicts its name.
     pub async fn get(&self, fingerprint: &str) -> Result<DefinitionFile, StoreError> {
         let path = self.path(fingerprint)?.path();
-        let definition: DefinitionFile = decode(&path, &self.store.get(&path).await?)?;
+        let definition: DefinitionFile = decode(&path, &self.store.get(&path).await?, FORMATS)?;
         if definition.fingerprint != fingerprint {
             return Err(StoreError::corrupt(&path, format!("it says its fingerprint is {}", definition.fingerprint)));
         }

@@ -1,12 +1,12 @@
-mod faulty;
-
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::*;
-use faulty::Faulty;
+use crate::store::Retry;
+use crate::store::faulty::{CallKind, Fault, FaultyStore};
+use crate::store::json::{decode, encode};
 
 fn view() -> ViewName {
     "user_stats".parse().unwrap()
@@ -21,7 +21,9 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         run_id: run_id.to_owned(),
         created_time: "2026-11-21T02:00:00Z".to_owned(),
         log_id: "00112233445566778899aabbccddeeff".to_owned(),
-        boundary: vec![100_000, 99_000],
+        boundary: vec![100_000, 0],
+        boundary_records: vec!["cd".repeat(32), String::new()],
+        lease: 5,
         fingerprint: "f1".to_owned(),
         digest: "d1".to_owned(),
         event_count: 198_999,
@@ -44,10 +46,8 @@ fn manifests() -> Manifests {
     Manifests::new(Store::open("memory://").unwrap(), view())
 }
 
-/// Proves that the bytes of a manifest never change: other versions of this program read them.
-#[test]
-fn frozen_bytes() {
-    let expected = r#"{
+/// What format 1 wrote.
+const FORMAT_1: &str = r#"{
   "format_version": 1,
   "view": "user_stats",
   "version": 42,
@@ -57,7 +57,7 @@ fn frozen_bytes() {
   "log_id": "00112233445566778899aabbccddeeff",
   "boundary": [
     100000,
-    99000
+    0
   ],
   "fingerprint": "f1",
   "digest": "d1",
@@ -82,9 +82,37 @@ fn frozen_bytes() {
   }
 }
 "#;
-    assert_eq!(String::from_utf8(encode(&manifest(42, "r1"))).unwrap(), expected);
+
+/// Proves that the bytes of a manifest never change: other versions of this program read them. Those of format 1 are read too, as
+/// a manifest that knows no records and no lease.
+#[test]
+fn frozen_bytes() {
     let path = ObjectPath::from("x");
-    assert_eq!(decode::<Manifest>(&path, expected.as_bytes()).unwrap(), manifest(42, "r1"));
+    let read = decode::<Manifest>(&path, FORMAT_1.as_bytes(), FORMATS).unwrap();
+    assert_eq!(read, Manifest { format_version: 1, boundary_records: vec![], lease: 0, ..manifest(42, "r1") });
+
+    let expected = FORMAT_1
+        .replace("\"format_version\": 1", "\"format_version\": 2")
+        .replace(
+            "    0\n  ],\n",
+            &format!("    0\n  ],\n  \"boundary_records\": [\n    \"{}\",\n    \"\"\n  ],\n  \"lease\": 5,\n", "cd".repeat(32)),
+        )
+        .replace("  }\n}\n", "  },\n  \"checksum\": \"3c188bf938d8a4868e226d640c2be78ccf294a1f5945ca8254465f71be5645fb\"\n}\n");
+    assert_eq!(String::from_utf8(encode(&manifest(42, "r1"))).unwrap(), expected);
+    assert_eq!(decode::<Manifest>(&path, expected.as_bytes(), FORMATS).unwrap(), manifest(42, "r1"));
+}
+
+/// Proves that no flipped bit of a manifest goes unnoticed, and that the file is named.
+#[test]
+fn every_bit() {
+    let path = ObjectPath::from("views/user_stats/manifests/x.json");
+    let good = encode(&manifest(42, "r1"));
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let refused = decode::<Manifest>(&path, &bad, FORMATS).unwrap_err().to_string();
+        assert!(refused.contains("manifests/x.json"), "{refused}");
+    }
 }
 
 /// Proves that of two publishers one wins, that the loser learns who did, and that publishing again is still a win.
@@ -123,51 +151,119 @@ async fn refused() {
     let manifests = manifests();
     let plain = String::from_utf8(encode(&manifest(1, "r1"))).unwrap();
     for (from, to, said) in [
-        ("\"format_version\": 1", "\"format_version\": 2, \"new_field\": 0", "has format 2"),
-        ("\"digest\"", "\"digests\"", "digests"),
-        ("\"version\": 1,", "\"version\": 9,", "version 9"),
-        ("\"rows\": 7", "\"rows\": 8", "row_count"),
-        ("\"shard\": 0", "\"shard\": 1", "shards"),
-        ("\"view\": \"user_stats\"", "\"view\": \"../x\"", "../x"),
-        ("  }\n}\n", "  }\n", "EOF"),
+        ("\"format_version\": 2", "\"format_version\": 3, \"new_field\": 0", "has format 3"),
+        ("\"event_count\": 198999", "\"event_count\": 198998", "BLAKE3"),
+        ("\"checksum\"", "\"checksun\"", "checksum"),
     ] {
-        assert!(plain.contains(from), "{from}");
-        manifests.store.put_durable(&manifests.path(1), plain.replace(from, to).into()).await.unwrap();
+        let changed = plain.replace(from, to);
+        assert!(changed != plain, "{from}");
+        manifests.store.put_durable(&manifests.path(1), changed.into()).await.unwrap();
         let refused = manifests.latest().await.unwrap_err().to_string();
         assert!(refused.contains(said) && refused.contains("00000000000000000001.json"), "{refused}");
     }
 }
 
+/// Proves that a manifest of format 1, which has no checksum, is refused where it cannot be true.
+#[tokio::test]
+async fn refused_of_format_1() {
+    let manifests = manifests();
+    for (from, to, said) in [
+        ("\"digest\"", "\"digests\"", "digests"),
+        ("\"version\": 42,", "\"version\": 9,", "version 9"),
+        ("\"rows\": 7", "\"rows\": 8", "row_count"),
+        ("\"shard\": 0", "\"shard\": 1", "shards"),
+        ("\"fingerprint\"", "\"boundary_records\": [\"\"], \"fingerprint\"", "boundary_records of 1"),
+        ("\"view\": \"user_stats\"", "\"view\": \"../x\"", "../x"),
+        ("  }\n}\n", "  }\n", "EOF"),
+    ] {
+        manifests.store.put_durable(&manifests.path(42), FORMAT_1.replace(from, to).into()).await.unwrap();
+        let refused = manifests.read(42).await.unwrap_err().to_string();
+        assert!(refused.contains(said) && refused.contains("00000000000000000042.json"), "{refused}");
+    }
+}
+
+fn over(faulty: &FaultyStore, retry: Retry) -> Manifests {
+    Manifests::new(Store::from_object_store(Arc::new(faulty.clone())).with_retry(retry), view())
+}
+
 /// Proves that a put whose reply is lost is won or lost by its run id, and unknown where reading back fails or finds nothing.
 #[tokio::test]
 async fn unknown_outcomes() {
-    let faulty = Arc::new(Faulty::default());
-    let manifests = Manifests::new(Store::from_object_store(faulty.clone()), view());
+    let faulty = FaultyStore::default();
+    let manifests = over(&faulty, Retry::NONE);
+    let only = |kind: CallKind, fault: Fault| faulty.plan(move |call| (call.kind == kind).then_some(fault));
 
-    faulty.lose_reply.store(true, Ordering::Relaxed);
+    only(CallKind::Put, Fault::After);
     assert_eq!(manifests.publish(&manifest(1, "ours")).await.unwrap(), PublishOutcome::Published);
     let late = manifests.publish(&manifest(1, "late")).await.unwrap();
     assert_eq!(late, PublishOutcome::Lost { winner_run_id: "ours".to_owned() });
-    faulty.lose_reply.store(false, Ordering::Relaxed);
 
-    faulty.drop_put.store(true, Ordering::Relaxed);
+    only(CallKind::Put, Fault::Before);
     assert!(matches!(manifests.publish(&manifest(2, "ours")).await, Err(StoreError::UnknownOutcome { .. })));
-    faulty.drop_put.store(false, Ordering::Relaxed);
 
-    faulty.fail_get.store(true, Ordering::Relaxed);
+    only(CallKind::Get, Fault::Before);
     assert!(matches!(manifests.publish(&manifest(1, "late")).await, Err(StoreError::UnknownOutcome { .. })));
     assert!(matches!(manifests.latest().await, Err(StoreError::Backend { .. })));
+}
+
+/// Proves that a publish is tried again over failing puts and reads, a bounded number of times within ten seconds, and that it
+/// ends the same whether the failed put was carried out or not.
+#[tokio::test(start_paused = true)]
+async fn tried_again() {
+    for fault in [Fault::Before, Fault::After] {
+        for failures in 0..12 {
+            let faulty = FaultyStore::default();
+            let manifests = over(&faulty, Retry::seeded(failures));
+            faulty.plan(move |call| (call.number <= failures).then_some(fault));
+            let began = tokio::time::Instant::now();
+            let outcome = manifests.publish(&manifest(1, "ours")).await;
+            assert!(began.elapsed() <= Duration::from_secs(10));
+            // Five puts and a read after each: the last read finds what a failed put left, if it left anything.
+            let resolved = failures < if fault == Fault::Before { 9 } else { 10 };
+            match resolved {
+                true => assert_eq!(outcome.unwrap(), PublishOutcome::Published, "{failures} failures"),
+                false => assert!(matches!(outcome, Err(StoreError::UnknownOutcome { .. })), "{failures} failures"),
+            }
+            assert!(faulty.calls().len() <= 10, "{failures} failures");
+        }
+    }
+}
+
+/// Proves that with one put in five failing, before its effect or after it, of two publishers of each version exactly one wins,
+/// both know it, and nothing is deleted.
+#[tokio::test(start_paused = true)]
+async fn one_put_in_five() {
+    let faulty = FaultyStore::default();
+    let mut draws = 0u32;
+    faulty.plan(move |call| {
+        draws = draws.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        match (call.kind, draws >> 24) {
+            (CallKind::Put, 0..26) => Some(Fault::Before),
+            (CallKind::Put, 26..52) => Some(Fault::After),
+            _ => None,
+        }
+    });
+    let (a, b) = (over(&faulty, Retry::seeded(1)), over(&faulty, Retry::seeded(2)));
+    for version in 1..=200 {
+        let (ours, theirs) = (manifest(version, "run-a"), manifest(version, "run-b"));
+        let (ours, theirs) = tokio::join!(a.publish(&ours), b.publish(&theirs));
+        let stored = a.read(version).await.unwrap().run_id;
+        let lost = PublishOutcome::Lost { winner_run_id: stored.clone() };
+        let expected = if stored == "run-a" { (PublishOutcome::Published, lost) } else { (lost, PublishOutcome::Published) };
+        assert_eq!((ours.unwrap(), theirs.unwrap()), expected, "version {version}");
+    }
+    assert!(faulty.calls().iter().all(|call| call.kind != CallKind::Delete));
 }
 
 /// Proves that a list which does not show the newest versions yet does not hide them, damaged ones neither.
 #[tokio::test]
 async fn partial_list() {
-    let faulty = Arc::new(Faulty::default());
-    let manifests = Manifests::new(Store::from_object_store(faulty.clone()), view());
+    let faulty = FaultyStore::default();
+    let manifests = over(&faulty, Retry::NONE);
     for version in 1..=3 {
         manifests.publish(&manifest(version, "r")).await.unwrap();
     }
-    faulty.empty_list.store(true, Ordering::Relaxed);
+    faulty.plan(|_| Some(Fault::Nothing));
     assert_eq!(manifests.latest().await.unwrap().unwrap().version, 3);
     manifests.store.put_durable(&manifests.path(4), Bytes::from_static(b"{")).await.unwrap();
     assert!(matches!(manifests.latest().await, Err(StoreError::Corrupt { .. })));

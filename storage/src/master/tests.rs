@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use chrono::NaiveDate;
 
 use super::*;
+use crate::store::faulty::{CallKind, Fault, FaultyStore};
 
 fn segment(partition: u32, range: Range<i64>) -> SegmentPath {
     let ingest_date = NaiveDate::from_ymd_opt(2026, 11, 21).unwrap();
@@ -31,6 +32,10 @@ fn memory() -> Store {
     Store::open("memory://").unwrap()
 }
 
+fn origin() -> Origin {
+    Origin { log_id: "log-1".to_owned(), last_record: "ab".repeat(32) }
+}
+
 async fn offsets(store: &Store, meta: &SegmentMeta) -> Result<Vec<i64>, StoreError> {
     let batches: Vec<_> = read_segment(store, meta, None).await?.try_collect().await?;
     let column = |b: &RecordBatch| b.column_by_name("_offset").unwrap().as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec();
@@ -42,9 +47,9 @@ async fn offsets(store: &Store, meta: &SegmentMeta) -> Result<Vec<i64>, StoreErr
 async fn round_trip() {
     let store = memory();
     let path = segment(3, 100..20_100);
-    let info = write_segment(&store, &path, schema(), vec![events(100..9_000), events(9_000..20_100)]).await.unwrap();
+    let seal = write_segment(&store, &path, schema(), vec![events(100..9_000), events(9_000..20_100)], origin()).await.unwrap();
     let listed = list_segments(&store).await.unwrap();
-    assert_eq!(listed, [SegmentMeta { path, bytes: info.bytes as u64 }]);
+    assert_eq!(listed, [SegmentMeta { path, seal }]);
     assert_eq!(offsets(&store, &listed[0]).await.unwrap(), (100..20_100).collect::<Vec<_>>());
 
     let wanted = ["_offset".to_owned(), "user_id".to_owned(), "no_such".to_owned()];
@@ -57,7 +62,9 @@ async fn round_trip() {
 /// Proves that a segment's bytes are a function of its rows, and that they have not changed since they were first frozen.
 #[tokio::test]
 async fn frozen_bytes() {
-    let write = |batches: Vec<RecordBatch>| async move { write_segment(&memory(), &segment(0, 0..1000), schema(), batches).await.unwrap() };
+    let write = |batches: Vec<RecordBatch>| async move {
+        write_segment(&memory(), &segment(0, 0..1000), schema(), batches, origin()).await.unwrap()
+    };
     let once = write(vec![events(0..1000)]).await;
     let pieces = write(vec![events(0..1), events(1..600), events(600..1000)]).await;
     assert_eq!(once, pieces);
@@ -69,13 +76,160 @@ async fn frozen_bytes() {
 async fn repeated_and_conflicting() {
     let store = memory();
     let path = segment(0, 0..10);
-    let first = write_segment(&store, &path, schema(), vec![events(0..10)]).await.unwrap();
-    assert_eq!(write_segment(&store, &path, schema(), vec![events(0..10)]).await.unwrap(), first);
+    let first = write_segment(&store, &path, schema(), vec![events(0..10)], origin()).await.unwrap();
+    assert_eq!(write_segment(&store, &path, schema(), vec![events(0..10)], origin()).await.unwrap(), first);
 
-    let refused = write_segment(&store, &path, schema(), vec![events(1..11)]).await.unwrap_err();
+    let refused = write_segment(&store, &path, schema(), vec![events(1..11)], origin()).await.unwrap_err();
     assert!(matches!(&refused, StoreError::Conflict { path: p } if *p == path.path().to_string()), "{refused}");
     let metas = list_segments(&store).await.unwrap();
     assert_eq!(offsets(&store, &metas[0]).await.unwrap(), (0..10).collect::<Vec<_>>());
+}
+
+/// Proves that the bytes of a seal never change, and that no flipped bit of one goes unnoticed.
+#[tokio::test]
+async fn frozen_seal() {
+    let store = memory();
+    let path = segment(0, 0..1000);
+    write_segment(&store, &path, schema(), vec![events(0..1000)], origin()).await.unwrap();
+    let good = store.get(&path.seal_path()).await.unwrap();
+    let expected = format!(
+        r#"{{
+  "format_version": 1,
+  "rows": 1000,
+  "bytes": 5445,
+  "blake3": "1d4d9ba5d7c770ed290baea411c6e273e333113b2549443a9bee532927f41007",
+  "log_id": "log-1",
+  "last_record": "{}",
+  "checksum": "426b700b0bb3219f4f2cb6d9c5033207521bdcd51cc50cc9d8c1d9d92bf6ebce"
+}}
+"#,
+        "ab".repeat(32)
+    );
+    assert_eq!(String::from_utf8(good.to_vec()).unwrap(), expected);
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.to_vec();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        store.put_durable(&path.seal_path(), bad.into()).await.unwrap();
+        let refused = list_segments(&store).await.unwrap_err().to_string();
+        assert!(refused.contains(path.seal_path().as_ref()), "{refused}");
+    }
+}
+
+/// Proves that a segment whose seal is missing is not archived, that writing it again seals the same bytes, and that a seal which
+/// says something else is a conflict by name and stays.
+#[tokio::test]
+async fn unsealed() {
+    let store = memory();
+    let path = segment(0, 0..10);
+    let write = async |origin: Origin| write_segment(&store, &path, schema(), vec![events(0..10)], origin).await;
+    let first = write(origin()).await.unwrap();
+    let parquet = store.get(&path.path()).await.unwrap();
+    store.delete(&path.seal_path()).await.unwrap();
+    assert_eq!(list_segments(&store).await.unwrap(), []);
+
+    assert_eq!(write(origin()).await.unwrap(), first);
+    assert_eq!(store.get(&path.path()).await.unwrap(), parquet);
+    let listed = list_segments(&store).await.unwrap();
+    assert_eq!(archived_edge(&listed, 0), 10);
+
+    for other in [Origin { log_id: "log-2".to_owned(), ..origin() }, Origin { last_record: String::new(), ..origin() }] {
+        let refused = write(other).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Conflict { path: p } if *p == path.seal_path().to_string()), "{refused}");
+    }
+    assert_eq!(list_segments(&store).await.unwrap(), listed);
+}
+
+/// Proves that an unsealed segment whose columns are not today's is sealed if it has the same events, and refused if it has others.
+#[tokio::test]
+async fn unsealed_with_other_columns() {
+    let batch = |hashes: [i64; 2], more: bool| {
+        let text = |values: [&str; 2]| Arc::new(StringArray::from(values.to_vec())) as arrow::array::ArrayRef;
+        let number = |values: [i64; 2]| Arc::new(Int64Array::from(values.to_vec())) as arrow::array::ArrayRef;
+        let mut columns = vec![
+            ("user_id", text(["u", "u"])),
+            ("event_id", text(["a", "b"])),
+            (PARTITION, number([0, 0])),
+            (OFFSET, number([0, 1])),
+            (CONTENT_HASH, number(hashes)),
+        ];
+        if more {
+            columns.push(("item", text(["x", "y"])));
+        }
+        RecordBatch::try_from_iter(columns).unwrap()
+    };
+    let store = memory();
+    let path = segment(0, 0..2);
+    let write = async |batch: RecordBatch| write_segment(&store, &path, batch.schema(), vec![batch], origin()).await;
+    let first = write(batch([1, 2], false)).await.unwrap();
+    store.delete(&path.seal_path()).await.unwrap();
+    assert!(matches!(write(batch([1, 3], true)).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(list_segments(&store).await.unwrap(), []);
+    assert_eq!(write(batch([1, 2], true)).await.unwrap(), first);
+}
+
+/// Proves that a flipped bit, a zeroed block, a cut, a missing and a swapped file of a sealed segment are each found, naming the file.
+#[tokio::test]
+async fn damaged() {
+    let store = memory();
+    for range in [0..1000, 1000..2000] {
+        write_segment(&store, &segment(0, range.clone()), schema(), vec![events(range)], origin()).await.unwrap();
+    }
+    let metas = list_segments(&store).await.unwrap();
+    let path = metas[0].path.path();
+    let whole = store.get(&path).await.unwrap();
+    verify_segment(&store, &metas[0]).await.unwrap();
+
+    let mut damages: Vec<(String, Bytes)> = (0..whole.len() * 8)
+        .step_by(7)
+        .map(|bit| {
+            let mut bad = whole.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            (format!("bit {bit}"), bad.into())
+        })
+        .collect();
+    let mut zeroed = whole.to_vec();
+    zeroed[512..1024].fill(0);
+    damages.push(("a block of zeros".to_owned(), zeroed.into()));
+    damages.push(("a cut".to_owned(), whole.slice(..whole.len() - 1)));
+    damages.push(("another segment".to_owned(), store.get(&metas[1].path.path()).await.unwrap()));
+    for (damage, bytes) in damages {
+        store.put_durable(&path, bytes).await.unwrap();
+        let found = verify_segment(&store, &metas[0]).await.unwrap_err().to_string();
+        assert!(found.contains(path.as_ref()), "{damage}: {found}");
+    }
+    store.delete(&path).await.unwrap();
+    assert_eq!(list_segments(&store).await.unwrap(), metas);
+    let found = verify_segment(&store, &metas[0]).await.unwrap_err();
+    assert!(matches!(&found, StoreError::NotFound { path: p } if *p == path.to_string()), "{found}");
+}
+
+/// Proves that each start gets the next epoch, each once, that the newest is known by its instance, and that a lagging list and a
+/// lost reply change nothing.
+#[tokio::test]
+async fn epochs() {
+    let faulty = FaultyStore::default();
+    let store = Store::from_object_store(Arc::new(faulty.clone()));
+    assert_eq!(newest_epoch(&store).await.unwrap(), None);
+    assert_eq!(claim_epoch(&store, "log-1", "a").await.unwrap(), 1);
+    assert_eq!(epoch_after(&store, 1).await.unwrap(), None);
+
+    faulty.plan(|call| match call.kind {
+        CallKind::List => Some(Fault::Nothing),
+        CallKind::Put => Some(Fault::After),
+        _ => None,
+    });
+    assert_eq!(claim_epoch(&store, "log-1", "b").await.unwrap(), 2);
+    assert_eq!(epoch_after(&store, 1).await.unwrap(), Some((2, "b".to_owned())));
+    faulty.heal();
+
+    let starts = (0..8).map(|i| {
+        let store = store.clone();
+        async move { claim_epoch(&store, "log-1", &format!("start-{i}")).await.unwrap() }
+    });
+    let mut epochs = futures::future::join_all(starts).await;
+    epochs.sort_unstable();
+    assert_eq!(epochs, (3..=10).collect::<Vec<_>>());
+    assert_eq!(newest_epoch(&store).await.unwrap().unwrap().0, 10);
 }
 
 /// Proves that the same rows in another encoding count as the same segment.
@@ -87,7 +241,7 @@ async fn other_encoding() {
     writer.write(&events(0..10)).unwrap();
     let bytes = Bytes::from(writer.into_inner().unwrap());
     store.put_durable(&path.path(), bytes.clone()).await.unwrap();
-    let info = write_segment(&store, &path, schema(), vec![events(0..10)]).await.unwrap();
+    let info = write_segment(&store, &path, schema(), vec![events(0..10)], origin()).await.unwrap();
     assert_eq!(info.bytes, bytes.len() as i64);
     assert_eq!(store.get(&path.path()).await.unwrap(), bytes);
 }
@@ -97,7 +251,7 @@ async fn other_encoding() {
 async fn truncated() {
     let store = memory();
     let path = segment(0, 0..1000);
-    write_segment(&store, &path, schema(), vec![events(0..1000)]).await.unwrap();
+    write_segment(&store, &path, schema(), vec![events(0..1000)], origin()).await.unwrap();
     let whole = store.get(&path.path()).await.unwrap();
     for length in [0, 4, whole.len() / 2, whole.len() - 1] {
         store.put_durable(&path.path(), whole.slice(..length)).await.unwrap();
@@ -110,9 +264,13 @@ async fn truncated() {
 /// Proves that a chain covers its range exactly, and names both neighbours of a gap and of an overlap.
 #[test]
 fn chains() {
+    let meta = |partition, range: Range<i64>| {
+        let path = segment(partition, range);
+        SegmentMeta { path, seal: Seal::of(&Bytes::new(), 0, origin()) }
+    };
     let metas = |ranges: &[Range<i64>]| -> Vec<SegmentMeta> {
-        let mut all: Vec<_> = ranges.iter().map(|r| SegmentMeta { path: segment(1, r.clone()), bytes: 1 }).collect();
-        all.push(SegmentMeta { path: segment(0, 0..1000), bytes: 1 });
+        let mut all: Vec<_> = ranges.iter().map(|r| meta(1, r.clone())).collect();
+        all.push(meta(0, 0..1000));
         all.reverse();
         all
     };

@@ -14,6 +14,13 @@ fn frozen_and_round_trip() {
     let text = "master/events/ingest_date=2026-11-21/p0000-00000000000000000000-00000000000000100000.parquet";
     assert_eq!(segment.path().as_ref(), text);
     assert_eq!(SegmentPath::parse(&segment.path()).unwrap(), segment);
+    assert_eq!(segment.seal_path().as_ref(), text.replace(".parquet", ".seal.json"));
+    assert_eq!(SegmentPath::parse_seal(&segment.seal_path()).unwrap(), segment);
+    assert!(SegmentPath::parse(&segment.seal_path()).is_err() && SegmentPath::parse_seal(&segment.path()).is_err());
+
+    let epoch = EpochPath { epoch: 7 };
+    assert_eq!(epoch.path().as_ref(), "master/epochs/00000000000000000007.json");
+    assert_eq!(EpochPath::parse(&epoch.path()).unwrap(), epoch);
 
     let manifest = ManifestPath { view: view(), version: 42 };
     assert_eq!(manifest.path().as_ref(), "views/user_stats/manifests/00000000000000000042.json");
@@ -30,6 +37,11 @@ fn frozen_and_round_trip() {
     let run = RunPath { view: view(), run_id };
     assert_eq!(run.path().as_ref(), "runs/user_stats/20261121T020000Z-ab12.json");
     assert_eq!(RunPath::parse(&run.path()).unwrap(), run);
+
+    let lease = LeasePath { view: view(), number: 3 };
+    assert_eq!(lease.path().as_ref(), "runs/user_stats/lease/00000000000000000003.json");
+    assert_eq!(LeasePath::parse(&lease.path()).unwrap(), lease);
+    assert!(RunPath::parse(&lease.path()).is_err());
 }
 
 /// Proves that a name that is almost right is refused, not guessed.
@@ -51,6 +63,10 @@ fn near_misses() {
     {
         assert!(ManifestPath::parse(&ObjectPath::parse(path).unwrap()).is_err(), "{path}");
     }
+    for path in ["runs/a/lease/3.json", "runs/a/lease/00000000000000000000.json", "runs/a/lease/+0000000000000000003.json"] {
+        assert!(LeasePath::parse(&ObjectPath::parse(path).unwrap()).is_err(), "{path}");
+    }
+    assert!(EpochPath::parse(&ObjectPath::parse("master/epochs/7.json").unwrap()).is_err());
     for path in [
         "views/a/v042-r/part-00000.parquet",
         "views/a/v42/part-00000.parquet",

@@ -83,10 +83,10 @@ pub enum StoreError {
         /// The object.
         path: String,
     },
-    /// Nobody can say whether the publish happened: keep all files of the run, and ask again.
-    #[error("whether {path} was published is unknown")]
+    /// Nobody can say whether an object that is created once was created: delete nothing that it may name, and ask again.
+    #[error("whether {path} was written is unknown")]
     UnknownOutcome {
-        /// The manifest.
+        /// The object.
         path: String,
         /// Why the put or the reading back failed.
         #[source]
@@ -145,8 +145,19 @@ impl StoreError {
         Self::Io { path: path.to_string(), source }
     }
 
+    /// A failure of reading or writing Parquet; one of the store underneath stays what it is.
     pub(crate) fn parquet(path: &ObjectPath, source: impl Into<ParquetError>) -> Self {
-        Self::Parquet { path: path.to_string(), source: source.into() }
+        let unknown = |source| Self::Parquet { path: path.to_string(), source };
+        match source.into() {
+            ParquetError::External(cause) => cause.downcast().map_or_else(|cause| unknown(ParquetError::External(cause)), |ours| *ours),
+            source => unknown(source),
+        }
+    }
+
+    /// Whether the same call may succeed a moment later. A failing local disk never counts as such.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Backend { source: object_store::Error::Generic { .. }, .. })
     }
 
     pub(crate) fn corrupt(path: &ObjectPath, reason: impl Into<String>) -> Self {

@@ -11,10 +11,12 @@
 //! Staged files, which nobody reads. File and folders up to the root are synced before a commit returns, the folders each
 //! time: another writer may have made one and not yet have synced it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use object_store::path::Path as ObjectPath;
 
@@ -54,6 +56,29 @@ pub(super) fn remove(root: &Path, path: &ObjectPath) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// Removes staged files below `folder` that were last written to before `before`. The removal need not survive anything, so
+/// nothing is synced.
+pub(super) fn remove_staged(folder: &Path, before: SystemTime) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            removed += remove_staged(&entry.path(), before)?;
+        } else if kind.is_file() && is_staged(&entry.file_name()) {
+            // Its writer may be done with it meanwhile.
+            let old = entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified < before);
+            removed += usize::from(old && fs::remove_file(entry.path()).is_ok());
+        }
+    }
+    Ok(removed)
+}
+
+fn is_staged(name: &OsStr) -> bool {
+    let digits = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, digits)| digits);
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// A file on its way to becoming an object. Dropped uncommitted, it is removed.

@@ -11,9 +11,13 @@
 //! Every object whose put returned, and perhaps files of puts that did not return, under names that no reader sees.
 //! `object_store` does not sync local files, so writes to a local folder are ours (`local`); reads are `object_store`'s.
 
+mod claim;
 mod error;
+pub mod faulty;
+pub(crate) mod json;
 mod local;
 mod reader;
+mod retry;
 mod writer;
 
 #[cfg(test)]
@@ -23,17 +27,21 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use url::Url;
 
+pub use claim::Claim;
 pub use error::StoreError;
+pub use object_store::ObjectMeta;
 pub(crate) use reader::ObjectReader;
+pub use retry::Retry;
 pub use writer::{ObjectInfo, ObjectWriter};
 
 use crate::machine::blocking;
@@ -57,6 +65,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// The root, where objects are local files.
     folder: Option<Arc<Path>>,
+    retry: Retry,
 }
 
 impl Store {
@@ -89,13 +98,20 @@ impl Store {
     /// faults.
     #[must_use]
     pub fn from_object_store(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, folder: None }
+        Self { objects, folder: None, retry: Retry::NONE }
     }
 
     fn open_folder(folder: &Path) -> Result<Self, StoreError> {
         let root = local::open_root(folder).map_err(|e| StoreError::io(folder.display(), e))?;
         let objects = LocalFileSystem::new_with_prefix(&root).map_err(|e| StoreError::backend(&ObjectPath::ROOT, e))?;
-        Ok(Self { objects: Arc::new(objects), folder: Some(root.into()) })
+        Ok(Self { objects: Arc::new(objects), folder: Some(root.into()), retry: Retry::NONE })
+    }
+
+    /// The same store, whose calls are repeated as `retry` says. A store that was just opened repeats nothing: whoever answers
+    /// people wants to hear of a failure at once.
+    #[must_use]
+    pub fn with_retry(&self, retry: Retry) -> Self {
+        Self { retry, ..self.clone() }
     }
 
     /// Writes an object, in place of the one that may be there. When this returns, it survives power loss.
@@ -106,7 +122,8 @@ impl Store {
         self.put(path, bytes, Existing::Replace).await.map(|_| ())
     }
 
-    /// Writes an object unless there is one already. When this returns, the object survives power loss, whoever wrote it.
+    /// Writes an object unless there is one already. When this returns, the object survives power loss, whoever wrote it: a put
+    /// that was repeated may find its own object.
     ///
     /// # Errors
     /// After an error it is unknown whether the object was written.
@@ -128,11 +145,14 @@ impl Store {
             Existing::Replace => PutMode::Overwrite,
             Existing::Keep => PutMode::Create,
         };
-        match self.objects.put_opts(path, bytes.into(), PutOptions::from(mode)).await {
-            Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::Exists),
-            Err(e) => Err(StoreError::backend(path, e)),
-        }
+        let put = || async {
+            match self.objects.put_opts(path, bytes.clone().into(), PutOptions::from(mode.clone())).await {
+                Ok(_) => Ok(PutOutcome::Created),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::Exists),
+                Err(e) => Err(StoreError::backend(path, e)),
+            }
+        };
+        self.retry.run(path.as_ref(), put).await
     }
 
     /// Starts an object that is written piece by piece and exists once the writer is finished.
@@ -153,8 +173,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], and what the store says.
     pub async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
-        let found = self.objects.get(path).await.map_err(|e| StoreError::backend(path, e))?;
-        found.bytes().await.map_err(|e| StoreError::backend(path, e))
+        let get = || async { self.objects.get(path).await?.bytes().await };
+        self.retry.run(path.as_ref(), || async { get().await.map_err(|e| StoreError::backend(path, e)) }).await
     }
 
     /// The bytes `range` of an object, half-open.
@@ -162,7 +182,14 @@ impl Store {
     /// # Errors
     /// As [`Store::get`], and a range that starts behind the end.
     pub async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.objects.get_range(path, range).await.map_err(|e| StoreError::backend(path, e))
+        let get = || async { self.objects.get_range(path, range.clone()).await.map_err(|e| StoreError::backend(path, e)) };
+        self.retry.run(path.as_ref(), get).await
+    }
+
+    /// The bytes of several ranges of an object.
+    pub(crate) async fn get_ranges(&self, path: &ObjectPath, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+        let get = || async { self.objects.get_ranges(path, ranges).await.map_err(|e| StoreError::backend(path, e)) };
+        self.retry.run(path.as_ref(), get).await
     }
 
     /// Every object below the folder `prefix`, sorted by path; none if there is no such folder.
@@ -170,8 +197,8 @@ impl Store {
     /// # Errors
     /// What the store says; never a part of the list.
     pub async fn list(&self, prefix: &ObjectPath) -> Result<Vec<ObjectMeta>, StoreError> {
-        let listed = self.objects.list(Some(prefix)).try_collect::<Vec<_>>().await;
-        let mut found = listed.map_err(|e| StoreError::backend(prefix, e))?;
+        let list = || async { self.objects.list(Some(prefix)).try_collect::<Vec<_>>().await.map_err(|e| StoreError::backend(prefix, e)) };
+        let mut found = self.retry.run(prefix.as_ref(), list).await?;
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
     }
@@ -185,10 +212,25 @@ impl Store {
             let target = path.clone();
             return blocking(move || local::remove(&root, &target)).await.map_err(|e| StoreError::io(path, e));
         }
-        match self.objects.delete(path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(StoreError::backend(path, e)),
-        }
+        let delete = || async {
+            match self.objects.delete(path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(e) => Err(StoreError::backend(path, e)),
+            }
+        };
+        self.retry.run(path.as_ref(), delete).await
+    }
+
+    /// Removes what puts that never ended left in a local folder and last wrote to before `before`; other stores leave nothing.
+    /// The answer is how many files.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn remove_staged(&self, before: SystemTime) -> Result<usize, StoreError> {
+        let Some(root) = self.folder.clone() else { return Ok(0) };
+        let failed = |e| StoreError::io(root.display(), e);
+        let folder = Arc::clone(&root);
+        blocking(move || local::remove_staged(&folder, before)).await.map_err(failed)
     }
 
     /// Size and BLAKE3 of an object as it is now, by reading all of it in pieces.
@@ -196,7 +238,8 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub async fn checksum(&self, path: &ObjectPath) -> Result<ObjectInfo, StoreError> {
-        let size = self.objects.head(path).await.map_err(|e| StoreError::backend(path, e))?.size;
+        let head = || async { self.objects.head(path).await.map_err(|e| StoreError::backend(path, e)) };
+        let size = self.retry.run(path.as_ref(), head).await?.size;
         let mut hasher = blake3::Hasher::new();
         let mut start = 0;
         while start < size {

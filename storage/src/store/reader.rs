@@ -7,39 +7,38 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use super::Store;
+use super::{Store, StoreError};
 
 /// One Parquet object of known size.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectReader {
-    objects: Arc<dyn ObjectStore>,
+    store: Store,
     path: ObjectPath,
     bytes: u64,
 }
 
 impl ObjectReader {
     pub(crate) fn new(store: &Store, path: ObjectPath, bytes: u64) -> Self {
-        Self { objects: store.object_store(), path, bytes }
+        Self { store: store.clone(), path, bytes }
     }
 }
 
-fn external(error: object_store::Error) -> ParquetError {
+fn external(error: StoreError) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
-        self.objects.get_range(&self.path, range).map_err(external).boxed()
+        self.store.get_range(&self.path, range).map_err(external).boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        async move { self.objects.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
     }
 
     fn get_metadata<'a>(&'a mut self, options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {

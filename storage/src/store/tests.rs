@@ -123,3 +123,55 @@ fn urls() {
         assert!(refused.contains(said), "{refused}");
     }
 }
+
+/// Proves that only staged files go, and only those that nobody wrote to for the given time.
+#[tokio::test]
+async fn old_staged_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let long_ago = SystemTime::now() - std::time::Duration::from_secs(7200);
+    let write = |name: &str, old: bool| {
+        std::fs::create_dir_all(folder.path().join("d/e")).unwrap();
+        let file = std::fs::File::create(folder.path().join("d/e").join(name)).unwrap();
+        if old {
+            file.set_modified(long_ago).unwrap();
+        }
+    };
+    for name in ["old#1230000000001", "old", "old#12x", "old#"] {
+        write(name, true);
+    }
+    write("young#1230000000002", false);
+    assert_eq!(store.remove_staged(SystemTime::now() - std::time::Duration::from_secs(3600)).await.unwrap(), 1);
+    let mut left: Vec<_> = std::fs::read_dir(folder.path().join("d/e")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["old", "old#", "old#12x", "young#1230000000002"]);
+}
+
+/// Proves that only what may pass is tried again, a bounded number of times and for ten seconds at most, that two seeds wait
+/// differently and one seed alike.
+#[tokio::test(start_paused = true)]
+async fn retries() {
+    let calls = async |seed: u64, failures: u64, error: fn() -> StoreError| {
+        let began = tokio::time::Instant::now();
+        let mut made = 0;
+        let outcome = Retry::seeded(seed)
+            .run("x", || {
+                made += 1;
+                let failed = made <= failures;
+                async move { if failed { Err(error()) } else { Ok(()) } }
+            })
+            .await;
+        (outcome.is_ok(), made, began.elapsed())
+    };
+    let bad_moment = || StoreError::backend(&path("x"), object_store::Error::Generic { store: "s", source: "timed out".into() });
+    let disk = || StoreError::io("x", std::io::Error::other("EIO"));
+    let nothing = std::time::Duration::ZERO;
+    assert_eq!(calls(1, 0, bad_moment).await, (true, 1, nothing));
+    assert_eq!(calls(1, 1, disk).await, (false, 1, nothing));
+    let (ok, made, waited) = calls(1, 4, bad_moment).await;
+    assert!(ok && made == 5 && waited >= std::time::Duration::from_millis(3750) && waited <= std::time::Duration::from_secs(10));
+    assert_eq!(calls(1, 4, bad_moment).await.2, waited);
+    assert_ne!(calls(2, 4, bad_moment).await.2, waited);
+    let (ok, made, _) = calls(1, 9, bad_moment).await;
+    assert!(!ok && made == 5);
+}

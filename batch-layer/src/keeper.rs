@@ -1,0 +1,77 @@
+//! The lease of a run, renewed in the background, and looked at once more before the publish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::lease::{Acquired, Lease};
+use storage::paths::ViewName;
+use storage::store::Store;
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tracing::{error, warn};
+
+use crate::error::RunError;
+
+/// Renewals within a time to live: two may fail before anybody follows.
+const RENEWALS: u32 = 3;
+
+/// A held lease. Dropped without [`release`](Self::release) it is no longer renewed, and the next run waits for its time to live.
+pub(crate) struct Keeper {
+    lease: Arc<Mutex<Lease>>,
+    renewing: AbortHandle,
+}
+
+impl Keeper {
+    /// Takes the lease, waiting at most for the time to live of whoever has it.
+    ///
+    /// # Errors
+    /// [`RunError::Busy`] if that one is alive.
+    pub(crate) async fn take(store: &Store, view: &ViewName, run_id: &str, ttl: Duration) -> Result<Self, RunError> {
+        match Lease::acquire(store, view, run_id, ttl).await? {
+            Acquired::Busy { holder } => Err(RunError::Busy { view: view.to_string(), holder }),
+            Acquired::Held(lease) => {
+                let lease = Arc::new(Mutex::new(lease));
+                let renewing = tokio::spawn(renew(Arc::clone(&lease), ttl)).abort_handle();
+                Ok(Self { lease, renewing })
+            }
+        }
+    }
+
+    /// The number under which the lease is held, if it still is.
+    ///
+    /// # Errors
+    /// [`RunError::Fenced`] if another run has followed.
+    pub(crate) async fn check(&self) -> Result<i64, RunError> {
+        let lease = self.lease.lock().await;
+        match lease.still_held().await? {
+            true => Ok(lease.number()),
+            false => Err(RunError::Fenced { holder: lease.holder().await? }),
+        }
+    }
+
+    /// Lets the next run in. Best effort: it would wait otherwise.
+    pub(crate) async fn release(self) {
+        self.renewing.abort();
+        let mut lease = self.lease.lock().await;
+        if let Err(error) = lease.release().await {
+            warn!(%error, "the lease could not be released; the next run waits for its time to live");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+async fn renew(lease: Arc<Mutex<Lease>>, ttl: Duration) {
+    loop {
+        tokio::time::sleep(ttl / RENEWALS).await;
+        match lease.lock().await.renew().await {
+            Ok(true) => {}
+            Ok(false) => return error!("another run has taken over the lease; this one will not publish"),
+            Err(error) => warn!(%error, "the lease could not be renewed; trying again"),
+        }
+    }
+}

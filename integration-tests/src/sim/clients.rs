@@ -1,0 +1,340 @@
+//! Those who use the servers: they send events, again where they do not know, and ask, and compare.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use merganser_proto::Transport;
+use merganser_proto::v1::ingest_service_client::IngestServiceClient;
+use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::{AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetUserStatsRequest, Provenance, UserStats};
+use prost_types::Timestamp;
+use tokio::time::{sleep, timeout};
+
+use super::Report;
+use super::faults::Fault;
+use super::link::Link;
+use super::oracle::{Id, Oracle};
+use super::world::World;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What all clients share. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Clients {
+    pub(super) world: World,
+    pub(super) oracle: Arc<Mutex<Oracle>>,
+    pub(super) report: Arc<Mutex<Report>>,
+    /// The token of the newest acknowledgement.
+    position: Arc<Mutex<String>>,
+    ingest: IngestServiceClient<Transport>,
+    stats: UserStatsServiceClient<Transport>,
+    to_speed: Link,
+    users: usize,
+}
+
+type Outcome = Result<(), String>;
+
+impl Clients {
+    pub(super) fn new(world: &World, oracle: Oracle, users: usize) -> Self {
+        let to_speed = Link::new(&world.speed, &world.weather, &world.chance);
+        let to_serving = Link::new(&world.serving, &world.weather, &world.chance);
+        Self {
+            world: world.clone(),
+            oracle: Arc::new(Mutex::new(oracle)),
+            report: Arc::default(),
+            position: Arc::default(),
+            ingest: IngestServiceClient::new(Transport::new(to_speed.clone())),
+            stats: UserStatsServiceClient::new(Transport::new(to_serving)),
+            to_speed,
+            users,
+        }
+    }
+
+    fn oracle<T>(&self, ask: impl FnOnce(&mut Oracle) -> T) -> T {
+        ask(&mut self.oracle.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn count(&self, note: impl FnOnce(&mut Report)) {
+        note(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Sends so many appends: new events, events that may or may not be in the log, events that surely are.
+    pub(super) async fn write(&self, appends: usize) -> Outcome {
+        for _ in 0..appends {
+            sleep(self.world.chance.micros(20_000)).await;
+            let mut ids = Vec::new();
+            for _ in 0..=self.world.chance.below(3) {
+                ids.extend(self.choose());
+            }
+            // The same event twice in one request is a case of its own, seldom.
+            if !self.world.chance.happens(50) {
+                ids.sort_unstable();
+                ids.dedup();
+            }
+            if !ids.is_empty() {
+                self.append(&ids).await?;
+            }
+            if self.world.weather.strikes(Fault::LinkCut) {
+                let link = if self.world.chance.happens(500) { &self.to_speed } else { &self.world.between };
+                link.cut(self.world.chance.micros(2_000_000));
+            }
+            if self.world.weather.strikes(Fault::ClockJumps) {
+                let year_ms = 365 * 86_400_000;
+                self.world.clock.jump_to(self.world.chance.pick(&[-20 * year_ms, -3_600_000, 0, 3_600_000, 100 * year_ms]));
+            }
+            if self.world.weather.strikes(Fault::DiskFull) {
+                let (world, pause) = (self.world.clone(), self.world.chance.micros(1_000_000));
+                world.disk.set_capacity(Some(world.disk.used_bytes() + world.chance.below(300) as u64));
+                tokio::spawn(async move {
+                    sleep(pause).await;
+                    world.disk.set_capacity(None);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn choose(&self) -> Option<Id> {
+        let chance = &self.world.chance;
+        let pool = match chance.below(10) {
+            0 => self.oracle(|o| o.known()),
+            1 | 2 => self.oracle(|o| o.unsure()),
+            _ => Vec::new(),
+        };
+        match pool.is_empty() {
+            true => self.oracle(|o| o.invent(chance.below(self.users))),
+            false => Some(chance.pick(&pool)),
+        }
+    }
+
+    /// Sends events in one request.
+    async fn append(&self, ids: &[Id]) -> Outcome {
+        let surely_there: Vec<bool> = {
+            let known = self.oracle(|o| o.known());
+            ids.iter().map(|id| known.contains(id)).collect()
+        };
+        let bad = self.world.chance.happens(60).then(|| self.world.chance.bits());
+        let events = ids.iter().map(|id| event(*id)).chain(bad.map(bad_event)).collect::<Vec<_>>();
+        let sent = events.len() as i64;
+        ids.iter().for_each(|id| self.oracle(|o| o.send(*id)));
+        let under_way = self.world.weather.under_way();
+        let answered = timeout(PATIENCE, self.ingest.clone().append_events(AppendEventsRequest { events })).await;
+        drop(under_way);
+        let response = match answered {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                self.count(|r| r.unknown += 1);
+                self.world.trace.note(|| format!("append of {ids:?}: {}", status.message()));
+                return Ok(());
+            }
+            Err(_) => {
+                self.count(|r| r.unknown += 1);
+                return Ok(());
+            }
+        };
+        self.world.trace.note(|| format!("append of {ids:?}: {response:?}"));
+        let (accepted, duplicates, refused) = (response.accepted_count, response.duplicate_count, response.rejected.len() as i64);
+        if accepted + duplicates + refused != sent || refused != i64::from(bad.is_some()) {
+            return Err(format!("of {sent} rows {accepted} are accepted, {duplicates} duplicates, {:?} refused", response.rejected));
+        }
+        let known = surely_there.iter().filter(|there| **there).count() as i64;
+        if accepted > ids.len() as i64 - known {
+            match self.whole_window() {
+                true => return Err(format!("{accepted} of {ids:?} are accepted as new, though {known} were in the log")),
+                false => ids.iter().for_each(|id| self.oracle(|o| o.slipped(*id))),
+            }
+        }
+        ids.iter().for_each(|id| self.oracle(|o| o.sure(*id)));
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = response.position;
+        self.world.weather.recovered();
+        self.count(|r| {
+            r.acknowledged += accepted as u64;
+            r.duplicates += duplicates as u64;
+            r.refused += refused as u64;
+        });
+        Ok(())
+    }
+
+    fn whole_window(&self) -> bool {
+        self.world.config.log.dedup_window_rows > 1_000
+    }
+
+    /// Asks so many questions.
+    pub(super) async fn ask(&self, questions: usize) -> Outcome {
+        for _ in 0..questions {
+            sleep(self.world.chance.micros(15_000)).await;
+            let consistency = match self.world.chance.below(8) {
+                0 => Consistency::BestEffort,
+                1 => Consistency::BatchOnly,
+                _ => Consistency::Fresh,
+            };
+            if self.world.chance.happens(150) {
+                let users: Vec<usize> = (0..self.users).collect();
+                self.question_many(&users, consistency).await?;
+            } else {
+                self.question(self.world.chance.below(self.users), consistency, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks about one user; whether an answer came.
+    pub(super) async fn question(&self, user: usize, consistency: Consistency, covered: bool) -> Result<bool, String> {
+        let asked = self.oracle(Oracle::now);
+        let position = self.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let with_position = consistency == Consistency::Fresh && self.world.chance.happens(300);
+        let request = GetUserStatsRequest {
+            user_id: user_id(user),
+            consistency: consistency.into(),
+            min_position: if with_position { position } else { String::new() },
+            ..GetUserStatsRequest::default()
+        };
+        let under_way = self.world.weather.under_way();
+        let answered = timeout(PATIENCE, self.stats.clone().get_user_stats(request)).await;
+        drop(under_way);
+        let Ok(Ok(response)) = answered else {
+            self.count(|r| r.unanswered += 1);
+            if let Ok(Err(status)) = answered {
+                self.world.trace.note(|| format!("no answer about {user}: {}", status.message()));
+            }
+            return Ok(false);
+        };
+        let response = response.into_inner();
+        let (Some(stats), Some(provenance)) = (response.stats, response.provenance) else {
+            return Err("an answer without stats or provenance".to_owned());
+        };
+        self.judge(user, asked, &stats, &provenance, consistency, covered)?;
+        self.check_halves(&[stats], &provenance)?;
+        Ok(true)
+    }
+
+    async fn question_many(&self, users: &[usize], consistency: Consistency) -> Outcome {
+        let asked = self.oracle(Oracle::now);
+        let request = BatchGetUserStatsRequest {
+            user_ids: users.iter().map(|user| user_id(*user)).collect(),
+            consistency: consistency.into(),
+            ..BatchGetUserStatsRequest::default()
+        };
+        let under_way = self.world.weather.under_way();
+        let answered = timeout(PATIENCE, self.stats.clone().batch_get_user_stats(request)).await;
+        drop(under_way);
+        let Ok(Ok(response)) = answered else {
+            self.count(|r| r.unanswered += 1);
+            return Ok(());
+        };
+        let response = response.into_inner();
+        let Some(provenance) = response.provenance else { return Err("an answer without provenance".to_owned()) };
+        if response.stats.len() != users.len() {
+            return Err(format!("{} answers to {} questions", response.stats.len(), users.len()));
+        }
+        for (user, stats) in users.iter().zip(&response.stats) {
+            self.judge(*user, asked, stats, &provenance, consistency, false)?;
+        }
+        self.check_halves(&response.stats, &provenance)
+    }
+
+    fn judge(
+        &self,
+        user: usize,
+        asked: u64,
+        stats: &UserStats,
+        provenance: &Provenance,
+        consistency: Consistency,
+        covered: bool,
+    ) -> Outcome {
+        let may_lack = !provenance.complete || (consistency == Consistency::BatchOnly && !covered);
+        if consistency == Consistency::Fresh && !provenance.complete {
+            return Err(format!("a FRESH answer is incomplete: {}", provenance.incomplete_reason));
+        }
+        let sum = whole_number(&stats.revenue)?;
+        self.world.trace.note(|| format!("answer about {user}: {} events, {sum}, v{}", stats.event_count, provenance.version));
+        self.oracle(|o| o.judge(user, asked, stats.event_count, sum, may_lack, covered))
+            .map_err(|e| format!("{e}; {consistency:?}, covered {covered}, {provenance:?}"))?;
+        self.count(|r| r.answers += 1);
+        self.world.weather.recovered();
+        Ok(())
+    }
+
+    /// The halves add up to the whole.
+    fn check_halves(&self, stats: &[UserStats], provenance: &Provenance) -> Outcome {
+        let whole: i64 = stats.iter().map(|s| s.event_count).sum();
+        let (batch, speed) = (provenance.batch_event_count, provenance.speed_event_count);
+        if batch > 0 && speed > 0 {
+            self.count(|r| r.merged += 1);
+        }
+        if batch + speed == whole { Ok(()) } else { Err(format!("{batch} + {speed} events are {whole}: {provenance:?}")) }
+    }
+
+    /// Runs the batch so many times, now and then two at once.
+    pub(super) async fn run_batches(&self, runs: usize) -> Outcome {
+        for _ in 0..runs {
+            sleep(self.world.chance.micros(150_000)).await;
+            let under_way = self.world.weather.under_way();
+            if self.world.weather.strikes(Fault::TwoBatches) {
+                let (one, other) = tokio::join!(self.world.batch(), self.world.batch());
+                self.note_batch(&one?);
+                self.note_batch(&other?);
+            } else {
+                let batch = self.world.batch().await?;
+                self.note_batch(&batch);
+            }
+            drop(under_way);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_batch(&self, batch: &super::world::Batch) {
+        use super::world::Batch;
+        match batch {
+            Batch::Published(_) => {
+                self.world.weather.recovered();
+                self.count(|r| r.publishes += 1);
+            }
+            Batch::Failed(_) => self.count(|r| r.failed_runs += 1),
+            Batch::Killed => self.count(|r| r.killed_runs += 1),
+            Batch::NothingToDo => {}
+        }
+    }
+
+    /// Sends what nobody knows about once more, until it is known.
+    pub(super) async fn settle(&self) -> Outcome {
+        for _ in 0..200 {
+            let unsure = self.oracle(|o| o.unsure());
+            let Some(first) = unsure.first() else { return Ok(()) };
+            self.append(&[*first]).await?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        Err("events cannot be sent though nothing fails any more".to_owned())
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.users
+    }
+}
+
+fn user_id(user: usize) -> String {
+    format!("u{user}")
+}
+
+fn event(id: Id) -> Event {
+    Event {
+        event_id: id.to_string(),
+        user_id: user_id(id.user),
+        // Some are late, and some from the future.
+        event_time: Some(Timestamp { seconds: 1_795_000_000 + (id.digit as i64 * 7 % 5 - 2) * 86_400, nanos: 0 }),
+        amount: id.amount().to_string(),
+        ..Event::default()
+    }
+}
+
+/// A row that is refused.
+fn bad_event(bits: u128) -> Event {
+    Event { event_id: format!("bad-{bits:x}"), user_id: "u0".to_owned(), ..Event::default() }
+}
+
+/// `"17.0000"` is 17; nothing is 0.
+fn whole_number(revenue: &str) -> Result<i64, String> {
+    let whole = revenue.split_once('.').map_or(revenue, |(whole, _)| whole);
+    if whole.is_empty() { Ok(0) } else { whole.parse().map_err(|e| format!("revenue {revenue:?}: {e}")) }
+}

@@ -1,0 +1,143 @@
+//! What was acknowledged, and what an answer may therefore say. It shares no code with the product.
+//!
+//! Each event of a user has an amount that is a power of four of its own, so that a sum tells how often each event was counted:
+//! digit k of the sum, written to the base of four, is the number of times that event k is in it.
+
+use std::fmt;
+
+/// Events of one user at most: the sum of all must fit the amounts of an event.
+pub(super) const EVENTS_PER_USER: usize = 22;
+
+/// One event that was sent.
+#[derive(Clone, Debug)]
+struct Fact {
+    /// How often it was sent.
+    sends: u32,
+    /// When it was first sent, and when it was first known to be in the log, in steps of the oracle.
+    sent: u64,
+    sure: Option<u64>,
+    /// A resend was accepted as new though the event was surely there, because it was older than the window.
+    slipped: bool,
+}
+
+/// Every user's events in the order of their digits.
+#[derive(Clone, Debug)]
+pub(super) struct Oracle {
+    users: Vec<Vec<Fact>>,
+    step: u64,
+    /// Resends at any distance are recognised.
+    whole_window: bool,
+}
+
+/// An event: user and digit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub(super) user: usize,
+    pub(super) digit: usize,
+}
+
+impl Id {
+    /// In units of the currency.
+    pub(super) fn amount(self) -> i64 {
+        4_i64.pow(self.digit as u32)
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "e{}-{}", self.user, self.digit)
+    }
+}
+
+impl Oracle {
+    pub(super) fn new(users: usize, whole_window: bool) -> Self {
+        Self { users: vec![Vec::new(); users], step: 0, whole_window }
+    }
+
+    /// The time by which questions are compared with acknowledgements.
+    pub(super) fn now(&mut self) -> u64 {
+        self.step += 1;
+        self.step
+    }
+
+    /// A new event of `user`, if it may have more.
+    pub(super) fn invent(&mut self, user: usize) -> Option<Id> {
+        let facts = &mut self.users[user];
+        if facts.len() == EVENTS_PER_USER {
+            return None;
+        }
+        facts.push(Fact { sends: 0, sent: u64::MAX, sure: None, slipped: false });
+        Some(Id { user, digit: facts.len() - 1 })
+    }
+
+    pub(super) fn send(&mut self, id: Id) {
+        let now = self.now();
+        let fact = &mut self.users[id.user][id.digit];
+        fact.sends += 1;
+        fact.sent = fact.sent.min(now);
+    }
+
+    /// It is in the log: it was acknowledged, or was seen in an answer.
+    pub(super) fn sure(&mut self, id: Id) {
+        let now = self.now();
+        self.users[id.user][id.digit].sure.get_or_insert(now);
+    }
+
+    /// A resend was accepted as a new event.
+    pub(super) fn slipped(&mut self, id: Id) {
+        self.users[id.user][id.digit].slipped = true;
+    }
+
+    /// Events of whom nobody knows whether they are in the log.
+    pub(super) fn unsure(&self) -> Vec<Id> {
+        self.ids(|fact| fact.sure.is_none() && fact.sends > 0)
+    }
+
+    /// Events that surely are in the log.
+    pub(super) fn known(&self) -> Vec<Id> {
+        self.ids(|fact| fact.sure.is_some())
+    }
+
+    fn ids(&self, wanted: impl Fn(&Fact) -> bool) -> Vec<Id> {
+        let of_user = |(user, facts): (usize, &Vec<Fact>)| {
+            facts.iter().enumerate().filter(|(_, fact)| wanted(fact)).map(|(digit, _)| Id { user, digit }).collect::<Vec<_>>()
+        };
+        self.users.iter().enumerate().flat_map(of_user).collect()
+    }
+
+    /// Compares an answer with what was known when the question was `asked`. What it shows is sure from now on.
+    ///
+    /// With `may_lack`, events may be missing, as in an answer that says so. With `covered`, a batch view has removed all copies.
+    pub(super) fn judge(&mut self, user: usize, asked: u64, count: i64, sum: i64, may_lack: bool, covered: bool) -> Result<(), String> {
+        let mut rest = sum;
+        let mut counted = 0;
+        let mut shown = Vec::new();
+        for (digit, fact) in self.users[user].iter().enumerate() {
+            let times = rest % 4;
+            rest /= 4;
+            counted += times;
+            let copies = if self.whole_window || covered { 1 } else { i64::from(fact.sends.min(3)) };
+            let most = if fact.sends == 0 { 0 } else { copies };
+            let least = i64::from(!may_lack && fact.sure.is_some_and(|sure| sure < asked));
+            if times < least || times > most {
+                return Err(format!("event {digit} of user {user} is counted {times} times, not {least} to {most}: {fact:?}"));
+            }
+            if times > 0 {
+                shown.push(Id { user, digit });
+            }
+        }
+        if rest != 0 || counted != count {
+            return Err(format!("user {user}: {count} events are counted with a sum of {sum}, which is that of {counted} and {rest} over"));
+        }
+        shown.into_iter().for_each(|id| self.sure(id));
+        Ok(())
+    }
+
+    /// Records in the log if every resend within the window was recognised: at least, at most.
+    pub(super) fn records(&self) -> (i64, i64) {
+        let all = || self.users.iter().flatten().filter(|fact| fact.sends > 0);
+        let least = all().filter(|fact| fact.sure.is_some()).count() as i64;
+        let most = if self.whole_window { all().count() as i64 } else { all().map(|fact| i64::from(fact.sends)).sum() };
+        (least, most)
+    }
+}

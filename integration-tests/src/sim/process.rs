@@ -1,0 +1,117 @@
+//! A process of the simulation: it lives until it is killed, and then nothing that it still does has an effect.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::chance::Chance;
+
+/// One incarnation of a server or a batch run. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    name: Arc<str>,
+    dead: CancellationToken,
+    chance: Chance,
+    trace: Trace,
+}
+
+impl Process {
+    pub(super) fn new(name: String, chance: &Chance, trace: &Trace) -> Self {
+        trace.note(|| format!("{name} starts"));
+        Self { name: name.into(), dead: CancellationToken::new(), chance: chance.clone(), trace: trace.clone() }
+    }
+
+    pub(super) fn chance(&self) -> &Chance {
+        &self.chance
+    }
+
+    pub(super) fn kill(&self) {
+        if !self.is_dead() {
+            self.trace(|| "dies".to_owned());
+            self.dead.cancel();
+        }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Waits for its death.
+    pub(super) async fn death(&self) {
+        self.dead.cancelled().await;
+    }
+
+    /// Goes on only if the process lives.
+    pub(super) async fn or_never(&self) {
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    pub(super) fn trace(&self, line: impl FnOnce() -> String) {
+        self.trace.note(|| format!("{}: {}", self.name, line()));
+    }
+}
+
+/// What happened, in order: a digest of all lines, and the lines if somebody wants to read them.
+#[derive(Clone, Debug)]
+pub(super) struct Trace(Arc<Mutex<Lines>>);
+
+#[derive(Debug)]
+struct Lines {
+    digest: blake3::Hasher,
+    printed: bool,
+    started: Instant,
+}
+
+impl Trace {
+    pub(super) fn new(printed: bool) -> Self {
+        Self(Arc::new(Mutex::new(Lines { digest: blake3::Hasher::new(), printed, started: Instant::now() })))
+    }
+
+    #[allow(clippy::print_stdout, reason = "a trace is printed for a person who asked for it")]
+    pub(super) fn note(&self, line: impl FnOnce() -> String) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = format!("{:>12} {}\n", lines.started.elapsed().as_micros(), line());
+        lines.digest.update(line.as_bytes());
+        if lines.printed {
+            print!("{line}");
+        }
+    }
+
+    /// Adds bytes that must be the same for the same seed.
+    pub(super) fn absorb(&self, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).digest.update(bytes);
+    }
+
+    pub(super) fn digest(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).digest.finalize().to_hex().to_string()
+    }
+}
+
+/// The time of day in the simulation.
+#[derive(Clone, Debug)]
+pub(super) struct SimClock {
+    started: Instant,
+    /// What the machine's clock says more than it should, in milliseconds.
+    skew_ms: Arc<Mutex<i64>>,
+}
+
+impl SimClock {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), skew_ms: Arc::default() }
+    }
+
+    pub(super) fn jump_to(&self, skew_ms: i64) {
+        *self.skew_ms.lock().unwrap_or_else(PoisonError::into_inner) = skew_ms;
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        // 2026-11-21.
+        let true_ms = 1_795_000_000_000 + self.started.elapsed().as_millis() as i64;
+        let shown_ms = true_ms + *self.skew_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        SystemTime::UNIX_EPOCH + Duration::from_millis(shown_ms.max(0) as u64)
+    }
+}

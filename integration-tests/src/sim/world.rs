@@ -1,0 +1,350 @@
+//! Three servers on one simulated machine: started, killed, unplugged, started again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::fakedisk::{Call, Fault as DiskFault, MemoryDisk, Survivors};
+use batch_layer::progress::Silent;
+use batch_layer::{RunError, RunOptions, RunOutcome};
+use merganser_proto::Transport;
+use serving_layer::ServingLayer;
+use speed_layer::SpeedLayer;
+use storage::config::{ByteSize, Config, Period};
+use storage::log::disk::Disk;
+use storage::machine::Machine;
+use storage::store::Store;
+use tokio::time::{Instant, sleep};
+
+use super::chance::Chance;
+use super::faults::{Fault, Weather};
+use super::link::{Address, Link};
+use super::process::{Process, SimClock, Trace};
+use super::store::Objects;
+
+/// Where the log is on the simulated disk.
+pub(super) const DATA: &str = "/data";
+/// How long a server may take to come up when nothing goes wrong any more.
+const CALM_PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the servers run on, and where they are found. Clones are the same world.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) config: Config,
+    pub(super) chance: Chance,
+    pub(super) weather: Weather,
+    pub(super) trace: Trace,
+    pub(super) disk: MemoryDisk,
+    pub(super) objects: Objects,
+    pub(super) clock: SimClock,
+    pub(super) speed: Address,
+    pub(super) serving: Address,
+    /// From the serving layer to the speed layer.
+    pub(super) between: Link,
+    batches: Arc<std::sync::atomic::AtomicU32>,
+}
+
+/// The machine of one process.
+#[derive(Debug)]
+struct SimMachine {
+    disk: Arc<dyn Disk>,
+    clock: SimClock,
+    chance: Chance,
+}
+
+impl Machine for SimMachine {
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    fn random(&self) -> u128 {
+        self.chance.bits()
+    }
+}
+
+/// What a run of the batch layer ended in.
+#[derive(Debug)]
+pub(super) enum Batch {
+    Published(i64),
+    NothingToDo,
+    /// It failed as it may: nothing is wrong.
+    Failed(String),
+    Killed,
+}
+
+impl World {
+    pub(super) fn new(chance: &Chance, trace: &Trace, weather: Weather, dedup_window_rows: u32) -> Self {
+        let mut config = Config::default();
+        config.log.dir = DATA.into();
+        config.log.partitions = 1 + chance.below(3) as u32;
+        config.log.dedup_window_rows = dedup_window_rows;
+        config.log.segment_bytes = ByteSize(chance.pick(&[400, 1_500, 1 << 20]));
+        config.log.segment_age = Period(Duration::from_secs(chance.pick(&[1, 600])));
+        config.views.dir = "/views".into();
+        config.speed_layer.poll_interval = Period(Duration::from_millis(chance.pick(&[50, 500])));
+        config.serving_layer.poll_interval = Period(Duration::from_millis(chance.pick(&[50, 500])));
+        let speed = Address::default();
+        let between = Link::new(&speed, &weather, chance);
+        Self {
+            config,
+            chance: chance.clone(),
+            weather,
+            trace: trace.clone(),
+            disk: MemoryDisk::new(),
+            objects: Objects::default(),
+            clock: SimClock::new(),
+            speed,
+            serving: Address::default(),
+            between,
+            batches: Arc::default(),
+        }
+    }
+
+    fn machine(&self) -> Arc<dyn Machine> {
+        Arc::new(SimMachine { disk: self.disk.process(), clock: self.clock.clone(), chance: self.chance.clone() })
+    }
+
+    fn store(&self, process: &Process) -> Store {
+        Store::from_object_store(Arc::new(self.objects.seen_by(process, &self.weather)))
+    }
+
+    /// Keeps the speed layer running, for ever.
+    ///
+    /// # Errors
+    /// It refuses to start for a reason that no fault explains.
+    pub(super) async fn keep_speed(&self) -> Result<(), String> {
+        let mut calm_since = None;
+        for life in 0.. {
+            let process = Process::new(format!("speed-{life}"), &self.chance, &self.trace);
+            self.plan_disk_fault();
+            let watched = self.watched(&process);
+            let opening = SpeedLayer::open(self.machine(), self.config.clone(), self.store(&process));
+            let opened = tokio::select! {
+                biased;
+                () = watched => None,
+                opened = opening => Some(opened),
+            };
+            match opened {
+                None => {}
+                Some(Ok(layer)) => {
+                    calm_since = None;
+                    process.trace(|| "is up".to_owned());
+                    self.speed.serve(layer.routes(), &process);
+                    self.watched(&process).await;
+                    self.speed.gone();
+                }
+                Some(Err(e)) => {
+                    process.trace(|| format!("does not start: {e}"));
+                    check_start(&e)?;
+                    if self.weather.is_calm() && calm_since.get_or_insert_with(Instant::now).elapsed() > CALM_PATIENCE {
+                        return Err(format!("the speed layer does not come up though nothing fails any more: {}", in_one_line(&e)));
+                    }
+                }
+            }
+            self.bury(&process);
+            sleep(Duration::from_millis(1) + self.chance.micros(300_000)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the process dies by itself, by its disk, or by the weather.
+    async fn watched(&self, process: &Process) {
+        while !process.is_dead() {
+            self.look_again(process, 50).await;
+            if self.disk.crashed() || self.weather.strikes(Fault::SpeedKilled) || self.weather.strikes(Fault::PowerCut) {
+                process.kill();
+            }
+        }
+    }
+
+    /// Waits for the death of a process, or for the time to look at it again, which is seldom when nothing goes wrong.
+    async fn look_again(&self, process: &Process, every_ms: u64) {
+        let pause = Duration::from_millis(if self.weather.is_calm() { 5_000 } else { every_ms });
+        tokio::select! {
+            biased;
+            () = process.death() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// What is left of a speed layer that died.
+    fn bury(&self, process: &Process) {
+        process.kill();
+        let power = self.weather.has(Fault::PowerCutAtDisk) || self.weather.has(Fault::PowerCut);
+        if power && self.chance.happens(700) {
+            process.trace(|| "power cut".to_owned());
+            self.disk.power_cut(Survivors::Drawn(&mut self.chance.fork()));
+        } else {
+            self.disk.kill();
+        }
+        self.disk.clear_plan();
+    }
+
+    /// Lets the disk fail at some call of the life that begins.
+    fn plan_disk_fault(&self) {
+        let after = self.chance.below(60) as u64;
+        let crash = || {
+            let crash = DiskFault::crash().changing().after(after);
+            match self.chance.below(3) {
+                0 => crash,
+                1 => crash.half_way(),
+                _ => crash.afterwards(),
+            }
+        };
+        let error = |call| DiskFault::error(std::io::ErrorKind::Other).on(call).after(after / 4);
+        // A life has one chance in four to be cut short by its disk, where that is part of the run.
+        let rolls = |fault| self.weather.has(fault) && !self.weather.is_calm() && self.chance.happens(250);
+        let planned = [
+            (Fault::KilledAtDisk, crash()),
+            (Fault::PowerCutAtDisk, crash()),
+            (Fault::SyncFails, error(Call::Sync)),
+            (Fault::WriteFails, error(Call::Write).half_way()),
+        ];
+        for (fault, plan) in planned {
+            if rolls(fault) {
+                self.weather.note(fault);
+                self.disk.plan(plan);
+            }
+        }
+    }
+
+    /// Keeps the serving layer running, for ever.
+    ///
+    /// # Errors
+    /// It refuses to start for a reason that no fault explains.
+    pub(super) async fn keep_serving(&self) -> Result<(), String> {
+        let mut calm_since = None;
+        for life in 0.. {
+            let process = Process::new(format!("serving-{life}"), &self.chance, &self.trace);
+            let transport = Transport::new(self.between.clone());
+            let (store, events) = (self.store(&process), &self.config.events);
+            let opening = ServingLayer::open(&self.config.serving_layer, store, events, transport);
+            let opened = tokio::select! {
+                biased;
+                () = process.death() => None,
+                opened = opening => Some(opened),
+            };
+            match opened {
+                None => {}
+                Some(Ok(layer)) => {
+                    calm_since = None;
+                    process.trace(|| "is up".to_owned());
+                    self.serving.serve(layer.routes(), &process);
+                    while !process.is_dead() {
+                        self.look_again(&process, 100).await;
+                        if self.weather.strikes(Fault::ServingKilled) {
+                            process.kill();
+                        }
+                    }
+                    self.serving.gone();
+                }
+                Some(Err(e)) => {
+                    process.trace(|| format!("does not start: {e}"));
+                    if self.weather.is_calm() && calm_since.get_or_insert_with(Instant::now).elapsed() > CALM_PATIENCE {
+                        return Err(format!("the serving layer does not come up though nothing fails any more: {}", in_one_line(&e)));
+                    }
+                }
+            }
+            process.kill();
+            sleep(Duration::from_millis(1) + self.chance.micros(100_000)).await;
+        }
+        Ok(())
+    }
+
+    /// One batch run.
+    ///
+    /// # Errors
+    /// It found something wrong that no fault explains, such as a difference in the audit.
+    pub(super) async fn batch(&self) -> Result<Batch, String> {
+        let number = self.batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
+        let options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
+        let link = Link::new(&self.speed, &self.weather, &self.chance);
+        let store = self.store(&process);
+        let run = batch_layer::run_on(self.machine(), Some(Transport::new(link)), &options, &store, Arc::new(Silent));
+        let doomed = async {
+            if self.weather.strikes(Fault::BatchKilled) {
+                sleep(self.chance.micros(100_000)).await;
+                process.kill();
+            }
+            process.death().await;
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = doomed => {
+                process.kill();
+                return Ok(Batch::Killed);
+            }
+            outcome = run => outcome,
+        };
+        let batch = match outcome {
+            Ok(RunOutcome::Published(report)) => Batch::Published(report.version),
+            Ok(RunOutcome::NothingToDo(_)) => Batch::NothingToDo,
+            Err(e) => {
+                check_run(&e)?;
+                Batch::Failed(in_one_line(&e))
+            }
+        };
+        process.trace(|| format!("ends: {batch:?}"));
+        process.kill();
+        Ok(batch)
+    }
+
+    /// Every byte that outlives the processes goes into the trace.
+    pub(super) async fn absorb(&self) -> Result<(), String> {
+        for path in self.disk.files() {
+            self.trace.absorb(path.as_os_str().as_encoded_bytes());
+            self.trace.absorb(&self.disk.contents(Path::new(&path)).unwrap_or_default());
+        }
+        for (name, bytes) in self.objects.dump().await.map_err(|e| e.to_string())? {
+            self.trace.absorb(name.as_bytes());
+            self.trace.absorb(&bytes);
+        }
+        Ok(())
+    }
+}
+
+/// No fault of the simulation damages what was written, and nobody swaps logs: a speed layer that says so is wrong.
+fn check_start(error: &speed_layer::SpeedError) -> Result<(), String> {
+    let text = in_one_line(error);
+    let wrong = [
+        "is damaged",
+        "does not start there",
+        "older copy",
+        "is not the log",
+        "other content",
+        "made from log",
+        "cannot be used",
+        "overlap",
+    ];
+    match wrong.iter().any(|word| text.contains(word)) {
+        true => Err(format!("the speed layer refuses its own log: {text}")),
+        false => Ok(()),
+    }
+}
+
+/// Only what the weather did may end a run; a difference, a wrong count or a damaged file may not.
+fn check_run(error: &RunError) -> Result<(), String> {
+    let text = in_one_line(error);
+    match error {
+        RunError::Audit { .. } | RunError::Counts { .. } | RunError::OtherLog { .. } => Err(format!("a batch run found: {text}")),
+        _ if text.contains("is damaged") || text.contains("other content") || text.contains("overlap") => {
+            Err(format!("a batch run found: {text}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
