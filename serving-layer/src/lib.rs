@@ -24,6 +24,8 @@ mod error;
 mod position;
 /// What is asked.
 mod question;
+/// Which services, within which bounds.
+mod server;
 /// The gRPC surface.
 mod service;
 /// The other half.
@@ -37,27 +39,26 @@ mod version;
 /// Which version answers now.
 mod versions;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use merganser_proto::descriptors_of;
-use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
-use merganser_proto::v1::view_service_server::ViewServiceServer;
+use futures::Stream;
 use storage::batch_view::BlockCache;
 use storage::config::ServingConfig;
 use storage::store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
-use tracing::{info, warn};
+use tonic::transport::server::{Connected, TcpIncoming};
+use tracing::info;
 use views::EventSchema;
 
 pub use error::ServingError;
 
 use answer::Answers;
-use service::{MAX_REQUEST_BYTES, Service};
+use service::Service;
 use speed::SpeedClient;
 use versions::Versions;
 
@@ -65,18 +66,8 @@ use versions::Versions;
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The view that is served.
 const VIEW: &str = "user_stats";
-/// A question that takes longer is given up.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// What of [`REQUEST_TIMEOUT`] the speed layer may use up at most: the rest is for saying that it did not answer.
+/// What of [`server::QUESTION_TIME`] the speed layer may use up at most: the rest is for saying that it did not answer.
 const SPEED_TIMEOUT_MAX: Duration = Duration::from_millis(4500);
-/// How long calls in flight may go on after the order to stop.
-const GRACE: Duration = Duration::from_secs(5);
-const MAX_STREAMS_PER_CONNECTION: u32 = 128;
-const MAX_HEADER_BYTES: u32 = 8 << 10;
-/// Streams that a connection may make us reset before it is closed.
-const MAX_RESET_STREAMS: usize = 256;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the view from `store` on `listener` until `shutdown`, then lets calls in flight end within five seconds.
 ///
@@ -84,8 +75,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// while nothing is published; a published version brings its own.
 ///
 /// # Errors
-/// Only what keeps it from starting, and a listener that fails: the address of the speed layer is none, or the newest version
-/// cannot be read or understood. Later versions that are no better are logged, and the one before goes on answering.
+/// What keeps it from starting: the address of the speed layer is none, or the newest version cannot be read or understood.
+/// Later versions that are no better are logged, and the one before goes on answering.
 pub async fn run(
     config: ServingConfig,
     store: Store,
@@ -93,6 +84,24 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
+    run_on(config, store, events, TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
+}
+
+/// [`run`] on connections of any kind.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<IO, I>(
+    config: ServingConfig,
+    store: Store,
+    events: EventSchema,
+    incoming: I,
+    shutdown: CancellationToken,
+) -> Result<(), ServingError>
+where
+    I: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let speed = SpeedClient::new(&config.speed_layer)?;
     let speed_timeout = config.speed_timeout.0.min(SPEED_TIMEOUT_MAX);
     let cache = BlockCache::new(config.cache_bytes.0);
@@ -106,48 +115,9 @@ pub async fn run(
     let watched = Arc::clone(&versions);
     let period = config.poll_interval.0.max(POLL_INTERVAL_MIN);
     let _watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(period).await }));
+    let (reachable, _probe) = speed.watch_health();
 
-    let router = router(Service(Answers { versions, speed, speed_timeout })).await;
-    if let Ok(address) = listener.local_addr() {
-        info!(%address, "serving");
-    }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
-    tokio::select! {
-        ended = served => ended.map_err(ServingError::Server),
-        () = after(&shutdown, GRACE) => {
-            warn!(grace_ms = GRACE.as_millis() as u64, "stopped with calls in flight");
-            Ok(())
-        }
-    }
-}
-
-async fn router(service: Service) -> Router {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<UserStatsServiceServer<Service>>().await;
-    let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(descriptors_of(&["UserStatsService", "ViewService"]));
-        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let built = "generated descriptors are whole";
-    Server::builder()
-        .timeout(REQUEST_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .concurrency_limit_per_connection(MAX_STREAMS_PER_CONNECTION as usize)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_max_local_error_reset_streams(Some(MAX_RESET_STREAMS))
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect(built))
-        .add_service(reflection().build_v1alpha().expect(built))
-        .add_service(UserStatsServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(ViewServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES))
-}
-
-/// tonic waits for ever on one idle stream, so its graceful end has an end.
-async fn after(shutdown: &CancellationToken, grace: Duration) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(grace).await;
+    info!("serving");
+    server::serve(Service(Answers { versions, speed, speed_timeout }), reachable, incoming, shutdown).await;
+    Ok(())
 }

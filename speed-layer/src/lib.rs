@@ -25,54 +25,63 @@ pub mod load;
 mod partition;
 /// Questions from the other layers.
 mod realtime;
+/// Which services, within which bounds.
+mod server;
 /// The gRPC surface.
 mod service;
 /// The realtime view of one partition.
 mod slices;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use merganser_proto::v1::ingest_service_server::IngestServiceServer;
-use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use futures::Stream;
 use storage::config::Config;
 use storage::dead_letter::DeadLetters;
 use storage::log::{LogFolder, PartitionLog};
 use storage::manifest::Manifests;
 use storage::paths::ViewName;
 use storage::store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tracing::{error, info, warn};
 use views::Definition;
 
 pub use error::SpeedError;
 
 use archive::{Archive, roll_by_age};
-use ingest::{DeadLetterQueue, Ingest};
+use ingest::{DeadLetterQueue, Ingest, QueueRoom};
 use partition::{Partition, PartitionOptions, fold_log};
 use realtime::{Kept, Realtime, load_kept};
-use service::{IngestAdapter, RealtimeAdapter};
 use slices::Slices;
 
 /// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
 const VIEW: &str = "user_stats";
-/// Streams of one connection.
-const MAX_STREAMS: u32 = 128;
-/// Largest request.
-const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// How long open calls may take to end after a stop; an idle stream would hold a server for ever.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until `shutdown`: replays the log, then takes events on `listener`.
 ///
 /// # Errors
 /// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
-/// read. Nothing was acknowledged then.
+/// read. Nothing was acknowledged then. Later, a thread or task without which it cannot go on ended by itself.
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
+    run_on(config, store, TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
+}
+
+/// [`run`] on connections of any kind.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<IO, I>(config: Config, store: Store, incoming: I, shutdown: CancellationToken) -> Result<(), SpeedError>
+where
+    I: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let schema = Arc::new(config.events.clone());
     let view = ViewName::try_from(VIEW.to_owned())?;
     let (dir, partitions) = (config.log.dir.clone(), config.log.partitions);
@@ -104,18 +113,29 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
         archive: Arc::clone(&archive),
         kept: Mutex::new(kept),
     });
-    let ingest = Ingest { schema, log_id: Arc::clone(&log_id), partitions: Arc::clone(&partitions), dead_letters: dead_letters.clone() };
+    let (log_failed, log_fails) = watch::channel(false);
+    let ingest = Ingest {
+        schema,
+        log_id: Arc::clone(&log_id),
+        partitions: Arc::clone(&partitions),
+        dead_letters: dead_letters.clone(),
+        room: QueueRoom::new(config.speed_layer.queue_bytes.0),
+        log_failed: Arc::new(log_failed),
+    };
 
     let background = CancellationToken::new();
     let stop_background = background.clone().drop_guard();
     let archiving = (Arc::clone(&archive), Arc::clone(&partitions), background.clone());
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
-    tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
-    tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, "archive", async move { archiving.0.run(&archiving.1, archiving.2).await });
+    spawn(&mut tasks, "roll", roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
+    spawn(&mut tasks, "follow versions", follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background));
 
     info!(log_id = &*log_id, "ready");
-    let served = serve(listener, ingest, realtime, shutdown).await;
+    let served = tokio::select! {
+        () = server::serve(ingest, realtime, log_fails, incoming, shutdown) => Ok(()),
+        ended = first_end(&partitions, &dead_letters, &mut tasks) => Err(ended),
+    };
     drop(stop_background);
     while tasks.join_next().await.is_some() {}
     // A client that holds on to its stream holds a handle too, so the threads are told.
@@ -258,32 +278,22 @@ async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: 
     }
 }
 
-async fn serve(listener: TcpListener, ingest: Ingest, realtime: Arc<Realtime>, shutdown: CancellationToken) -> Result<(), SpeedError> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
-    health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+/// A task that tells its name when it ends.
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+/// Comes when something ends that must not: a panic in a thread that writes, or in a task that seals, ends the process, and what
+/// is on the disk is read again by the next one.
+async fn first_end(partitions: &[Partition], dead_letters: &DeadLetterQueue, tasks: &mut JoinSet<&'static str>) -> SpeedError {
+    let partition = futures::future::select_all(partitions.iter().map(|partition| Box::pin(partition.ended())));
+    let what = tokio::select! {
+        ((), number, _) = partition => format!("the thread of partition {number}"),
+        () = dead_letters.ended() => "the thread of the dead letters".to_owned(),
+        ended = tasks.join_next() => format!("the task \"{}\"", ended.and_then(Result::ok).unwrap_or("archive, roll or follow")),
     };
-    let valid = "the descriptor set was generated with the code";
-    let server = tonic::transport::Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(IngestServiceServer::new(IngestAdapter(ingest)).max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(RealtimeViewServiceServer::new(RealtimeAdapter(realtime)))
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect(valid))
-        .add_service(reflection().build_v1alpha().expect(valid))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
-    let give_up = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(STOP_PATIENCE).await;
-    };
-    tokio::select! {
-        served = server => Ok(served?),
-        () = give_up => Ok(()),
-    }
+    SpeedError::Ended { what }
 }
