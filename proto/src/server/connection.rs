@@ -4,7 +4,7 @@
 //! connection is cut, every read and write fails, and the task ends by itself.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
