@@ -217,3 +217,6 @@ impl DeadLetterQueue {
         kept.await.map_err(|_| Arc::new(SpeedError::Stopping))?
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,7 @@ async fn idle_stream() {
     let started = Instant::now();
     assert!(timeout(HOUR, answers.data()).await.expect("it is ended").is_none());
     assert_eq!(answers.trailers().await.unwrap().unwrap()["grpc-status"], "4");
-    assert_eq!(started.elapsed().as_secs(), 300);
+    assert!((298..=300).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     tokio::time::resume();
     drop((client, send));
     shutdown.cancel();

@@ -170,8 +170,8 @@ async fn half_open() {
     victim.is_well("half-open connections").await;
     let started = Instant::now();
     for mut stream in open {
-        let ended = timeout(Duration::from_secs(10), stream.read(&mut [0; 64])).await;
-        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "a silent connection was kept");
+        // An error is that of a connection that was refused.
+        let _said = timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await.expect("a silent connection is let go");
     }
     assert!(started.elapsed() < Duration::from_secs(15));
     client.end(false).await;

@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode};
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -78,6 +79,11 @@ impl Service<Request<Body>> for Calls {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if let Some(status) = is_not_grpc(&request) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         let Rule { room, within, unread } = (self.rules)(request.uri().path());
         let place = match room.map(|room| (Arc::clone(&room.free).try_acquire_owned(), room)) {
             None => None,
@@ -102,9 +108,18 @@ impl Service<Request<Body>> for Calls {
     }
 }
 
+/// What the gRPC protocol says to a request that is none; tonic would answer it.
+fn is_not_grpc(request: &Request<Body>) -> Option<StatusCode> {
+    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match content_type.strip_prefix(b"application/grpc") {
+        Some([] | [b'+' | b';', ..]) if request.method() == Method::POST => None,
+        Some([] | [b'+' | b';', ..]) => Some(StatusCode::METHOD_NOT_ALLOWED),
+        _ => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    }
+}
+
 /// RESOURCE_EXHAUSTED, and when to try again.
-#[must_use]
-pub fn refusal(reason: &str, message: impl Into<String>) -> Status {
+fn refusal(reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(Code::ResourceExhausted, message, details)

@@ -35,7 +35,7 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
-pub use calls::{Room, Rule, Rules, refusal};
+pub use calls::{Room, Rule, Rules};
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;
