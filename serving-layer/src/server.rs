@@ -19,9 +19,9 @@ use tracing::{info, warn};
 
 use crate::service::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Service};
 
-/// Questions in flight. They wait for the speed layer and for the disk, and share the cores while they merge; more would only
-/// wait longer.
-const QUESTIONS: usize = 128;
+/// Questions in flight for each core. They wait for the speed layer and for the disk, and compute while they merge; more would
+/// all be late together.
+const QUESTIONS_PER_CORE: usize = 8;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 
@@ -82,7 +82,7 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
 }
 
 fn rules() -> Rules {
-    let (questions, others) = (Room::new("questions", QUESTIONS), Room::new("calls", OTHERS));
+    let (questions, others) = (Room::per_core("questions", QUESTIONS_PER_CORE), Room::new("calls", OTHERS));
     Arc::new(move |path| {
         let room = match path {
             // Whoever asks for it would end a busy server.

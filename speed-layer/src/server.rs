@@ -27,12 +27,11 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Largest answer to a producer: what gRPC clients take unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// Appends in flight. Appends that wait share a sync, so that many at once are what makes the log fast; twice as many as one
-/// partition queues keeps all partitions busy and the wait short.
-const APPENDS: usize = 256;
+/// Appends in flight. Those that wait share a sync, so that some at once are what makes the log fast; more only wait longer.
+const APPENDS: usize = 64;
 /// Streams of producers. Each may have a message of 4 MiB half read.
 const STREAMS: usize = 64;
-/// Questions of the other layers.
+/// Questions of the other layers. The serving layer bounds its own; these are so many that it is not refused.
 const QUESTIONS: usize = 256;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;

@@ -36,7 +36,9 @@ impl Victim {
         let dir = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let program = env!("CARGO_BIN_EXE_overload");
-        let command = format!("{limits}\nexec \"$0\" serve \"$1\"");
+        // Where files may not grow, the log of everything that the servers say would be the first to.
+        let level = if limits.contains("ulimit -f") { "info" } else { "debug" };
+        let command = format!("{limits}\nexec \"$0\" serve --level {level} \"$1\"");
         let mut child = Command::new("sh")
             .args(["-c", &command, program, &dir.path().display().to_string()])
             .stdin(Stdio::piped())

@@ -1,15 +1,19 @@
 //! Calls: which are let in, and how long they may take.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
+use http_body::Body as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tonic::codegen::Bytes;
 use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode};
 use tonic::service::Routes;
@@ -22,19 +26,45 @@ use super::unread::Unread;
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// How long a call may wait for a place, so that a burst is no overload. Whoever has waited so long is refused: the server has
+/// more to do than it can, and more waiting would be only that.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// What is read and thrown away of a question that is refused. Refusing it in the middle would leave the rest of it on its way,
+/// and a connection with enough of that is closed as an attacker's.
+const DRAINED_BYTES: usize = 64 << 10;
+/// How long the rest of a refused question may be on its way.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Places for the calls of one kind, on all connections together.
 #[derive(Clone, Debug)]
 pub struct Room {
     kind: &'static str,
     places: usize,
     free: Arc<Semaphore>,
+    /// Room to wait in, for as many again.
+    line: Arc<Semaphore>,
 }
 
 impl Room {
     /// So many places for `kind`, a plural noun.
     #[must_use]
     pub fn new(kind: &'static str, places: usize) -> Self {
-        Self { kind, places, free: Arc::new(Semaphore::new(places)) }
+        Self { kind, places, free: Arc::new(Semaphore::new(places)), line: Arc::new(Semaphore::new(places)) }
+    }
+
+    /// As many for each core, for calls that mostly compute: more at once would all be late together.
+    #[must_use]
+    pub fn per_core(kind: &'static str, places: usize) -> Self {
+        Self::new(kind, places * std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// A place, at once or soon.
+    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            return Some(place);
+        }
+        let _in_line = self.line.try_acquire().ok()?;
+        timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -85,17 +115,21 @@ impl Service<Request<Body>> for Calls {
             return Box::pin(std::future::ready(Ok(response)));
         }
         let Rule { room, within, unread } = (self.rules)(request.uri().path());
-        let place = match room.map(|room| (Arc::clone(&room.free).try_acquire_owned(), room)) {
-            None => None,
-            Some((Ok(place), _)) => Some(place),
-            Some((Err(_), Room { kind, places, .. })) => {
-                let refused = refusal("OVERLOADED", format!("{places} {kind} are in flight; try again"));
-                return Box::pin(std::future::ready(Ok(refused.into_http())));
-            }
-        };
-        let cut = self.cut.clone();
-        let answer = self.routes.call(request);
+        let (mut routes, cut) = (self.routes.clone(), self.cut.clone());
         Box::pin(async move {
+            let place = match room {
+                None => None,
+                Some(room) => match room.enter().await {
+                    Some(place) => Some(place),
+                    None => {
+                        drain(request.into_body()).await;
+                        let Room { kind, places, .. } = room;
+                        return Ok(refusal("OVERLOADED", format!("{places} {kind} are in flight; try again")).into_http());
+                    }
+                },
+            };
+            // It is ready whenever its clone was.
+            let answer = routes.call(request);
             let response = match within {
                 None => answer.await?,
                 Some(limit) => match timeout(limit, answer).await {
@@ -106,6 +140,21 @@ impl Service<Request<Body>> for Calls {
             Ok(response.map(|body| Body::new(Unread::new(body, place, unread, cut))))
         })
     }
+}
+
+/// Reads the rest of a question, within bounds.
+async fn drain(mut body: Body) {
+    let mut bytes = 0;
+    let read = poll_fn(|cx| {
+        while let Some(Ok(frame)) = ready!(Pin::new(&mut body).poll_frame(cx)) {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DRAINED_BYTES {
+                break;
+            }
+        }
+        Poll::Ready(())
+    });
+    let _late = timeout(DRAIN_PATIENCE, read).await;
 }
 
 /// What the gRPC protocol says to a request that is none; tonic would answer it.

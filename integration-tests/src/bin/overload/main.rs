@@ -32,6 +32,9 @@ enum Command {
     Serve {
         /// Folder of everything.
         dir: PathBuf,
+        /// How much the servers say.
+        #[arg(long, default_value = "info")]
+        level: tracing_subscriber::filter::LevelFilter,
     },
 }
 
@@ -39,7 +42,7 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Result<()> = match cli.command {
-        Some(Command::Serve { dir }) => serve::serve(dir).await,
+        Some(Command::Serve { dir, level }) => serve::serve(dir, level).await,
         None => load::run(std::time::Duration::from_secs(cli.seconds)).await,
     };
     match outcome {

@@ -12,9 +12,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// Serves over `dir` and prints both addresses in one line.
 #[allow(clippy::print_stdout, reason = "whoever started this reads the addresses")]
-pub(crate) async fn serve(dir: PathBuf) -> Result<()> {
-    // Everything that the servers would ever say: a test looks for what must not be in it.
-    tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG).with_ansi(false).with_writer(std::io::stderr).init();
+pub(crate) async fn serve(dir: PathBuf, level: LevelFilter) -> Result<()> {
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(std::io::stderr).init();
     let listeners = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
     let config = config(&dir, &format!("http://{}", addresses.0));
