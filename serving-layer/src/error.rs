@@ -95,7 +95,7 @@ pub enum ServingError {
     Fold(#[from] FoldError),
     /// The answer is larger than a client takes.
     #[error(
-        "the answer about {users} users is larger than 4 MiB; ask about the first {fitting} of them, a smaller range, or without buckets"
+        "the answer about {users} users is larger than 4 MiB; ask about fewer users, of whom the first {fitting} fit, a smaller range, or without buckets"
     )]
     TooManyUsers {
         /// Users that were asked about.

@@ -112,7 +112,7 @@ async fn places() {
     let first = watch(&mut client).await.unwrap();
     let _second = watch(&mut other).await.unwrap();
     for client in [&mut client, &mut other] {
-        let (status, has_details) = watch(client).await.err().expect("there is no place");
+        let (status, has_details) = watch(client).await.expect_err("there is no place");
         assert_eq!((&*status, has_details), ("8", true));
     }
     drop(first);
