@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules mutants demo-events
+.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ run: build ## both servers on the default ports with ./data, until Ctrl-C
 
 load-test: ## the load test (comes with a later issue)
 	@echo 'make load-test comes with a later issue'; exit 1
+
+overload: build ## appends and questions at 1, 2 and 3 times what the servers can do; prints a table (SECONDS_EACH=5)
+	@$(BIN)/overload --seconds $(or $(SECONDS_EACH),5)
 
 bench: ## the benches (come with a later issue)
 	@echo 'make bench comes with a later issue'; exit 1

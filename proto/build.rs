@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("merganser.v1.bin"), descriptors.encode_to_vec())?;
 
     // Ordered maps make the encoding of a message a function of its content.
-    tonic_prost_build::configure().btree_map(".merganser.v1").bytes(".merganser.v1").compile_fds(descriptors)?;
+    // A message is looked through before it is decoded, see `codec`.
+    let code = tonic_prost_build::configure().codec_path("crate::codec::BoundedCodec");
+    code.btree_map(".merganser.v1").bytes(".merganser.v1").compile_fds(descriptors)?;
     Ok(())
 }

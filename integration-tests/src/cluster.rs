@@ -133,6 +133,12 @@ impl Cluster {
         self.speed.url()
     }
 
+    /// The serving layer's address.
+    #[must_use]
+    pub fn serving_address(&self) -> SocketAddr {
+        self.serving.address
+    }
+
     async fn run_speed(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store) = (self.config.clone(), self.store.clone());
         self.speed.run(|shutdown| Box::pin(speed_layer::run(config, store, listener, shutdown)));

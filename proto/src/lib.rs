@@ -1,7 +1,7 @@
 //! The contract between Merganser's servers and everyone who talks to them.
 //!
 //! The source is `proto/merganser/v1/*.proto`, where every service, message and field is described; this crate holds what is
-//! generated from it at build time. It has no logic of its own: what a field may hold is decided by the layer that receives it.
+//! generated from it at build time. What a field may hold is decided by the layer that receives it.
 //!
 //! - `ingest.proto`: events go in (speed layer)
 //! - `user_stats.proto`: merged statistics of users come out (serving layer)
@@ -11,6 +11,14 @@
 //!
 //! Maps are `BTreeMap`s, so that equal messages have equal bytes, and `bytes` fields are `Bytes`, so that Arrow can read them
 //! in place.
+//!
+//! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
+//! bounds what a message turns into.
+
+/// Messages, decoded within bounds.
+pub mod codec;
+/// Connections and calls, served within bounds.
+pub mod server;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -15,9 +15,6 @@ pub enum ServingError {
         #[source]
         source: tonic::transport::Error,
     },
-    /// The gRPC server ended.
-    #[error("the gRPC server failed")]
-    Server(#[source] tonic::transport::Error),
     /// The object store failed, or holds something damaged.
     #[error("the batch view cannot be read")]
     Store(#[from] StoreError),
@@ -98,13 +95,19 @@ pub enum ServingError {
     Fold(#[from] FoldError),
     /// The answer is larger than a client takes.
     #[error(
-        "the answer about {users} users is larger than 4 MiB, of which {fitting} fit; ask about fewer users, a smaller range, or without buckets"
+        "the answer about {users} users is larger than 4 MiB; ask about fewer users, of whom the first {fitting} fit, a smaller range, or without buckets"
     )]
-    TooLarge {
+    TooManyUsers {
         /// Users that were asked about.
         users: usize,
         /// Users whose statistics came before the limit.
         fitting: usize,
+    },
+    /// The answer about one user is larger than a client takes.
+    #[error("the answer is larger than 4 MiB; {instead}")]
+    TooLarge {
+        /// What to ask for instead.
+        instead: String,
     },
 }
 

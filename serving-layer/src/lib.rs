@@ -24,6 +24,8 @@ mod error;
 mod position;
 /// What is asked.
 mod question;
+/// Which services, within which bounds.
+mod server;
 /// The gRPC surface.
 mod service;
 /// The other half.
@@ -42,9 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
-use merganser_proto::v1::view_service_server::ViewServiceServer;
-use merganser_proto::{Transport, descriptors_of};
+use merganser_proto::Transport;
 use storage::batch_view::BlockCache;
 use storage::config::ServingConfig;
 use storage::store::Store;
@@ -53,15 +53,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::{Connected, Router, TcpIncoming};
-use tracing::{info, warn};
+use tonic::transport::server::{Connected, TcpIncoming};
+use tracing::info;
 use views::EventSchema;
 
 pub use error::ServingError;
 
 use answer::Answers;
-use service::{MAX_REQUEST_BYTES, Service};
+use service::Service;
 use speed::SpeedClient;
 use versions::Versions;
 
@@ -69,18 +68,8 @@ use versions::Versions;
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The view that is served.
 const VIEW: &str = "user_stats";
-/// A question that takes longer is given up.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// What of [`REQUEST_TIMEOUT`] the speed layer may use up at most: the rest is for saying that it did not answer.
+/// What of [`server::QUESTION_TIME`] the speed layer may use up at most: the rest is for saying that it did not answer.
 const SPEED_TIMEOUT_MAX: Duration = Duration::from_millis(4500);
-/// How long calls in flight may go on after the order to stop.
-const GRACE: Duration = Duration::from_secs(5);
-const MAX_STREAMS_PER_CONNECTION: u32 = 128;
-const MAX_HEADER_BYTES: u32 = 8 << 10;
-/// Streams that a connection may make us reset before it is closed.
-const MAX_RESET_STREAMS: usize = 256;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the view from `store` on `listener` until `shutdown`, then lets calls in flight end within five seconds.
 ///
@@ -88,8 +77,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// while nothing is published; a published version brings its own.
 ///
 /// # Errors
-/// Only what keeps it from starting, and a listener that fails: the address of the speed layer is none, or the newest version
-/// cannot be read or understood. Later versions that are no better are logged, and the one before goes on answering.
+/// What keeps it from starting: the address of the speed layer is none, or the newest version cannot be read or understood.
+/// Later versions that are no better are logged, and the one before goes on answering.
 pub async fn run(
     config: ServingConfig,
     store: Store,
@@ -98,9 +87,6 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
     let speed = speed::connection(&config.speed_layer)?;
-    if let Ok(address) = listener.local_addr() {
-        info!(%address, "serving");
-    }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     run_on(config, store, events, speed, incoming, shutdown).await
 }
@@ -125,14 +111,10 @@ where
         () = shutdown.cancelled() => return Ok(()),
         opened = ServingLayer::open(&config, store, &events, speed) => opened?,
     };
-    let served = router(layer.routes()).await.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
-    tokio::select! {
-        ended = served => ended.map_err(ServingError::Server),
-        () = after(&shutdown, GRACE) => {
-            warn!(grace_ms = GRACE.as_millis() as u64, "stopped with calls in flight");
-            Ok(())
-        }
-    }
+    let (reachable, _probe) = layer.service.0.speed.watch_health();
+    info!("serving");
+    server::serve(layer.routes(), reachable, incoming, shutdown).await;
+    Ok(())
 }
 
 /// The layer without its network: it watches for new versions, and answers through its services.
@@ -160,36 +142,6 @@ impl ServingLayer {
 
     /// `UserStatsService` and `ViewService`.
     pub fn routes(&self) -> Routes {
-        let stats = UserStatsServiceServer::new(self.service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
-        Routes::new(stats).add_service(ViewServiceServer::new(self.service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+        server::services(self.service.clone())
     }
-}
-
-async fn router(routes: Routes) -> Router {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<UserStatsServiceServer<Service>>().await;
-    let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(descriptors_of(&["UserStatsService", "ViewService"]));
-        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let built = "generated descriptors are whole";
-    Server::builder()
-        .timeout(REQUEST_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .concurrency_limit_per_connection(MAX_STREAMS_PER_CONNECTION as usize)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_max_local_error_reset_streams(Some(MAX_RESET_STREAMS))
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_routes(routes)
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect(built))
-        .add_service(reflection().build_v1alpha().expect(built))
-}
-
-/// tonic waits for ever on one idle stream, so its graceful end has an end.
-async fn after(shutdown: &CancellationToken, grace: Duration) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(grace).await;
 }

@@ -27,7 +27,7 @@ use crate::question::Question;
 /// Largest request that is read: 1000 ids of 256 bytes take half of it.
 pub(crate) const MAX_REQUEST_BYTES: usize = 512 << 10;
 /// Largest answer that is given: what gRPC clients take unless told otherwise.
-const MAX_ANSWER_BYTES: usize = 4 << 20;
+pub(crate) const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// Both services of the serving layer.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl Service {
         let stats = stats::user_stats(&user.user_id, &user.merged);
         let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(self.provenance(&answer)), explanation };
         if response.encoded_len() > MAX_ANSWER_BYTES {
-            return Err(ServingError::TooLarge { users: 1, fitting: 0 });
+            return Err(ServingError::TooLarge { instead: what_fits(&response) });
         }
         Ok(response)
     }
@@ -93,10 +93,9 @@ impl Service {
         let mut bytes = response.encoded_len();
         for user in &answer.users {
             let stats = stats::user_stats(&user.user_id, &user.merged);
-            // One byte for the field's tag, and the length before the message.
-            bytes += 1 + stats.encoded_len() + prost::length_delimiter_len(stats.encoded_len());
+            bytes += bytes_in_list(&stats);
             if bytes > MAX_ANSWER_BYTES {
-                return Err(ServingError::TooLarge { users: answer.users.len(), fitting: response.stats.len() });
+                return Err(ServingError::TooManyUsers { users: answer.users.len(), fitting: response.stats.len() });
             }
             response.stats.push(stats);
         }
@@ -118,6 +117,31 @@ impl Service {
             fingerprint: version.definition.fingerprint().to_owned(),
         }
     }
+}
+
+/// The range of buckets that would have been an answer, from the first one on.
+fn what_fits(response: &GetUserStatsResponse) -> String {
+    let buckets = response.stats.as_ref().map(|stats| stats.buckets.as_slice()).unwrap_or_default();
+    let all: usize = buckets.iter().map(bytes_in_list).sum();
+    // With an explanation each bucket comes up to three times, and the totals are there whatever the range.
+    let times = if response.explanation.is_some() { 3 } else { 1 };
+    let mut room = MAX_ANSWER_BYTES.saturating_sub(response.encoded_len().saturating_sub(all * times));
+    let fitting = buckets.iter().take_while(|bucket| {
+        let bytes = bytes_in_list(*bucket) * times;
+        let fits = bytes <= room;
+        room = room.saturating_sub(bytes);
+        fits
+    });
+    let fitting = fitting.count();
+    match buckets.get(fitting).and_then(|first_too_many| first_too_many.start_time.as_ref()) {
+        Some(end) if fitting > 0 => format!("its first {fitting} buckets fit: ask for them with end_time = {end}, then for the others"),
+        _ => "ask without buckets and without an explanation, or for fewer measures".to_owned(),
+    }
+}
+
+/// In a repeated field: one byte for the field's tag, the length, the message.
+fn bytes_in_list(message: &impl Message) -> usize {
+    1 + message.encoded_len() + prost::length_delimiter_len(message.encoded_len())
 }
 
 fn partition_offsets(offsets: &Offsets) -> Vec<PartitionOffset> {

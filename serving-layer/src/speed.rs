@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
+use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use merganser_proto::v1::{GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::server::NamedService;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use views::wire;
 
@@ -22,6 +29,9 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A silent peer is asked for a sign of life this often, and given up after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How often the speed layer is asked whether it is there, and how long it may take to say so.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reasons of FAILED_PRECONDITION that a newer version mends.
 const MENDED_BY_RELOADING: [&str; 2] = ["BOUNDARY_RETIRED", "UNKNOWN_DEFINITION"];
 
@@ -36,12 +46,37 @@ pub(crate) struct SpeedStates {
 
 /// A connection that is made when it is first needed and again whenever it is lost. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct SpeedClient(RealtimeViewServiceClient<Transport>);
+pub(crate) struct SpeedClient {
+    realtime: RealtimeViewServiceClient<Transport>,
+    health: HealthClient<Transport>,
+}
 
 impl SpeedClient {
     /// A client over whatever carries its calls.
     pub(crate) fn new(transport: Transport) -> Self {
-        Self(RealtimeViewServiceClient::new(transport).max_decoding_message_size(MAX_ANSWER_BYTES))
+        let realtime = RealtimeViewServiceClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Self { realtime, health: HealthClient::new(transport) }
+    }
+
+    /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.
+    pub(crate) fn watch_health(&self) -> (watch::Receiver<bool>, AbortOnDropHandle<()>) {
+        let (reachable, watched) = watch::channel(true);
+        let mut health = self.health.clone();
+        let probe = async move {
+            loop {
+                let question = HealthCheckRequest { service: RealtimeViewServiceServer::<()>::NAME.to_owned() };
+                let answer = timeout(PROBE_TIMEOUT, health.check(question)).await;
+                // Whatever it says, it is there; one that knows no health is too.
+                let reached = match answer {
+                    Ok(Ok(answer)) => answer.into_inner().status() == ServingStatus::Serving,
+                    Ok(Err(status)) => matches!(status.code(), Code::Unimplemented | Code::NotFound | Code::ResourceExhausted),
+                    Err(_) => false,
+                };
+                reachable.send_if_modified(|known| std::mem::replace(known, reached) != reached);
+                sleep(PROBE_INTERVAL).await;
+            }
+        };
+        (watched, AbortOnDropHandle::new(tokio::spawn(probe)))
     }
 }
 
@@ -61,7 +96,7 @@ impl SpeedClient {
     /// Asks whether the speed layer can answer from `version`.
     pub(crate) async fn prepare(&self, view: &str, version: i64, deadline: Instant) -> Result<(), ServingError> {
         let request = PrepareVersionRequest { view: view.to_owned(), version };
-        let mut client = self.0.clone();
+        let mut client = self.realtime.clone();
         within(deadline, client.prepare_version(request)).await.map(|_| ())
     }
 
@@ -84,7 +119,7 @@ impl SpeedClient {
             boundary: boundary.collect(),
             keys,
         };
-        let mut client = self.0.clone();
+        let mut client = self.realtime.clone();
         let response = within(deadline, client.get_states(request)).await?;
         read(&response, version, range)
     }

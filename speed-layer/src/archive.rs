@@ -48,7 +48,13 @@ impl Archive {
     ///
     /// # Errors
     /// The master dataset is that of another log: its segments would be taken for ours.
-    pub(crate) async fn open(machine: &dyn Machine, store: Store, schema: EventSchema, partitions: usize, log_id: &str) -> Result<Self, SpeedError> {
+    pub(crate) async fn open(
+        machine: &dyn Machine,
+        store: Store,
+        schema: EventSchema,
+        partitions: usize,
+        log_id: &str,
+    ) -> Result<Self, SpeedError> {
         let store = store.with_retry(Retry::seeded(machine.random() as u64));
         let owner = claim(&store, log_id).await?;
         if owner != log_id {

@@ -8,9 +8,6 @@ use views::{DefinitionError, FoldError};
 /// See the variants.
 #[derive(Debug, thiserror::Error)]
 pub enum SpeedError {
-    /// The address cannot be listened on, or serving on it failed.
-    #[error("serving gRPC failed")]
-    Serve(#[from] tonic::transport::Error),
     /// The log or the dead letters.
     #[error("the log failed")]
     Log(#[from] LogError),
@@ -146,6 +143,12 @@ pub enum SpeedError {
         #[source]
         source: std::io::Error,
     },
+    /// A thread or task that must not end did, most likely by a panic. What it had acknowledged is in the log.
+    #[error("{what} ended by itself; the server cannot go on without it")]
+    Ended {
+        /// Its name.
+        what: String,
+    },
     /// A task or thread is gone; the server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -154,6 +157,12 @@ pub enum SpeedError {
     QueueFull {
         /// Log partition.
         partition: usize,
+    },
+    /// The events that wait take up all their memory.
+    #[error("events of {waiting_bytes} bytes are waiting to be written; try again")]
+    QueueBytesFull {
+        /// Bytes that wait for the writers.
+        waiting_bytes: usize,
     },
     /// A definition that no kept version has.
     #[error("no view with fingerprint {0} is kept here")]

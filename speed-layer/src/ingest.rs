@@ -5,7 +5,7 @@ use std::sync::Arc;
 use storage::dead_letter::{DeadLetter, DeadLetters};
 use storage::log::LogError;
 use storage::machine::{Machine, Owner, now_us};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use views::{Event, EventSchema, RawEvent, Refusal, event, shard_of};
 
 use crate::error::SpeedError;
@@ -13,6 +13,8 @@ use crate::partition::{Appended, Partition, Verdict};
 
 /// Refused rows that wait for the disk at most, in requests.
 const DEAD_LETTER_QUEUE: usize = 1024;
+/// A row without its texts, as it came and as it was checked.
+const ROW_BYTES: usize = 256;
 
 /// What became of a request, row by row. Accepted + duplicate + refused = received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub(crate) struct Ingest {
     pub(crate) log_id: Arc<str>,
     pub(crate) partitions: Arc<[Partition]>,
     pub(crate) dead_letters: DeadLetterQueue,
+    pub(crate) room: QueueRoom,
+    /// Says so once the log takes no more events.
+    pub(crate) log_failed: Arc<watch::Sender<bool>>,
 }
 
 /// A request whose good rows are queued, in their order.
@@ -50,12 +55,14 @@ pub(crate) struct Queued {
     refused: Vec<(usize, Refusal)>,
     /// Per partition: which rows, and the answer to come.
     waiting: Vec<(usize, Vec<usize>, oneshot::Receiver<Appended>)>,
+    /// Given back when all of it is written, or has failed.
+    room: OwnedSemaphorePermit,
 }
 
 impl Ingest {
-    /// Checks the rows and queues the good ones. After an error some of them may be queued: the producer cannot know, and a
-    /// retry is safe.
+    /// Checks the rows and queues the good ones: all of them, or after an error none.
     pub(crate) async fn queue(&self, raw: Vec<RawEvent>, when_full: WhenFull) -> Result<Queued, Arc<SpeedError>> {
+        let room = self.room.take(raw.iter().map(bytes_of).sum(), when_full).await?;
         let mut refused = Vec::new();
         let mut by_partition: Vec<(Vec<usize>, Vec<Event>)> = vec![Default::default(); self.partitions.len()];
         for (i, row) in raw.iter().enumerate() {
@@ -68,21 +75,23 @@ impl Ingest {
                 }
             }
         }
-        let mut waiting = Vec::new();
-        for (number, (rows, events)) in by_partition.into_iter().enumerate() {
+        let mut places = Vec::new();
+        for (partition, (rows, events)) in self.partitions.iter().zip(by_partition) {
             if !events.is_empty() {
-                waiting.push((number, rows, self.partitions[number].append(events, when_full).await?));
+                places.push((partition.number, rows, events, partition.place(when_full).await?));
             }
         }
-        Ok(Queued { raw, refused, waiting })
+        let waiting = places.into_iter().map(|(number, rows, events, place)| (number, rows, place.append(events)));
+        Ok(Queued { waiting: waiting.collect(), raw, refused, room })
     }
 
     /// Waits until the queued rows are durable and the refused ones kept.
     pub(crate) async fn finish(&self, queued: Queued) -> Result<Outcome, Arc<SpeedError>> {
-        let Queued { raw, mut refused, waiting } = queued;
+        let Queued { raw, mut refused, waiting, room } = queued;
         let (mut accepted, mut duplicates, mut heads) = (0, 0, Vec::new());
         for (number, rows, reply) in waiting {
-            let (verdicts, head) = reply.await.map_err(|_| Arc::new(SpeedError::Stopping))??;
+            let appended = reply.await.map_err(|_| Arc::new(SpeedError::Stopping))?;
+            let (verdicts, head) = appended.inspect_err(|e| self.note(e))?;
             heads.push(format!("{number}={head}"));
             for (row, verdict) in rows.into_iter().zip(verdicts) {
                 match verdict {
@@ -95,8 +104,49 @@ impl Ingest {
         refused.sort_by_key(|(row, _)| *row);
         let received_time_us = now_us(&*self.machine);
         self.dead_letters.keep(refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us)).collect()).await?;
+        drop(room);
         let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
+    }
+
+    /// A log that has failed once takes nothing until a restart, which whoever watches our health should know.
+    fn note(&self, error: &SpeedError) {
+        if matches!(error, SpeedError::Log(LogError::Poisoned { .. })) {
+            self.log_failed.send_if_modified(|failed| !std::mem::replace(failed, true));
+        }
+    }
+}
+
+/// What a row takes at least while it waits.
+fn bytes_of(row: &RawEvent) -> usize {
+    let attributes: usize = row.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    ROW_BYTES + row.event_id.len() + row.user_id.len() + row.event_type.len() + row.amount.len() + attributes
+}
+
+/// Memory for the events that wait, in bytes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct QueueRoom {
+    bytes: u32,
+    free: Arc<Semaphore>,
+}
+
+impl QueueRoom {
+    /// Of so many bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self { bytes, free: Arc::new(Semaphore::new(bytes as usize)) }
+    }
+
+    /// A request larger than all there is takes all there is.
+    async fn take(&self, bytes: usize, when_full: WhenFull) -> Result<OwnedSemaphorePermit, SpeedError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
+        let free = Arc::clone(&self.free);
+        match when_full {
+            WhenFull::Wait => free.acquire_many_owned(bytes).await.map_err(|_| SpeedError::Stopping),
+            WhenFull::Refuse => free.try_acquire_many_owned(bytes).map_err(|_| SpeedError::QueueBytesFull {
+                waiting_bytes: (self.bytes as usize).saturating_sub(self.free.available_permits()),
+            }),
+        }
     }
 }
 
@@ -155,6 +205,11 @@ impl DeadLetterQueue {
         let _ended = self.0.send(Command::Stop).await;
     }
 
+    /// Comes when the thread has ended.
+    pub(crate) async fn ended(&self) {
+        self.0.closed().await;
+    }
+
     /// When this returns, the letters are durable.
     async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), Arc<SpeedError>> {
         if letters.is_empty() {
@@ -165,3 +220,6 @@ impl DeadLetterQueue {
         kept.await.map_err(|_| Arc::new(SpeedError::Stopping))?
     }
 }
+
+#[cfg(test)]
+mod tests;

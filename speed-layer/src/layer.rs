@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{select_all, try_join_all};
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use storage::config::Config;
@@ -15,7 +15,7 @@ use storage::machine::{Machine, Owner, blocking};
 use storage::manifest::Manifests;
 use storage::paths::ViewName;
 use storage::store::Store;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -24,7 +24,7 @@ use views::Definition;
 
 use crate::archive::{Archive, roll_by_age};
 use crate::error::SpeedError;
-use crate::ingest::{DeadLetterQueue, Ingest};
+use crate::ingest::{DeadLetterQueue, Ingest, QueueRoom};
 use crate::partition::{Partition, PartitionOptions, fold_log};
 use crate::realtime::{Kept, Realtime, check_boundary, load_kept};
 use crate::service::{IngestAdapter, RealtimeAdapter};
@@ -34,6 +34,8 @@ use crate::slices::Slices;
 const VIEW: &str = "user_stats";
 /// Largest request.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Largest answer to a producer: what gRPC clients take unless told otherwise.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// An open log with its realtime views, taking events and questions through its services.
 pub struct SpeedLayer {
@@ -41,8 +43,9 @@ pub struct SpeedLayer {
     realtime: Arc<Realtime>,
     /// The threads of the partitions and of the dead letters.
     owners: Vec<Owner>,
+    log_failed: watch::Receiver<bool>,
     background: CancellationToken,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<(&'static str, Result<(), SpeedError>)>,
     folder: LogFolder,
 }
 
@@ -82,19 +85,54 @@ impl SpeedLayer {
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let archiving = (archive, Arc::clone(&partitions), background.clone());
-        tasks.spawn(async move { archiving.0.run(&archiving.1, archiving.2).await });
-        tasks.spawn(roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone()));
-        tasks.spawn(follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background.clone()));
+        tasks.spawn(async move { ("archive", archiving.0.run(&archiving.1, archiving.2).await) });
+        let rolling = roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone());
+        tasks.spawn(async move {
+            rolling.await;
+            ("roll", Ok(()))
+        });
+        let following = follow_versions(Arc::clone(&realtime), config.speed_layer.poll_interval.0, background.clone());
+        tasks.spawn(async move {
+            following.await;
+            ("follow versions", Ok(()))
+        });
         info!(log_id = &*log_id, "ready");
-        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters };
-        Ok(Self { ingest, realtime, owners, background, tasks, folder })
+        let (failed, log_failed) = watch::channel(false);
+        let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, room, log_failed: Arc::new(failed) };
+        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder })
     }
 
     /// `IngestService` and `RealtimeViewService`.
     pub fn routes(&self) -> Routes {
-        let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()));
+        let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_ANSWER_BYTES);
         let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime)));
-        Routes::new(ingest.max_decoding_message_size(MAX_REQUEST_BYTES)).add_service(realtime)
+        Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES))
+    }
+
+    /// Becomes true once the log takes no more events.
+    pub fn log_failed(&self) -> watch::Receiver<bool> {
+        self.log_failed.clone()
+    }
+
+    /// Comes when something ends that must not: a panic in a thread that writes or in a task that seals, or another server that
+    /// has taken over. The process should end then; what is on the disk is read again by the next one.
+    pub async fn first_end(&mut self) -> SpeedError {
+        let partitions = &self.ingest.partitions;
+        let partition = select_all(partitions.iter().map(|partition| Box::pin(partition.ended())));
+        let what = tokio::select! {
+            biased;
+            ((), number, _) = partition => format!("the thread of partition {number}"),
+            () = self.ingest.dead_letters.ended() => "the thread of the dead letters".to_owned(),
+            ended = self.tasks.join_next() => match ended {
+                Some(Ok((_, Err(reason)))) => return reason,
+                Some(Ok((name, Ok(())))) => format!("the task \"{name}\""),
+                _ => "the task that archives, rolls or follows".to_owned(),
+            },
+        };
+        SpeedError::Ended { what }
     }
 
     /// Ends what goes on, after what is queued, and lets go of the log.

@@ -81,6 +81,18 @@ pub(crate) struct Partition {
     pub(crate) log: LogReader,
 }
 
+/// A place in a partition's queue, for one append.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Command>);
+
+impl Place<'_> {
+    /// Queues events; the answer comes when they are durable.
+    pub(crate) fn append(self, events: Vec<Event>) -> oneshot::Receiver<Appended> {
+        let (reply, appended) = oneshot::channel();
+        self.0.send(Command::Append { events, reply });
+        appended
+    }
+}
+
 /// What a partition is started with.
 pub(crate) struct PartitionOptions {
     pub(crate) machine: Arc<dyn Machine>,
@@ -116,18 +128,20 @@ impl Partition {
 }
 
 impl Partition {
-    /// Queues events; the answer comes when they are durable.
-    pub(crate) async fn append(&self, events: Vec<Event>, when_full: WhenFull) -> Result<oneshot::Receiver<Appended>, Arc<SpeedError>> {
-        let (reply, appended) = oneshot::channel();
-        let command = Command::Append { events, reply };
+    /// A place in the queue.
+    pub(crate) async fn place(&self, when_full: WhenFull) -> Result<Place<'_>, SpeedError> {
         match when_full {
-            WhenFull::Wait => self.commands.send(command).await.map_err(|_| SpeedError::Stopping)?,
-            WhenFull::Refuse => self.commands.try_send(command).map_err(|e| match e {
-                mpsc::error::TrySendError::Full(_) => SpeedError::QueueFull { partition: self.number },
-                mpsc::error::TrySendError::Closed(_) => SpeedError::Stopping,
-            })?,
+            WhenFull::Wait => self.commands.reserve().await.map(Place).map_err(|_| SpeedError::Stopping),
+            WhenFull::Refuse => self.commands.try_reserve().map(Place).map_err(|e| match e {
+                mpsc::error::TrySendError::Full(()) => SpeedError::QueueFull { partition: self.number },
+                mpsc::error::TrySendError::Closed(()) => SpeedError::Stopping,
+            }),
         }
-        Ok(appended)
+    }
+
+    /// Comes when the thread has ended.
+    pub(crate) async fn ended(&self) {
+        self.commands.closed().await;
     }
 
     /// Closes the active segment if it has events and is at least so old. Answers where the active one starts.

@@ -11,10 +11,12 @@ use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
 use storage::machine::blocking;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 use views::RawEvent;
+use views::event::MAX_EVENT_ID_BYTES;
 
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
@@ -22,6 +24,8 @@ use crate::realtime::Realtime;
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
+/// A stream whose producer sends nothing for so long is ended.
+const STREAM_IDLE: Duration = Duration::from_secs(5 * 60);
 /// How long `PrepareVersion` waits for a fold of the log before it says "not yet".
 const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -61,7 +65,9 @@ impl IngestService for IngestAdapter {
         let (answers, outcomes) = mpsc::channel(STREAM_IN_FLIGHT);
         // Requests are queued in their order, while earlier ones are still being synced.
         tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
+            // Only the wait for the producer has a limit: what is queued takes the time it takes.
+            while let Some(request) = timeout(STREAM_IDLE, requests.next()).await.unwrap_or_else(|_| Some(Err(idle()))) {
+                let is_last = request.is_err();
                 let outcome = match request {
                     Err(unreadable) => tokio::spawn(async move { Err(unreadable) }),
                     Ok(request) => {
@@ -72,7 +78,7 @@ impl IngestService for IngestAdapter {
                         tokio::spawn(async move { finish.await.map_err(|e: Arc<SpeedError>| status(&e)) })
                     }
                 };
-                if answers.send(outcome).await.is_err() {
+                if answers.send(outcome).await.is_err() || is_last {
                     return;
                 }
             }
@@ -144,8 +150,15 @@ impl RealtimeAdapter {
         if view == here {
             return Ok(());
         }
-        Err(Status::not_found(format!("the speed layer keeps the view {here}, not {view}")))
+        // The name that was asked for may be anything, and as long as a request.
+        Err(Status::not_found(format!("the speed layer keeps the view {here} and no other")))
     }
+}
+
+fn idle() -> Status {
+    let details = ErrorDetails::with_error_info("IDLE", "merganser", HashMap::new());
+    let message = format!("no message came for {} s; open the stream again when there are events", STREAM_IDLE.as_secs());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
 }
 
 fn raw_event(event: pb::Event) -> RawEvent {
@@ -160,6 +173,8 @@ fn raw_event(event: pb::Event) -> RawEvent {
 }
 
 fn row_error((index, event_id, refusal): (usize, String, views::Refusal)) -> pb::RowError {
+    // One that is too long to be an id would come back as long as it came.
+    let event_id = if event_id.len() > MAX_EVENT_ID_BYTES { String::new() } else { event_id };
     pb::RowError { index: index as i32, event_id, field: refusal.field, reason: refusal.reason }
 }
 
@@ -172,9 +187,9 @@ fn offsets(of_partitions: &[i64]) -> Vec<pb::PartitionOffset> {
 fn status(error: &SpeedError) -> Status {
     use storage::log::LogError;
     let (code, reason) = match error {
-        SpeedError::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
+        SpeedError::QueueFull { .. } | SpeedError::QueueBytesFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
         SpeedError::Log(LogError::DiskFull { .. }) => (Code::ResourceExhausted, "DISK_FULL"),
-        SpeedError::Stopping => (Code::Unavailable, "STOPPING"),
+        SpeedError::Stopping | SpeedError::Ended { .. } => (Code::Unavailable, "STOPPING"),
         SpeedError::Log(_) | SpeedError::Record(_) => (Code::Internal, "LOG_FAILED"),
         SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
         SpeedError::UnknownDefinition(_) => (Code::FailedPrecondition, "UNKNOWN_DEFINITION"),
@@ -187,7 +202,7 @@ fn status(error: &SpeedError) -> Status {
         }
         SpeedError::Fenced { .. } => (Code::FailedPrecondition, "FENCED"),
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
-        SpeedError::Serve(_) | SpeedError::Thread { .. } | SpeedError::LogBehindArchive { .. } | SpeedError::ArchiveMismatch { .. } => {
+        SpeedError::Thread { .. } | SpeedError::LogBehindArchive { .. } | SpeedError::ArchiveMismatch { .. } => {
             (Code::Internal, "INTERNAL")
         }
     };

@@ -287,11 +287,11 @@ impl Clients {
     pub(super) fn note_batch(&self, batch: &super::world::Batch) {
         use super::world::Batch;
         match batch {
-            Batch::Published(_) => {
+            Batch::Published => {
                 self.world.weather.recovered();
                 self.count(|r| r.publishes += 1);
             }
-            Batch::Failed(_) => self.count(|r| r.failed_runs += 1),
+            Batch::Failed => self.count(|r| r.failed_runs += 1),
             Batch::Killed => self.count(|r| r.killed_runs += 1),
             Batch::NothingToDo => {}
         }

@@ -30,10 +30,6 @@ impl Address {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(super) fn is_up(&self) -> bool {
-        self.up().is_some()
-    }
-
     fn up(&self) -> Option<(Routes, Process)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -178,7 +178,7 @@ async fn calm(clients: &Clients) -> Result<(), String> {
     loop {
         let batch = clients.world.batch().await?;
         clients.note_batch(&batch);
-        if matches!(batch, Batch::Published(_) | Batch::NothingToDo) {
+        if matches!(batch, Batch::Published | Batch::NothingToDo) {
             break;
         }
         attempts += 1;

@@ -132,12 +132,4 @@ impl Oracle {
         shown.into_iter().for_each(|id| self.sure(id));
         Ok(())
     }
-
-    /// Records in the log if every resend within the window was recognised: at least, at most.
-    pub(super) fn records(&self) -> (i64, i64) {
-        let all = || self.users.iter().flatten().filter(|fact| fact.sends > 0);
-        let least = all().filter(|fact| fact.sure.is_some()).count() as i64;
-        let most = if self.whole_window { all().count() as i64 } else { all().map(|fact| i64::from(fact.sends)).sum() };
-        (least, most)
-    }
 }

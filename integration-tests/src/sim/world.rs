@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::fakedisk::{Call, Fault as DiskFault, MemoryDisk, Survivors};
 use batch_layer::progress::Silent;
 use batch_layer::{RunError, RunOptions, RunOutcome};
 use merganser_proto::Transport;
 use serving_layer::ServingLayer;
 use speed_layer::SpeedLayer;
 use storage::config::{ByteSize, Config, Period};
-use storage::log::disk::Disk;
+use storage::log::disk::{Call, Disk, Fault as DiskFault, MemoryDisk, Survivors};
 use storage::machine::Machine;
 use storage::store::Store;
 use tokio::time::{Instant, sleep};
@@ -69,10 +68,10 @@ impl Machine for SimMachine {
 /// What a run of the batch layer ended in.
 #[derive(Debug)]
 pub(super) enum Batch {
-    Published(i64),
+    Published,
     NothingToDo,
     /// It failed as it may: nothing is wrong.
-    Failed(String),
+    Failed,
     Killed,
 }
 
@@ -130,11 +129,15 @@ impl World {
             };
             match opened {
                 None => {}
-                Some(Ok(layer)) => {
+                Some(Ok(mut layer)) => {
                     calm_since = None;
                     process.trace(|| "is up".to_owned());
                     self.speed.serve(layer.routes(), &process);
-                    self.watched(&process).await;
+                    tokio::select! {
+                        biased;
+                        () = self.watched(&process) => {}
+                        ended = layer.first_end() => process.trace(|| format!("ends: {ended}")),
+                    }
                     self.speed.gone();
                 }
                 Some(Err(e)) => {
@@ -282,14 +285,17 @@ impl World {
             outcome = run => outcome,
         };
         let batch = match outcome {
-            Ok(RunOutcome::Published(report)) => Batch::Published(report.version),
+            Ok(RunOutcome::Published(report)) => {
+                process.trace(|| format!("publishes version {}", report.version));
+                Batch::Published
+            }
             Ok(RunOutcome::NothingToDo(_)) => Batch::NothingToDo,
             Err(e) => {
+                process.trace(|| format!("ends: {}", in_one_line(&e)));
                 check_run(&e)?;
-                Batch::Failed(in_one_line(&e))
+                Batch::Failed
             }
         };
-        process.trace(|| format!("ends: {batch:?}"));
         process.kill();
         Ok(batch)
     }

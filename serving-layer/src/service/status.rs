@@ -45,11 +45,11 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::SpeedUnavailable { .. } | ServingError::Stale { .. } => (Code::Unavailable, "SPEED_LAYER_UNAVAILABLE"),
         ServingError::SpeedRefused { .. } => (Code::FailedPrecondition, "SPEED_LAYER_REFUSES"),
         ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
-        ServingError::TooLarge { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+        ServingError::TooLarge { .. } | ServingError::TooManyUsers { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
         ServingError::Fold(_) => (Code::Internal, "VIEW_FAILS"),
         ServingError::Store(StoreError::Io { .. } | StoreError::Backend { .. }) => (Code::Unavailable, "STORE_UNAVAILABLE"),
         ServingError::Store(_) if error.is_permanent() => (Code::DataLoss, "STORE_DAMAGED"),
         ServingError::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-        ServingError::VersionRefused { .. } | ServingError::SpeedAddress { .. } | ServingError::Server(_) => (Code::Internal, "INTERNAL"),
+        ServingError::VersionRefused { .. } | ServingError::SpeedAddress { .. } => (Code::Internal, "INTERNAL"),
     }
 }

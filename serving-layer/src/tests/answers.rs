@@ -216,6 +216,21 @@ async fn too_large() {
     assert!(status.message().contains("about 1000 users") && status.message().contains("fewer users"), "{status}");
 }
 
+/// Proves that an answer about one user over 4 MiB is refused with a range of buckets that fits, and that it does.
+#[tokio::test]
+async fn too_large_for_one() {
+    let sql = "SELECT user_id, date_trunc('day', event_time) AS bucket, min(repeat(event_id, 500000)) AS long \
+               FROM events GROUP BY user_id, date_trunc('day', event_time)";
+    let mut fixture = Fixture::with(sql, &[60], 100, std::time::Duration::from_secs(3600)).await;
+    let request = GetUserStatsRequest { granularity: Granularity::Bucket.into(), ..about("user-0") };
+    let status = fixture.client.get_user_stats(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("its first 1 buckets fit: ask for them with end_time = 1970-01-02T00:00:00Z"), "{status}");
+    let end_time = Some(prost_types::Timestamp { seconds: 86_400, nanos: 0 });
+    let (stats, _) = parts(fixture.client.get_user_stats(GetUserStatsRequest { end_time, ..request }).await.unwrap().into_inner());
+    assert_eq!(stats.buckets.len(), 1);
+}
+
 /// Proves that what is not built says so, and that health is served.
 #[tokio::test]
 async fn the_rest_of_the_surface() {

@@ -99,7 +99,7 @@ fn event(id: &str, amount: i128) -> Event {
 
 impl Rig {
     async fn append(&self, events: Vec<Event>) -> oneshot::Receiver<Appended> {
-        self.partition.append(events, WhenFull::Wait).await.unwrap()
+        self.partition.place(WhenFull::Wait).await.unwrap().append(events)
     }
 
     fn visible_events(&self) -> i64 {

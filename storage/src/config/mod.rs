@@ -119,13 +119,20 @@ pub struct SpeedConfig {
     pub grpc_address: String,
     /// Appends that may wait for a partition's writer; more are refused with RESOURCE_EXHAUSTED.
     pub queue_appends: usize,
+    /// Bytes of the events that may wait for all writers together; more are refused with RESOURCE_EXHAUSTED.
+    pub queue_bytes: ByteSize,
     /// How often the store is asked for a new version.
     pub poll_interval: Period,
 }
 
 impl Default for SpeedConfig {
     fn default() -> Self {
-        Self { grpc_address: "127.0.0.1:7401".into(), queue_appends: 128, poll_interval: Period::from_millis(500) }
+        Self {
+            grpc_address: "127.0.0.1:7401".into(),
+            queue_appends: 128,
+            queue_bytes: ByteSize(64 << 20),
+            poll_interval: Period::from_millis(500),
+        }
     }
 }
 
@@ -227,6 +234,7 @@ impl Config {
             ("log.segment_bytes", self.log.segment_bytes.0),
             ("log.dedup_window_rows", u64::from(self.log.dedup_window_rows)),
             ("speed_layer.queue_appends", self.speed_layer.queue_appends as u64),
+            ("speed_layer.queue_bytes", self.speed_layer.queue_bytes.0),
             ("batch_layer.memory_limit", self.batch_layer.memory_limit.0),
             ("batch_layer.lease_ttl", self.batch_layer.lease_ttl.0.as_millis() as u64),
             ("batch_layer.grace", self.batch_layer.grace.0.as_millis() as u64),

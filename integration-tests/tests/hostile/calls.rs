@@ -1,0 +1,240 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, StatusCode};
+use merganser_proto::v1::ingest_service_client::IngestServiceClient;
+use merganser_proto::v1::{AppendEventsRequest, Event};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+
+use super::victim::{PAYLOAD, Victim, channel};
+
+const APPEND: &str = "/merganser.v1.IngestService/AppendEvents";
+const GET: &str = "/merganser.v1.UserStatsService/GetUserStats";
+/// How long the server has for an answer: its own limit for an append, and a little.
+const PATIENCE: Duration = Duration::from_secs(13);
+
+/// An HTTP/2 connection that knows nothing of gRPC.
+pub(super) async fn open(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
+    let (client, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    client.ready().await.unwrap()
+}
+
+pub(super) async fn open_to(address: SocketAddr) -> SendRequest<Bytes> {
+    open(TcpStream::connect(address).await.unwrap()).await
+}
+
+pub(super) fn request(path: &str, headers: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().method(Method::POST).uri(format!("http://localhost{path}"));
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(headers) {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(()).unwrap();
+    // The last of a name counts.
+    for (name, value) in headers {
+        request.headers_mut().insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+    }
+    request
+}
+
+/// A message with gRPC's five bytes before it.
+pub(super) fn framed(message: &[u8]) -> Bytes {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat().into()
+}
+
+/// What came back: HTTP status, gRPC status, gRPC message.
+#[derive(Debug)]
+struct Answer {
+    http: StatusCode,
+    code: Option<Code>,
+    message: String,
+}
+
+fn grpc(headers: &HeaderMap) -> Option<(Code, String)> {
+    let code = headers.get("grpc-status")?;
+    let message = headers.get("grpc-message").map(|message| String::from_utf8_lossy(message.as_bytes()).into_owned());
+    Some((Code::from_bytes(code.as_bytes()), message.unwrap_or_default()))
+}
+
+/// Sends `body` in pieces, `pause` apart, and waits for the answer. With `complete` the last piece ends the question.
+async fn ask(address: SocketAddr, request: Request<()>, body: &[Bytes], pause: Duration, complete: bool) -> Answer {
+    let mut client = open_to(address).await;
+    let (response, mut send) = client.send_request(request, body.is_empty() && complete).unwrap();
+    let pieces = body.to_vec();
+    let sender = tokio::spawn(async move {
+        for (i, piece) in pieces.iter().enumerate() {
+            if send.send_data(piece.clone(), complete && i + 1 == pieces.len()).is_err() {
+                return send;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        send
+    });
+    let answered = async {
+        let (head, mut body) = response.await.unwrap().into_parts();
+        let mut status = grpc(&head.headers);
+        while let Some(Ok(piece)) = body.data().await {
+            let _read = body.flow_control().release_capacity(piece.len());
+        }
+        if let Ok(Some(trailers)) = body.trailers().await {
+            status = grpc(&trailers);
+        }
+        let (code, message) = status.unzip();
+        Answer { http: head.status, code, message: message.unwrap_or_default() }
+    };
+    let answer = timeout(PATIENCE, answered).await.expect("an answer");
+    sender.abort();
+    assert!(!answer.message.contains(PAYLOAD), "{answer:?}");
+    answer
+}
+
+async fn ask_whole(address: SocketAddr, request: Request<()>, body: Bytes) -> Answer {
+    ask(address, request, &[body], Duration::ZERO, true).await
+}
+
+/// Proves that bodies which lie about their length, are compressed, or become a hundred times larger when decoded are refused
+/// before they cost memory.
+#[tokio::test]
+async fn bodies() {
+    let victim = Victim::start("").await;
+    for (address, path) in [(victim.speed, APPEND), (victim.serving, GET)] {
+        let huge = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
+        let answer = ask(address, request(path, &[]), &[huge], Duration::ZERO, false).await;
+        assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
+
+        // Zeroes, a thousand to one.
+        let zeroes = deflated(64 << 20);
+        let mut bomb = framed(&zeroes).to_vec();
+        bomb[0] = 1;
+        let answer = ask_whole(address, request(path, &[("grpc-encoding", "gzip")]), bomb.clone().into()).await;
+        assert_eq!(answer.code, Some(Code::Unimplemented), "{answer:?}");
+        let answer = ask_whole(address, request(path, &[]), bomb.into()).await;
+        assert_eq!(answer.code, Some(Code::Internal), "{answer:?}");
+        victim.is_well("lengths and bombs").await;
+    }
+    // Two bytes an event, 150 of them in memory.
+    let many = framed(&[0x0a, 0x00].repeat(2_000_000));
+    for _ in 0..5 {
+        let answer = ask_whole(victim.speed, request(APPEND, &[]), many.clone()).await;
+        assert_eq!(answer.code, Some(Code::InvalidArgument), "{answer:?}");
+    }
+    // Over the limits of size: 4 MiB of events, 512 KiB of ids.
+    let answer = ask_whole(victim.speed, request(APPEND, &[]), framed(&[0x0a, 0x00].repeat((2 << 20) + 1))).await;
+    assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
+    let answer = ask_whole(victim.serving, request(GET, &[]), framed(&[0x0a, 0x00].repeat((256 << 10) + 1))).await;
+    assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
+    victim.is_well("messages of very many fields").await;
+}
+
+fn deflated(bytes: usize) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(&vec![0; bytes]).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Proves that a question which comes a byte a second is cut at the limit of its method, however alive its sender is.
+#[tokio::test]
+async fn slow_bodies() {
+    let victim = Victim::start("").await;
+    let body: Vec<Bytes> = framed(&[0x0a, 0x00].repeat(100)).chunks(1).map(Bytes::copy_from_slice).collect();
+    let pause = Duration::from_secs(1);
+    let slow = async |address, path| {
+        let started = Instant::now();
+        let answer = ask(address, request(path, &[]), &body, pause, false).await;
+        assert_eq!(answer.code, Some(Code::DeadlineExceeded), "{answer:?}");
+        started.elapsed().as_secs()
+    };
+    let (append, question, patient) = tokio::join!(slow(victim.speed, APPEND), slow(victim.serving, GET), victim.answers());
+    let () = patient;
+    assert!((9..12).contains(&append) && (4..7).contains(&question), "{append} s, {question} s");
+    victim.is_well("a byte a second").await;
+}
+
+/// Proves that a wrong method, path, content type or timeout is answered as gRPC has it, and repeats nothing of what was sent.
+#[tokio::test]
+async fn wrong_calls() {
+    let victim = Victim::start("").await;
+    let secret_path = format!("/{PAYLOAD}/{PAYLOAD}");
+    let unimplemented =
+        ["/", secret_path.as_str(), "/merganser.v1.IngestService/Nothing", "/merganser.v1.IngestService/..", "/..%2f..%2fetc"];
+    for path in unimplemented {
+        let answer = ask_whole(victim.speed, request(path, &[]), framed(&[])).await;
+        assert_eq!(answer.code, Some(Code::Unimplemented), "{path}: {answer:?}");
+    }
+    for kind in ["text/plain", "application/json", "application/grpc-web", PAYLOAD] {
+        let answer = ask_whole(victim.speed, request(APPEND, &[("content-type", kind)]), framed(&[])).await;
+        assert_eq!((answer.http, answer.code), (StatusCode::UNSUPPORTED_MEDIA_TYPE, None), "{kind}: {answer:?}");
+    }
+    let mut get = request(APPEND, &[]);
+    *get.method_mut() = Method::GET;
+    let answer = ask_whole(victim.speed, get, framed(&[])).await;
+    assert_eq!((answer.http, answer.code), (StatusCode::METHOD_NOT_ALLOWED, None), "{answer:?}");
+
+    for garbage in ["soon", "-1S", "99999999999999H", "1", "", "1e9S", PAYLOAD] {
+        let answer = ask_whole(victim.speed, request(APPEND, &[("grpc-timeout", garbage)]), framed(&[])).await;
+        assert!(matches!(answer.code, Some(Code::Ok | Code::Internal | Code::InvalidArgument)), "{garbage}: {answer:?}");
+    }
+    // Bytes that are no message, and texts that are no UTF-8.
+    for body in [&[0xff; 64][..], &[0x0a, 0x04, 0x0a, 0x02, 0xc3, 0x28], &[0x0a, 0x7f], &[0x0b; 100]] {
+        let answer = ask_whole(victim.speed, request(APPEND, &[]), framed(body)).await;
+        assert!(matches!(answer.code, Some(Code::Internal | Code::InvalidArgument)), "{body:?}: {answer:?}");
+    }
+    victim.is_well("wrong calls").await;
+}
+
+/// Proves that a thousand answers that nobody reads do not grow the server without bound, and that others are answered
+/// meanwhile.
+#[tokio::test]
+async fn unread_answers() {
+    let victim = Victim::start("").await;
+    // Each row is refused, so that the answer is several times as large as the question.
+    let events = vec![Event { event_id: "x".repeat(100), user_id: PAYLOAD.repeat(20), ..Event::default() }; 2000];
+    let body = framed(&prost_encoded(&AppendEventsRequest { events: events.clone() }));
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = open_to(victim.speed).await;
+        for _ in 0..50 {
+            let Ok((response, mut send)) = client.send_request(request(APPEND, &[]), false) else { break };
+            send.reserve_capacity(body.len());
+            let _sent = send.send_data(body.clone(), true);
+            // Kept, and never read.
+            clients.push((response, send));
+        }
+        let _client = Box::leak(Box::new(client));
+    }
+    let refused =
+        IngestServiceClient::new(channel(victim.speed)).append_events(AppendEventsRequest { events: events[..10].to_vec() }).await;
+    assert_eq!(refused.unwrap().into_inner().rejected.len(), 10);
+    victim.is_well("unread answers").await;
+}
+
+/// Without a dependency for it: the client's own encoder.
+fn prost_encoded(request: &AppendEventsRequest) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for event in &request.events {
+        let mut message = Vec::new();
+        for (tag, text) in [(0x0a, &event.event_id), (0x12, &event.user_id)] {
+            message.push(tag);
+            varint(&mut message, text.len());
+            message.extend(text.as_bytes());
+        }
+        bytes.push(0x0a);
+        varint(&mut bytes, message.len());
+        bytes.extend(message);
+    }
+    bytes
+}
+
+fn varint(bytes: &mut Vec<u8>, mut value: usize) {
+    while value >= 128 {
+        bytes.push((value % 128) as u8 | 0x80);
+        value /= 128;
+    }
+    bytes.push(value as u8);
+}

@@ -1,0 +1,20 @@
+//! What strangers may send to the two gRPC servers: after each attack an ordinary question is answered, and memory is what it was.
+//!
+//! The servers run in a process of their own, so that its memory, its processor time and its log are theirs alone. Attacks go
+//! over loopback by raw HTTP/2, for no client library misbehaves enough; limits of minutes are tried with a paused clock.
+#![allow(clippy::unwrap_used)]
+
+/// Calls that are wrong as gRPC.
+mod calls;
+/// Limits of minutes, by a clock that is told the time.
+mod clock;
+/// Connections and frames that are wrong as HTTP/2.
+mod connections;
+/// What the health service says when something is broken.
+mod health;
+/// Values that are wrong as events and questions.
+mod values;
+/// The servers that are attacked.
+mod victim;
+/// HTTP/2 by hand.
+mod wire;

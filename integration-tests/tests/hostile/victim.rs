@@ -1,0 +1,139 @@
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use merganser_proto::v1::ingest_service_client::IngestServiceClient;
+use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::{AppendEventsRequest, Event, GetUserStatsRequest};
+use prost_types::Timestamp;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+
+/// What an ordinary question may take after an attack: a hello that is not said blocks a place for five seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What a process may have grown by, for good: buffers that the allocator keeps, and no more.
+const GROWTH_BYTES: u64 = 64 << 20;
+/// Part of every text that an attack sends. It must be in no log and in no error.
+pub(super) const PAYLOAD: &str = "pAyLoAd-of-a-stranger";
+
+/// Both servers, in a process of their own.
+pub(super) struct Victim {
+    child: Child,
+    pub(super) speed: SocketAddr,
+    pub(super) serving: SocketAddr,
+    events: AtomicU32,
+    resident_bytes: u64,
+    dir: TempDir,
+}
+
+impl Victim {
+    /// Starts the servers. `limits` is what a shell says before, such as `ulimit -n 64`.
+    pub(super) async fn start(limits: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let program = env!("CARGO_BIN_EXE_overload");
+        // Where files may not grow, the log of everything that the servers say would be the first to.
+        let level = if limits.contains("ulimit -f") { "info" } else { "debug" };
+        let command = format!("{limits}\nexec \"$0\" serve --level {level} \"$1\"");
+        let mut child = Command::new("sh")
+            .args(["-c", &command, program, &dir.path().display().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (speed, serving) = line.trim().split_once(' ').unwrap_or_else(|| panic!("the servers did not start: {line:?}"));
+        let (speed, serving) = (speed.parse().unwrap(), serving.parse().unwrap());
+        let mut victim = Self { child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
+        for _ in 0..5 {
+            victim.answers().await;
+        }
+        victim.resident_bytes = victim.resident_bytes();
+        victim
+    }
+
+    /// Checks that a new client gets its event acknowledged and finds it in the answer.
+    pub(super) async fn answers(&self) {
+        let number = self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        let asked = async {
+            loop {
+                // A connection may be refused while an attack's are still being let go.
+                match self.append_and_ask(number).await {
+                    Ok(count) => return count,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        let count = timeout(PATIENCE, asked).await.expect("an ordinary question is answered");
+        assert_eq!(count, i64::from(number));
+    }
+
+    async fn append_and_ask(&self, number: u32) -> Result<i64, tonic::Status> {
+        let events = vec![event(&format!("ordinary-{number}"), "ordinary")];
+        IngestServiceClient::new(channel(self.speed)).append_events(AppendEventsRequest { events }).await?;
+        let question = GetUserStatsRequest { user_id: "ordinary".into(), ..Default::default() };
+        let answer = UserStatsServiceClient::new(channel(self.serving)).get_user_stats(question).await?;
+        Ok(answer.into_inner().stats.unwrap().event_count)
+    }
+
+    /// Checks that an attack has left nothing behind: see [`Self::answers`], and memory.
+    pub(super) async fn is_well(&self, after: &str) {
+        self.answers().await;
+        let grown = self.resident_bytes().saturating_sub(self.resident_bytes);
+        println!("{after}: {} KiB more than at the start", grown / 1024);
+        assert!(grown < GROWTH_BYTES, "{after}: the servers have grown by {grown} bytes");
+    }
+
+    /// Memory of the process.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process has one");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Processor time that the process has had, in hundredths of a second.
+    pub(super) fn processor_time(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+        let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        if std::thread::panicking() {
+            let tail: Vec<_> = log.lines().rev().take(15).collect();
+            println!("last lines of the servers, newest first:\n{}", tail.join("\n"));
+            return;
+        }
+        assert!(!log.contains(PAYLOAD), "the log holds what a stranger sent");
+        assert!(!log.contains("panicked"), "a task panicked");
+    }
+}
+
+pub(super) fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().timeout(PATIENCE).connect_lazy()
+}
+
+/// An ordinary event.
+pub(super) fn event(id: &str, user: &str) -> Event {
+    let event_time = Some(Timestamp { seconds: 1_700_000_000, nanos: 0 });
+    Event { event_id: id.into(), user_id: user.into(), event_time, amount: "1.00".into(), ..Default::default() }
+}

@@ -1,0 +1,181 @@
+//! Calls: which are let in, and how long they may take.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http_body::Body as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::Bytes;
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode};
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use tower::Service;
+
+use super::unread::Unread;
+
+/// What a client that was refused for load should wait.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// How long a call may wait for a place, so that a burst is no overload. Whoever has waited so long is refused: the server has
+/// more to do than it can, and more waiting would be only that.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// What is read and thrown away of a question that is refused. Refusing it in the middle would leave the rest of it on its way,
+/// and a connection with enough of that is closed as an attacker's.
+const DRAINED_BYTES: usize = 64 << 10;
+/// How long the rest of a refused question may be on its way.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Places for the calls of one kind, on all connections together.
+#[derive(Clone, Debug)]
+pub struct Room {
+    kind: &'static str,
+    places: usize,
+    free: Arc<Semaphore>,
+    /// Room to wait in, for as many again.
+    line: Arc<Semaphore>,
+}
+
+impl Room {
+    /// So many places for `kind`, a plural noun.
+    #[must_use]
+    pub fn new(kind: &'static str, places: usize) -> Self {
+        Self { kind, places, free: Arc::new(Semaphore::new(places)), line: Arc::new(Semaphore::new(places)) }
+    }
+
+    /// As many for each core, for calls that mostly compute: more at once would all be late together.
+    #[must_use]
+    pub fn per_core(kind: &'static str, places: usize) -> Self {
+        Self::new(kind, places * std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// A place, at once or soon.
+    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            return Some(place);
+        }
+        let _in_line = self.line.try_acquire().ok()?;
+        timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
+    }
+}
+
+/// What one method may take.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Where its calls are counted, from the first byte of the question until the answer is read. Without one they are let in
+    /// always.
+    pub room: Option<Room>,
+    /// From the first byte of the question to the answer, or for a stream to the first of its answers: reading a slow question is
+    /// part of it.
+    pub within: Option<Duration>,
+    /// Whoever does not read its answer for so long loses the connection, for there is no other way to get the memory back.
+    pub unread: Duration,
+}
+
+/// The rule of a method by its path, `/package.Service/Method`. Unknown paths have one too.
+pub type Rules = Arc<dyn Fn(&str) -> Rule + Send + Sync>;
+
+/// The services of one connection, behind the rules.
+#[derive(Clone)]
+pub(super) struct Calls {
+    routes: Routes,
+    rules: Rules,
+    cut: CancellationToken,
+}
+
+impl Calls {
+    /// `cut` ends the connection.
+    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken) -> Self {
+        Self { routes, rules, cut }
+    }
+}
+
+impl Service<Request<Body>> for Calls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        <Routes as Service<Request<Body>>>::poll_ready(&mut self.routes, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if let Some(status) = is_not_grpc(&request) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        let Rule { room, within, unread } = (self.rules)(request.uri().path());
+        let (mut routes, cut) = (self.routes.clone(), self.cut.clone());
+        Box::pin(async move {
+            let place = match room {
+                None => None,
+                Some(room) => match room.enter().await {
+                    Some(place) => Some(place),
+                    None => {
+                        drain(request.into_body()).await;
+                        let Room { kind, places, .. } = room;
+                        return Ok(refusal("OVERLOADED", format!("{places} {kind} are in flight; try again")).into_http());
+                    }
+                },
+            };
+            // It is ready whenever its clone was.
+            let answer = routes.call(request);
+            let response = match within {
+                None => answer.await?,
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(answered) => answered?,
+                    Err(_) => return Ok(too_late(limit).into_http()),
+                },
+            };
+            Ok(response.map(|body| Body::new(Unread::new(body, place, unread, cut))))
+        })
+    }
+}
+
+/// Reads the rest of a question, within bounds.
+async fn drain(mut body: Body) {
+    let mut bytes = 0;
+    let read = poll_fn(|cx| {
+        while let Some(Ok(frame)) = ready!(Pin::new(&mut body).poll_frame(cx)) {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DRAINED_BYTES {
+                break;
+            }
+        }
+        Poll::Ready(())
+    });
+    let _late = timeout(DRAIN_PATIENCE, read).await;
+}
+
+/// What the gRPC protocol says to a request that is none; tonic would answer it.
+fn is_not_grpc(request: &Request<Body>) -> Option<StatusCode> {
+    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match content_type.strip_prefix(b"application/grpc") {
+        Some([] | [b'+' | b';', ..]) if request.method() == Method::POST => None,
+        Some([] | [b'+' | b';', ..]) => Some(StatusCode::METHOD_NOT_ALLOWED),
+        _ => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    }
+}
+
+/// RESOURCE_EXHAUSTED, and when to try again.
+fn refusal(reason: &str, message: impl Into<String>) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
+    details.set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+fn too_late(limit: Duration) -> Status {
+    let details = ErrorDetails::with_error_info("TOO_LATE", "merganser", []);
+    let message = format!("the call took longer than {} s, from its first byte on", limit.as_secs());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}

@@ -1,0 +1,141 @@
+//! A gRPC server on connections that somebody else accepts, with a bound on everything that a stranger can ask for.
+//!
+//! tonic serves; what it leaves open is closed here. Its defaults (0.14.9) are: streams of a connection and streams that a
+//! connection makes the server reset without limit; headers of 16 KiB; no time limit behind the response headers; no bound on
+//! connections; accept errors that spin; an end that waits for ever on one idle stream.
+//!
+//! ```text
+//! incoming ─► connections: at most so many, each with a time to say hello, an age, an end
+//!                └─► calls: at most so many in flight of a kind, each with a time to be answered and a time to be read
+//!                       └─► the services
+//! ```
+//!
+//! Whatever is over a bound is refused at once with RESOURCE_EXHAUSTED and how long to wait, before it has cost memory or
+//! waited for anything. Times are tokio's, so that a simulated clock drives them too.
+
+/// Calls in flight: how many, how long.
+mod calls;
+/// One connection, from accept to end.
+mod connection;
+/// What is answered, until its reader has it.
+mod unread;
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+use tracing::{info, warn};
+
+pub use calls::{Room, Rule, Rules};
+
+/// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
+const MAX_CONNECTIONS: usize = 1024;
+/// Where the system says how many file handles this process may have.
+const LIMITS: &str = "/proc/self/limits";
+/// Wait after an accept that failed for want of a file handle or memory, which come back when others let go.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long calls in flight may go on after the order to stop; an idle stream would hold a server for ever.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves `routes` on the connections of `incoming` until `shutdown`, then lets calls in flight end within five seconds.
+///
+/// `rules` says what each method may take. An error of `incoming` is that of one accept: the next one is tried, after a pause
+/// where it would fail alike. Ends early only when `incoming` does.
+pub async fn serve<IO, I>(routes: Routes, rules: Rules, incoming: I, shutdown: CancellationToken)
+where
+    I: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let routes = routes.prepare();
+    let places = Arc::new(Semaphore::new(max_connections(std::fs::read_to_string(LIMITS).ok().as_deref())));
+    let connections = TaskTracker::new();
+    {
+        // Dropped before the calls in flight end, so that nobody connects to a server that takes no calls.
+        let mut incoming = pin!(incoming);
+        let mut trouble = Trouble::default();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = incoming.next() => accepted,
+            };
+            match accepted {
+                None => break,
+                Some(Err(error)) if concerns_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    trouble.say(&error.to_string());
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Some(Ok(io)) => match Arc::clone(&places).try_acquire_owned() {
+                    // Closed at once: whoever waits in line would not know that it is one.
+                    Err(_) => trouble.say("all connections are taken"),
+                    Ok(place) => {
+                        trouble.is_over();
+                        connections.spawn(connection::serve(io, routes.clone(), rules.clone(), shutdown.clone(), place));
+                    }
+                },
+            }
+        }
+    }
+    connections.close();
+    // Each ends by itself in time; a peer that found a way around that does not hold the server.
+    if timeout(2 * STOP_PATIENCE, connections.wait()).await.is_err() {
+        warn!(connections = connections.len(), "stopped with connections that did not end");
+    }
+}
+
+/// Half of the file handles go to connections at most: the log must never want for one.
+fn max_connections(limits: Option<&str>) -> usize {
+    let handles = limits.and_then(|text| text.lines().find_map(|line| line.strip_prefix("Max open files")));
+    let soft = handles.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    soft.map_or(MAX_CONNECTIONS, |soft| (soft / 2).clamp(1, MAX_CONNECTIONS))
+}
+
+/// Errors of the peer rather than of this machine: the next accept may well succeed.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Logs that connections are refused once, not once for each.
+#[derive(Default)]
+struct Trouble(Option<String>);
+
+impl Trouble {
+    fn say(&mut self, reason: &str) {
+        if self.0.as_deref() != Some(reason) {
+            warn!(reason, "connections are refused");
+            self.0 = Some(reason.to_owned());
+        }
+    }
+
+    fn is_over(&mut self) {
+        if self.0.take().is_some() {
+            info!("connections are accepted again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that connections leave half of the file handles alone, however few there are.
+    #[test]
+    fn file_handles() {
+        let limits = |soft: &str| format!("Max processes 1 1 processes\nMax open files            {soft}   524288   files\n");
+        assert_eq!(max_connections(Some(&limits("64"))), 32);
+        assert_eq!(max_connections(Some(&limits("1"))), 1);
+        assert_eq!(max_connections(Some(&limits("1048576"))), MAX_CONNECTIONS);
+        assert_eq!(max_connections(Some(&limits("unlimited"))), MAX_CONNECTIONS);
+        assert_eq!(max_connections(None), MAX_CONNECTIONS);
+    }
+}

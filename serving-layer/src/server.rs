@@ -1,0 +1,99 @@
+//! The gRPC server of this layer: which services, and what each of their methods may take.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use merganser_proto::descriptors_of;
+use merganser_proto::server::{Room, Rule, Rules};
+use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
+use merganser_proto::v1::view_service_server::ViewServiceServer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+use tonic_health::server::HealthReporter;
+use tracing::{info, warn};
+
+use crate::service::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Service};
+
+/// Questions in flight for each core. They wait for the speed layer and for the disk, and compute while they merge; more would
+/// all be late together.
+const QUESTIONS_PER_CORE: usize = 8;
+/// Calls that nobody should have to make often: health watches, reflection, paths that are none.
+const OTHERS: usize = 64;
+
+/// A question that takes longer is given up.
+pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(5);
+/// Whoever does not read an answer for so long is gone.
+const UNREAD_TIME: Duration = Duration::from_secs(30);
+
+/// What is served.
+pub(crate) fn services(service: Service) -> Routes {
+    let stats = UserStatsServiceServer::new(service.clone())
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_ANSWER_BYTES);
+    let views = ViewServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_ANSWER_BYTES);
+    Routes::new(stats).add_service(views)
+}
+
+/// Serves until `shutdown`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
+/// that need the batch half alone are answered.
+pub(crate) async fn serve<IO, I>(routes: Routes, speed_reachable: watch::Receiver<bool>, incoming: I, shutdown: CancellationToken)
+where
+    I: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(descriptors_of(&["UserStatsService", "ViewService"]));
+        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let built = "generated descriptors are whole";
+    let routes = routes
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect(built))
+        .add_service(reflection().build_v1alpha().expect(built));
+    tokio::select! {
+        () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
+        () = report(health, speed_reachable) => {}
+    }
+}
+
+/// Keeps the health of `UserStatsService` as the way to the speed layer is. Does not end.
+async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<bool>) {
+    let mut said = true;
+    loop {
+        let reachable = *speed_reachable.borrow_and_update();
+        if reachable {
+            health.set_serving::<UserStatsServiceServer<Service>>().await;
+        } else {
+            health.set_not_serving::<UserStatsServiceServer<Service>>().await;
+        }
+        match (said, reachable) {
+            (true, false) => warn!("the speed layer cannot be reached; only the batch half is answered"),
+            (false, true) => info!("the speed layer is reached again"),
+            _ => {}
+        }
+        said = reachable;
+        if speed_reachable.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn rules() -> Rules {
+    let (questions, others) = (Room::per_core("questions", QUESTIONS_PER_CORE), Room::new("calls", OTHERS));
+    Arc::new(move |path| {
+        let room = match path {
+            // Whoever asks for it would end a busy server.
+            "/grpc.health.v1.Health/Check" => None,
+            _ if path.starts_with("/merganser.v1.") => Some(&questions),
+            _ => Some(&others),
+        };
+        Rule { room: room.cloned(), within: Some(QUESTION_TIME), unread: UNREAD_TIME }
+    })
+}

@@ -1,0 +1,102 @@
+//! The gRPC server of this layer: which services, and what each of their methods may take.
+//!
+//! Producers and the serving layer are counted apart, so that events coming in three times too fast leave answers alone.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use merganser_proto::server::{Room, Rule, Rules};
+use merganser_proto::v1::ingest_service_server::IngestServiceServer;
+use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+use tonic_health::server::HealthReporter;
+use tracing::error;
+
+use crate::service::{IngestAdapter, RealtimeAdapter};
+
+/// Appends in flight. Those that wait share a sync, so that some at once are what makes the log fast; more only wait longer.
+const APPENDS: usize = 64;
+/// Streams of producers. Each may have a message of 4 MiB half read.
+const STREAMS: usize = 64;
+/// Questions of the other layers. The serving layer bounds its own; these are so many that it is not refused.
+const QUESTIONS: usize = 256;
+/// Calls that nobody should have to make often: health watches, reflection, paths that are none.
+const OTHERS: usize = 64;
+
+/// An append is answered by then, or the producer sends it again.
+const APPEND_TIME: Duration = Duration::from_secs(10);
+/// A question is answered by then: longer than the serving layer waits.
+const QUESTION_TIME: Duration = Duration::from_secs(5);
+/// A cut puts segments into the object store, an export folds; the batch layer waits for both.
+const BATCH_TIME: Duration = Duration::from_secs(10 * 60);
+/// Whoever does not read an answer for so long is gone.
+const UNREAD_TIME: Duration = Duration::from_secs(30);
+/// The batch layer reads exports side by side, and may leave one alone for a while.
+const UNREAD_EXPORT_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Serves until `shutdown`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
+pub(crate) async fn serve<IO, I>(routes: Routes, log_failed: watch::Receiver<bool>, incoming: I, shutdown: CancellationToken)
+where
+    I: Stream<Item = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let valid = "the descriptor set was generated with the code";
+    let routes = routes
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect(valid))
+        .add_service(reflection().build_v1alpha().expect(valid));
+    tokio::select! {
+        () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
+        () = report(health, log_failed) => {}
+    }
+}
+
+/// Keeps the health of `IngestService` as the log is. Does not end.
+async fn report(health: HealthReporter, mut log_failed: watch::Receiver<bool>) {
+    loop {
+        if *log_failed.borrow_and_update() {
+            error!("the log takes no more events until a restart");
+            health.set_not_serving::<IngestServiceServer<IngestAdapter>>().await;
+        } else {
+            health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
+        }
+        if log_failed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn rules() -> Rules {
+    let (appends, streams) = (Room::new("appends", APPENDS), Room::new("streams", STREAMS));
+    let (questions, others) = (Room::new("questions", QUESTIONS), Room::new("calls", OTHERS));
+    Arc::new(move |path| {
+        let (room, within, unread) = match path {
+            "/merganser.v1.IngestService/AppendEvents" => (Some(&appends), Some(APPEND_TIME), UNREAD_TIME),
+            // Its time is that of each message, see `service`.
+            "/merganser.v1.IngestService/StreamEvents" => (Some(&streams), None, UNREAD_TIME),
+            "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
+                (Some(&questions), Some(QUESTION_TIME), UNREAD_TIME)
+            }
+            "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
+                (Some(&questions), Some(BATCH_TIME), UNREAD_EXPORT_TIME)
+            }
+            // Whoever asks for it would end a busy server.
+            "/grpc.health.v1.Health/Check" => (None, Some(QUESTION_TIME), UNREAD_TIME),
+            _ => (Some(&others), Some(QUESTION_TIME), UNREAD_TIME),
+        };
+        Rule { room: room.cloned(), within, unread }
+    })
+}
