@@ -27,7 +27,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes of run: 0 published, 99 nothing to do, 1 refused or failed, 2 configuration, 3 another run was first, 4 a dependency is down."
+    after_help = "Exit codes of run: 0 published, 99 nothing to do, 1 refused or failed, 2 configuration, 3 another run is at work or was first, 4 a dependency is down, try again."
 )]
 struct Cli {
     /// Settings; without it merganser.toml if there is one, or the built-in defaults

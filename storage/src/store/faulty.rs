@@ -1,7 +1,7 @@
 //! An object store in memory that has bad moments on command, for tests and simulations.
 //!
 //! Each call is shown to a plan, which may let it fail before it has an effect, fail after it had one (a reply that is lost), or
-//! show nothing of a list. Without a plan everything works. Calls are numbered from 1 and written down, so that a test can go
+//! show nothing of what is there. Without a plan everything works. Calls are numbered from 1 and written down, so that a test can go
 //! through all of them. The signatures below are those that `async_trait` writes.
 
 use std::fmt;
@@ -48,7 +48,7 @@ pub enum Fault {
     Before,
     /// It has its effect and fails.
     After,
-    /// It finds nothing, if it is a list; otherwise it works.
+    /// It finds nothing, if it is a list or a read; otherwise it works.
     Nothing,
 }
 
@@ -103,6 +103,9 @@ impl FaultyStore {
 
     async fn meet<T>(&self, kind: CallKind, path: &ObjectPath, call: impl Future<Output = Result<T>>) -> Result<T> {
         match self.fault(kind, path.as_ref()) {
+            Some(Fault::Nothing) if kind == CallKind::Get => {
+                Err(object_store::Error::NotFound { path: path.to_string(), source: "hidden".into() })
+            }
             None | Some(Fault::Nothing) => call.await,
             Some(Fault::Before) => Err(timed_out()),
             Some(Fault::After) => call.await.and_then(|_| Err(timed_out())),

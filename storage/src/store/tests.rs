@@ -175,3 +175,29 @@ async fn retries() {
     let (ok, made, _) = calls(1, 9, bad_moment).await;
     assert!(!ok && made == 5);
 }
+
+/// Proves that a claim is ours whether its put, the reply or both went well, or a client repeated it and found its own object; that
+/// it is theirs with their bytes; and unknown where nobody can tell.
+#[tokio::test(start_paused = true)]
+async fn claims() {
+    let faulty = faulty::FaultyStore::default();
+    let store = Store::from_object_store(Arc::new(faulty.clone()));
+    let claim = async |name: &str, bytes: &'static str| store.claim(&path(name), bytes.into()).await;
+    assert_eq!(claim("a", "ours").await.unwrap(), Claim::Ours);
+    assert_eq!(claim("a", "ours").await.unwrap(), Claim::Ours);
+    assert_eq!(claim("a", "late").await.unwrap(), Claim::Theirs("ours".into()));
+
+    use faulty::{CallKind, Fault};
+    faulty.plan(|call| (call.kind == CallKind::Put).then_some(Fault::After));
+    assert_eq!(claim("b", "ours").await.unwrap(), Claim::Ours);
+    assert_eq!(claim("b", "late").await.unwrap(), Claim::Theirs("ours".into()));
+    faulty.plan(|call| (call.kind == CallKind::Put).then_some(Fault::Before));
+    assert!(matches!(claim("c", "ours").await, Err(StoreError::UnknownOutcome { .. })));
+    faulty.plan(|call| (call.kind == CallKind::Get).then_some(Fault::Nothing));
+    assert!(matches!(claim("a", "late").await, Err(StoreError::UnknownOutcome { .. })));
+
+    // The first put fails after its effect, and so does the read; the second put finds the object.
+    let start = faulty.calls().len() as u64;
+    faulty.plan(move |call| (call.number <= start + 2).then_some(Fault::After));
+    assert_eq!(store.with_retry(Retry::seeded(1)).claim(&path("d"), "ours".into()).await.unwrap(), Claim::Ours);
+}
