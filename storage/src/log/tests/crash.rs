@@ -64,8 +64,10 @@ fn check(disk: &MemoryDisk, known: &Known, context: &str) {
     assert_eq!(log.append([b"after".as_slice()]).unwrap(), head..head + 1, "{context}");
 }
 
+type Deed = (&'static str, fn() -> Fault);
+
 /// What goes wrong at a call.
-const DEEDS: [(&str, fn() -> Fault); 6] = [
+const DEEDS: [Deed; 6] = [
     ("fails", || Fault::error(io::ErrorKind::Other)),
     ("fails half way", || Fault::error(io::ErrorKind::Other).half_way()),
     ("fails, though done", || Fault::error(io::ErrorKind::Other).afterwards()),

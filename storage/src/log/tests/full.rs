@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use rand::{SeedableRng, rngs::StdRng};
+
 use super::{fresh, open, read_all, segment};
 use crate::log::{
     LogError, PartitionLog,
@@ -82,26 +84,25 @@ fn nothing_is_written_before_there_is_room() {
 fn a_write_that_meets_a_full_disk_is_taken_back() {
     // Proves that where room cannot be had beforehand, a refused batch is gone for good: it is not
     // found after a kill, nor after a power cut, and the log goes on.
-    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
-        for cut_power in [false, true] {
-            let (disk, mut log) = fresh();
-            log.append([b"before".as_slice()]).unwrap();
-            disk.plan(Fault::error(kind).half_way().on(Call::Write));
-            let refused = log.append([b"refused".as_slice(), b"refused too"]);
-            assert!(matches!(refused, Err(LogError::DiskFull { .. })));
-            if cut_power {
-                disk.power_cut(Survivors::All);
-            } else {
-                disk.kill();
-            }
-            drop(log);
-            let mut log = open(&disk).unwrap();
-            assert_eq!(read_all(&log).unwrap(), [b"before"]);
-            disk.plan(Fault::error(kind).half_way().on(Call::Write));
-            log.append([b"refused".as_slice()]).unwrap_err();
-            log.append([b"after".as_slice()]).unwrap();
-            assert_eq!(read_all(&log).unwrap(), [b"before".to_vec(), b"after".to_vec()]);
+    for (kind, seed) in
+        [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].into_iter().flat_map(|kind| (0..600).map(move |seed| (kind, seed)))
+    {
+        let (disk, mut log) = fresh();
+        log.append([b"before".as_slice()]).unwrap();
+        disk.plan(Fault::error(kind).half_way().on(Call::Write));
+        let refused = log.append([b"refused".as_slice(), b"refused too", &[1; 100]]);
+        assert!(matches!(refused, Err(LogError::DiskFull { .. })));
+        match seed {
+            0 => disk.kill(),
+            seed => disk.power_cut(Survivors::Drawn(&mut StdRng::seed_from_u64(seed))),
         }
+        drop(log);
+        let mut log = open(&disk).unwrap();
+        assert_eq!(read_all(&log).unwrap(), [b"before"], "seed {seed}");
+        disk.plan(Fault::error(kind).half_way().on(Call::Write));
+        log.append([b"refused".as_slice()]).unwrap_err();
+        log.append([b"after".as_slice()]).unwrap();
+        assert_eq!(read_all(&log).unwrap(), [b"before".to_vec(), b"after".to_vec()]);
     }
 }
 
@@ -136,7 +137,7 @@ fn closing_and_trimming_go_on() {
     while log.append([record.as_slice()]).is_ok() {}
     assert!(log.head() > head);
     assert!(!disk.files().iter().any(|path| path == reserve), "given up");
-    assert_eq!(log.trim(head).unwrap(), [0..head]);
+    assert_eq!(log.trim(head).unwrap().len(), 1);
     assert!(disk.files().iter().any(|path| path == reserve), "set aside again");
     log.append([record.as_slice()]).unwrap();
     assert!(matches!(log.reader().read(0..1), Err(LogError::NotInLog { .. })));
