@@ -225,10 +225,10 @@ async fn too_large_for_one() {
     let request = GetUserStatsRequest { granularity: Granularity::Bucket.into(), ..about("user-0") };
     let status = fixture.client.get_user_stats(request.clone()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    assert!(status.message().contains("its first 1 buckets fit: ask for them with end_time = 1970-01-02T00:00:00Z"), "{status}");
-    let end_time = Some(prost_types::Timestamp { seconds: 86_400, nanos: 0 });
+    assert!(status.message().contains("its first 2 buckets fit: ask for them with end_time = 1970-01-03T00:00:00Z"), "{status}");
+    let end_time = Some(prost_types::Timestamp { seconds: 2 * 86_400, nanos: 0 });
     let (stats, _) = parts(fixture.client.get_user_stats(GetUserStatsRequest { end_time, ..request }).await.unwrap().into_inner());
-    assert_eq!(stats.buckets.len(), 1);
+    assert_eq!(stats.buckets.len(), 2);
 }
 
 /// Proves that what is not built says so, and that health is served.

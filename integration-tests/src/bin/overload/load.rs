@@ -21,8 +21,6 @@ use crate::tally::{Tally, print_head, print_row};
 
 /// Connections that calls are spread over.
 const CONNECTIONS: usize = 8;
-/// Callers that ask again as soon as they are answered, to find the capacity: as many as keep the servers busy.
-const CALLERS: usize = 64;
 /// Events of one append.
 const EVENTS: usize = 20;
 /// Users of one question.
@@ -46,7 +44,7 @@ pub(crate) async fn run(row: Duration) -> Result<()> {
         let busy = side_by_side(&servers, kind, row).await;
         let capacity = busy.goodput();
         print_row(&format!("{name}, idle"), &idle, idle_p99, capacity, servers.resident_bytes()?);
-        print_row(&format!("{name}, {CALLERS} callers"), &busy, idle_p99, capacity, servers.resident_bytes()?);
+        print_row(&format!("{name}, {} callers", kind.callers()), &busy, idle_p99, capacity, servers.resident_bytes()?);
         for load in LOADS {
             tokio::time::sleep(REST).await;
             let tally = open_loop(&servers, kind, capacity * load, row).await;
@@ -54,7 +52,7 @@ pub(crate) async fn run(row: Duration) -> Result<()> {
         }
     }
     println!(
-        "\nan append has {EVENTS} events, a question {USERS} users; times from when a call was due; capacity is what {CALLERS} callers get"
+        "\nan append has {EVENTS} events, a question {USERS} users; times from when a call was due; capacity is what callers get who wait for each answer"
     );
     Ok(())
 }
@@ -71,6 +69,15 @@ impl Kind {
         match self {
             Self::Append => "appends",
             Self::Ask => "questions",
+        }
+    }
+
+    /// Callers that ask again as soon as they are answered, to find the capacity: as many as keep the servers busy, and fewer than
+    /// are let in.
+    fn callers(self) -> usize {
+        match self {
+            Self::Append => 32,
+            Self::Ask => 8,
         }
     }
 }
@@ -169,7 +176,7 @@ async fn side_by_side(servers: &Servers, kind: Kind, row: Duration) -> Tally {
             (due.elapsed(), outcome)
         }
     };
-    for _ in 0..CALLERS {
+    for _ in 0..kind.callers() {
         calls.spawn(timed(Instant::now()));
     }
     while let Some(Ok((took, outcome))) = calls.join_next().await {

@@ -42,8 +42,8 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Result<()> = match cli.command {
-        Some(Command::Serve { dir, level }) => serve::serve(dir, level).await,
-        None => load::run(std::time::Duration::from_secs(cli.seconds)).await,
+        Some(Command::Serve { dir, level }) => Box::pin(serve::serve(dir, level)).await,
+        None => Box::pin(load::run(std::time::Duration::from_secs(cli.seconds))).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
