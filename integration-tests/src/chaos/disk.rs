@@ -308,7 +308,8 @@ mod tests {
     /// Proves that bytes need a sync of the file, and a name one of its folder, and that a failed one keeps nothing.
     #[test]
     fn a_cut_takes_what_was_not_synced() {
-        let sync = |path: &str, well| [Change::SyncBegin(path.into(), (path == "a").then_some(3), 1), Change::SyncEnd(path.into(), well, 1)];
+        let sync =
+            |path: &str, well| [Change::SyncBegin(path.into(), (path == "a").then_some(3), 1), Change::SyncEnd(path.into(), well, 1)];
         let mut changes = written(3);
         assert_eq!(after(&changes, Unsynced::Lost, 1), None);
         assert_eq!(after(&changes, Unsynced::Kept, 1), Some(vec![7; 3]));

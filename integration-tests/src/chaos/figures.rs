@@ -12,6 +12,7 @@ use super::world::Role;
 
 /// What is wrong is shown up to so many lines.
 const SHOWN: usize = 12;
+const JUST_NOW: Duration = Duration::from_millis(200);
 
 /// A count that many tasks add to.
 #[derive(Debug, Default)]
@@ -64,6 +65,7 @@ pub struct Figures {
     point_kills: Mutex<BTreeMap<(Role, Point), u64>>,
     recoveries: Mutex<BTreeMap<Role, Vec<Duration>>>,
     newest: Mutex<BTreeMap<Role, Instant>>,
+    unknown_at: Mutex<Option<Instant>>,
     wrong: Mutex<Vec<String>>,
     began: Began,
     first_wrong: Mutex<Option<Duration>>,
@@ -83,14 +85,24 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Figures {
-    /// A process was killed; appends may have been under way, and a batch run. A point says that it died there.
-    pub fn killed(&self, role: Role, point: Option<Point>, appends: i64, publishing: bool) {
+    /// A process was killed, or died at a point.
+    pub fn killed(&self, role: Role, point: Option<Point>) {
+        let publishing = self.running.load(Ordering::Relaxed) > 0;
+        // Where a process died by itself, its callers may have heard of it already.
+        let just_now = locked(&self.unknown_at).is_some_and(|at| at.elapsed() < JUST_NOW);
+        let appends = self.in_flight.load(Ordering::Relaxed) > 0 || just_now;
         match point {
             Some(point) => *locked(&self.point_kills).entry((role, point)).or_default() += 1,
             None => *locked(&self.random_kills).entry(role).or_default() += 1,
         }
-        self.kills_with_appends.add(u64::from(role == Role::Speed && appends > 0));
+        self.kills_with_appends.add(u64::from(role == Role::Speed && appends));
         self.kills_in_publish.add(u64::from(publishing));
+    }
+
+    /// An append was sent, and its outcome is unknown.
+    pub fn not_known(&self) {
+        self.unknown.one();
+        *locked(&self.unknown_at) = Some(Instant::now());
     }
 
     /// A server has answered what was asked at this moment.

@@ -19,6 +19,8 @@ pub mod disk;
 pub mod figures;
 /// Kills, stops and restarts.
 pub mod killer;
+/// A full disk, too few file handles, a long stop.
+pub mod limits;
 /// Appends over several connections.
 pub mod loader;
 /// What was sent and what was acknowledged.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-const MAGIC: u32 = 0x4d49_4853;
+const MAGIC: [u8; 4] = *b"SHIM";
 const HEADER_BYTES: usize = 52;
 
 /// The classes of paths, by the number that a record has.
@@ -69,6 +69,13 @@ pub fn read(trace: &Path, folder: &Path) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
+        // A process that is killed while it writes a record leaves its beginning; the next one follows at once.
+        let whole = total(&bytes[at..]).is_some_and(|total| bytes[at + total..].is_empty() || bytes[at + total..].starts_with(&MAGIC));
+        if !whole {
+            let next = bytes[at + 1..].windows(MAGIC.len()).position(|window| window == MAGIC);
+            at = next.map_or(bytes.len(), |next| at + 1 + next);
+            continue;
+        }
         let record = parse(&bytes[at..], folder).with_context(|| format!("{} at byte {at}", trace.display()))?;
         at += record.0;
         records.push(Record { end: at as u64, ..record.1 });
@@ -76,12 +83,17 @@ pub fn read(trace: &Path, folder: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// The length of the record at the start of `bytes`, if it is there to its end.
+fn total(bytes: &[u8]) -> Option<usize> {
+    let total = u32::from_le_bytes(*bytes.strip_prefix(&MAGIC)?.first_chunk()?) as usize;
+    (HEADER_BYTES..=bytes.len()).contains(&total).then_some(total)
+}
+
 fn parse(bytes: &[u8], folder: &Path) -> Result<(usize, Record)> {
-    ensure!(bytes.len() >= HEADER_BYTES, "a record ends within its header");
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let [total, path_bytes, path2_bytes, data_bytes] = [4, 40, 44, 48].map(|at| u32_at(at) as usize);
-    ensure!(u32_at(0) == MAGIC && total == HEADER_BYTES + path_bytes + path2_bytes + data_bytes && total <= bytes.len(), "no record");
+    ensure!(total == HEADER_BYTES + path_bytes + path2_bytes + data_bytes, "its lengths do not add up");
     let (op, class) = (u32_at(8) & 0xffff, u32_at(8) >> 16);
     let (thread, ended_well, is_folder) = (u32_at(12).cast_signed(), u32_at(16) == 0, u32_at(20) == 1);
     let (offset, size) = (u64_at(24), u64_at(32));
