@@ -25,6 +25,9 @@ struct Options {
     /// Power cuts after which whole servers are started.
     #[arg(long, env = "POWER_SERVERS", default_value_t = 40)]
     power_servers: usize,
+    /// Of an unsynced write only the last sectors may be missing, not any.
+    #[arg(long)]
+    first_sectors: bool,
     /// What happens when, and what a cut leaves; random if absent.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
@@ -74,7 +77,7 @@ async fn everything(options: &Options, seed: u64) -> Result<bool> {
         outcome?;
     }
     if options.power_cuts > 0 {
-        let cuts = power::Cuts { logs: options.power_cuts, servers: options.power_servers };
+        let cuts = power::Cuts { logs: options.power_cuts, servers: options.power_servers, any_sector: !options.first_sectors };
         let report = Box::pin(power::play(&programs, cuts, Duration::from_secs(15), seed)).await?;
         print!("{report}");
         right &= report.wrong.is_empty();

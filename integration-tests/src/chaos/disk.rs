@@ -25,7 +25,9 @@ pub enum Unsynced {
     Lost,
     /// All kept.
     Kept,
-    /// Each for itself, writes by sectors.
+    /// Each for itself; of a write its first sectors, up to any.
+    Cut,
+    /// Each for itself; of a write any of its sectors.
     Torn,
 }
 
@@ -220,8 +222,13 @@ impl Node {
         let mut bytes = self.bytes.clone();
         for content in &self.contents {
             if unsynced == Unsynced::Torn && random.random_bool(0.5) {
-                // Some sectors of it.
                 content.clone().apply(&mut bytes, |_| random.random_bool(0.5));
+            } else if unsynced == Unsynced::Cut && random.random_bool(0.5) {
+                let mut whole = true;
+                content.clone().apply(&mut bytes, |_| {
+                    whole &= random.random_bool(0.7);
+                    whole
+                });
             } else if unsynced.keeps(random) {
                 content.clone().apply(&mut bytes, |_| true);
             }
@@ -235,7 +242,7 @@ impl Unsynced {
         match self {
             Self::Lost => false,
             Self::Kept => true,
-            Self::Torn => random.random_bool(0.5),
+            Self::Cut | Self::Torn => random.random_bool(0.5),
         }
     }
 }

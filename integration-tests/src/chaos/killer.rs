@@ -25,7 +25,7 @@ use super::world::Role;
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A batch run of so few events takes no longer; a random kill falls somewhere in it.
-const RUN_MS: u64 = 1500;
+const RUN_MS: u64 = 700;
 
 /// How fast everything goes.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,7 @@ pub async fn batch(shared: Arc<Shared>, pace: Pace, seed: u64, stop: Cancellatio
     let mut plans = Plans::new(Role::Batch, seed);
     while !stop.is_cancelled() {
         tokio::time::sleep(plans.millis(pace.between_runs_ms)).await;
-        let plan = if plans.random.random_bool(0.4) { None } else { Some(plans.next()) };
+        let plan = if plans.random.random_bool(0.25) { None } else { Some(plans.next()) };
         if plans.random.random_bool(0.1) {
             let (one, other) = tokio::join!(run_to_end(&shared), run_to_end(&shared));
             one.and(other)?;

@@ -66,7 +66,8 @@ const SPEED: &[Call] = &[
     ("open", "master", 3),
     ("write", "master", 6),
     ("fsync", "master", 3),
-    ("rename", "master", 3),
+    ("link", "master", 3),
+    ("unlink", "staged", 3),
 ];
 
 /// Those of a batch run that publishes.

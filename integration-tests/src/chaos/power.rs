@@ -40,6 +40,8 @@ pub struct Cuts {
     pub logs: usize,
     /// After which the servers are started, of these.
     pub servers: usize,
+    /// Whether any sector of an unsynced write may be missing, or only the last ones.
+    pub any_sector: bool,
 }
 
 /// What was recorded and found.
@@ -91,7 +93,13 @@ pub async fn play(programs: &Programs, cuts: Cuts, length: Duration, seed: u64) 
     for (number, cut) in at.into_iter().enumerate() {
         records[applied..=cut].iter().for_each(|record| disk.apply(&record.change));
         applied = cut + 1;
-        let unsynced = [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn, Unsynced::Torn][number % 4];
+        let unsynced = match number % 5 {
+            0 => Unsynced::Lost,
+            1 => Unsynced::Kept,
+            2 => Unsynced::Cut,
+            _ if cuts.any_sector => Unsynced::Torn,
+            _ => Unsynced::Cut,
+        };
         let power = Power { shared: &shared, length: records[cut].end, published: &published };
         let what = format!("cut {number}, after record {cut} of {}, unsynced {unsynced:?}", records.len());
         let target = folder.path().join(format!("cut-{number}"));

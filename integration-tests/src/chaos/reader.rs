@@ -55,7 +55,8 @@ pub async fn read(shared: Arc<Shared>, boundaries: Arc<Boundaries>, seed: u64, s
             _ => Consistency::Fresh,
         };
         let many = random.random_range(0..8) == 0;
-        let users: Vec<usize> = (0..if many { MANY } else { 1 }).map(|_| random.random_range(0..shared.model.users())).collect();
+        let most = shared.model.users();
+        let users = rand::seq::index::sample(&mut random, most, if many { MANY.min(most) } else { 1 }).into_vec();
         let by_bucket = random.random_bool(0.3);
         if !ask(&shared, &boundaries, &mut client, &users, consistency, by_bucket).await {
             tokio::time::sleep(PAUSE).await;
