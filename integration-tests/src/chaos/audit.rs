@@ -13,6 +13,7 @@ use views::EventSchema;
 use super::loader::{Shared, event_id, user_id};
 use super::model::{Sums, Wrong};
 use super::reader;
+use super::world::Role;
 
 /// Users of one question.
 const MANY: usize = 100;
@@ -154,4 +155,30 @@ pub fn dead_letters_are_whole(shared: &Shared) -> Result<usize> {
         shared.figures.wrong(Wrong::Unexplained, format!("{extra:?} is kept, but was not refused"));
     }
     Ok(kept.len())
+}
+
+/// Every run that said it published is the one that its version names, and no version was published by two.
+///
+/// # Errors
+/// A manifest cannot be read.
+pub fn publishes_are_kept(shared: &Shared) -> Result<usize> {
+    let mut published = BTreeMap::new();
+    for line in shared.world.log_of(Role::Batch).lines() {
+        // published   user_stats v3  (20261121T181530123Z-0a1b2c3d)
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["published", "user_stats", version, run] = words[..] else { continue };
+        let number: i64 = version.trim_start_matches('v').parse().context("a version is a number")?;
+        let run = run.trim_matches(['(', ')']).to_owned();
+        if let Some(other) = published.insert(number, run.clone()) {
+            shared.figures.wrong(Wrong::Twice, format!("version {number} was published by {other} and by {run}"));
+        }
+    }
+    for (version, run) in &published {
+        let path = shared.world.data.join(format!("store/views/user_stats/manifests/{version:020}.json"));
+        let manifest = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        if !manifest.contains(run.as_str()) {
+            shared.figures.wrong(Wrong::Lost, format!("version {version} was published by {run}, and is another's now"));
+        }
+    }
+    Ok(published.len())
 }

@@ -132,7 +132,7 @@ pub async fn batch(shared: Arc<Shared>, pace: Pace, seed: u64, stop: Cancellatio
     while !stop.is_cancelled() {
         tokio::time::sleep(plans.millis(pace.between_runs_ms)).await;
         let plan = if plans.random.random_bool(0.25) { None } else { Some(plans.next()) };
-        if plans.random.random_bool(0.1) {
+        if plans.random.random_bool(0.2) {
             let (one, other) = tokio::join!(run_to_end(&shared), run_to_end(&shared));
             one.and(other)?;
             continue;

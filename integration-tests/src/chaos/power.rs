@@ -58,8 +58,9 @@ pub struct Report {
     pub servers: usize,
     with_unsynced: usize,
     least_and_most: Option<(usize, usize)>,
-    /// What must not be, by cut.
-    pub wrong: Vec<String>,
+    /// Cuts after which something was not as it must be.
+    pub wrong_cuts: usize,
+    wrong: Vec<String>,
     first_wrong: Option<(usize, Duration)>,
 }
 
@@ -109,6 +110,7 @@ pub async fn play(programs: &Programs, cuts: Cuts, length: Duration, seed: u64) 
         report.logs += 1;
         report.servers += usize::from(whole);
         if let Err(error) = found {
+            report.wrong_cuts += 1;
             report.first_wrong.get_or_insert((number + 1, began.elapsed()));
             if report.wrong.len() < SHOWN {
                 report.wrong.push(format!("{what}: {error:#}"));
@@ -287,7 +289,7 @@ impl fmt::Display for Report {
             writeln!(f, "{:>9}  changes unsynced at most, {least} at least", most)?;
         }
         writeln!(f, "{:>9}  … after which the real servers were started", self.servers)?;
-        writeln!(f, "{:>9}  cuts with something lost, twice or unexplained", self.wrong.len())?;
+        writeln!(f, "{:>9}  cuts with something lost, twice or unexplained", self.wrong_cuts)?;
         if let Some((cuts, after)) = self.first_wrong {
             writeln!(f, "first found at cut {cuts}, after {:.1} s", after.as_secs_f64())?;
         }

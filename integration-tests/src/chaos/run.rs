@@ -79,6 +79,7 @@ pub async fn run(shared: &Arc<Shared>, size: Size, length: Duration, seed: u64) 
     speed.stop().await?;
     audit::log_is_whole(shared)?;
     audit::dead_letters_are_whole(shared)?;
+    audit::publishes_are_kept(shared)?;
     Ok(())
 }
 

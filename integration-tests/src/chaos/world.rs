@@ -201,11 +201,17 @@ impl World {
         Ok(batch.ended().await?.code())
     }
 
+    /// What a program has printed and logged so far.
+    #[must_use]
+    pub fn log_of(&self, role: Role) -> String {
+        let bytes = std::fs::read(self.logs.join(format!("{}.log", role.program()))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The lines that a program logged at ERROR.
     #[must_use]
     pub fn errors_logged(&self, role: Role) -> Vec<String> {
-        let text = std::fs::read(self.logs.join(format!("{}.log", role.program()))).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log_of(role);
         text.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).map(str::to_owned).collect()
     }
 }
