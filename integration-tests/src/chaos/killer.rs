@@ -96,6 +96,8 @@ pub async fn server(shared: Arc<Shared>, role: Role, pace: Pace, seed: u64, stop
                 judge_end(&shared, role, &plan, &process, &note, ended?.to_string());
                 continue;
             }
+            // The server that this one needs may be gone for good.
+            () = stop.cancelled() => {}
         }
         let fate = async {
             tokio::select! {
