@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events
+.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,3 +60,6 @@ demo-events: ## `make demo` on the first month of Online Retail, skipped where t
 
 build:
 	@cargo build --workspace --bins --quiet
+
+chaos: build ## real processes killed, then the power cut (CHAOS_SECONDS=600, POWER_CUTS=400, SEED=printed seed)
+	@$(BIN)/chaos

@@ -7,6 +7,8 @@
 //!
 //! Nothing here waits for a fixed time as a proof of anything: it polls for a condition, with a deadline.
 
+/// Real processes, killed and unplugged.
+pub mod chaos;
 /// Three real servers in one process.
 pub mod cluster;
 /// What every answer must be, from a list of acknowledged events.
