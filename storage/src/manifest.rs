@@ -78,8 +78,12 @@ impl Manifest {
         if self.files.iter().map(|f| f.shard).ne(0..self.files.len() as u32) {
             return Some("its files are not the shards 0, 1, 2 … in order".to_owned());
         }
-        let rows = self.files.iter().map(|f| f.rows).sum::<i64>();
-        (rows != self.row_count).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
+        let counts = [self.event_count, self.late_duplicate_count, self.conflict_count];
+        if counts.iter().chain(&self.boundary).chain(self.files.iter().flat_map(|f| [&f.rows, &f.bytes])).any(|count| *count < 0) {
+            return Some("it has a count below zero".to_owned());
+        }
+        let rows = self.files.iter().map(|f| i128::from(f.rows)).sum::<i128>();
+        (rows != i128::from(self.row_count)).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
     }
 
     /// Its object's path.
