@@ -55,6 +55,7 @@ use tracing::{info, warn};
 use views::EventSchema;
 
 pub use error::ServingError;
+pub use position::Position;
 
 use answer::Answers;
 use service::{MAX_REQUEST_BYTES, Service};
