@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules mutants demo-events
+.PHONY: help build demo test run load-test bench ci fmt lint doc deps buf schedules mutants demo-events fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,3 +57,6 @@ demo-events: ## `make demo` on the first month of Online Retail, skipped where t
 
 build:
 	@cargo build --workspace --bins --quiet
+
+fuzz: ## libFuzzer over every reader for FUZZ_SECONDS=60 in all, led by coverage; needs a C++ compiler (TARGETS='log sql' for some)
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) fuzz/run $(TARGETS)
