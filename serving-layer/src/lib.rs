@@ -58,6 +58,7 @@ use tracing::info;
 use views::EventSchema;
 
 pub use error::ServingError;
+pub use position::Position;
 
 use answer::Answers;
 use service::Service;

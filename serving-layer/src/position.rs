@@ -9,9 +9,11 @@ pub(crate) type Offsets = BTreeMap<i32, i64>;
 
 /// How far a log was when it acknowledged something, from the `position` of an ingest response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) log_id: String,
-    pub(crate) offsets: Offsets,
+pub struct Position {
+    /// The log that gave it.
+    pub log_id: String,
+    /// By partition, exclusive.
+    pub offsets: BTreeMap<i32, i64>,
 }
 
 /// A place that was not reached.
@@ -24,7 +26,10 @@ pub(crate) struct Shortfall {
 
 impl Position {
     /// Reads `<log id>:<partition>=<offset>,<partition>=<offset>`.
-    pub(crate) fn parse(token: &str) -> Result<Self, ServingError> {
+    ///
+    /// # Errors
+    /// The token is written otherwise; the error names `min_position`.
+    pub fn parse(token: &str) -> Result<Self, ServingError> {
         let malformed = || ServingError::field("min_position", "is not a position from an ingest response");
         let (log_id, pairs) = token.split_once(':').filter(|(log_id, _)| !log_id.is_empty()).ok_or_else(malformed)?;
         let mut offsets = Offsets::new();

@@ -37,6 +37,9 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Largest answer to a producer: what gRPC clients take unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
+/// The name of a task that must not end, and why it did.
+type Task = (&'static str, Result<(), SpeedError>);
+
 /// An open log with its realtime views, taking events and questions through its services.
 pub struct SpeedLayer {
     ingest: Ingest,
@@ -45,7 +48,7 @@ pub struct SpeedLayer {
     owners: Vec<Owner>,
     log_failed: watch::Receiver<bool>,
     background: CancellationToken,
-    tasks: JoinSet<(&'static str, Result<(), SpeedError>)>,
+    tasks: JoinSet<Task>,
     folder: LogFolder,
 }
 
@@ -120,19 +123,7 @@ impl SpeedLayer {
     /// Comes when something ends that must not: a panic in a thread that writes or in a task that seals, or another server that
     /// has taken over. The process should end then; what is on the disk is read again by the next one.
     pub async fn first_end(&mut self) -> SpeedError {
-        let partitions = &self.ingest.partitions;
-        let partition = select_all(partitions.iter().map(|partition| Box::pin(partition.ended())));
-        let what = tokio::select! {
-            biased;
-            ((), number, _) = partition => format!("the thread of partition {number}"),
-            () = self.ingest.dead_letters.ended() => "the thread of the dead letters".to_owned(),
-            ended = self.tasks.join_next() => match ended {
-                Some(Ok((_, Err(reason)))) => return reason,
-                Some(Ok((name, Ok(())))) => format!("the task \"{name}\""),
-                _ => "the task that archives, rolls or follows".to_owned(),
-            },
-        };
-        SpeedError::Ended { what }
+        first_end(&self.ingest.partitions, &self.ingest.dead_letters, &mut self.tasks).await
     }
 
     /// Ends what goes on, after what is queued, and lets go of the log.
@@ -149,6 +140,21 @@ impl SpeedLayer {
         }
         drop(self.folder);
     }
+}
+
+pub(crate) async fn first_end(partitions: &[Partition], dead_letters: &DeadLetterQueue, tasks: &mut JoinSet<Task>) -> SpeedError {
+    let partition = select_all(partitions.iter().map(|partition| Box::pin(partition.ended())));
+    let what = tokio::select! {
+        biased;
+        ((), number, _) = partition => format!("the thread of partition {number}"),
+        () = dead_letters.ended() => "the thread of the dead letters".to_owned(),
+        ended = tasks.join_next() => match ended {
+            Some(Ok((_, Err(reason)))) => return reason,
+            Some(Ok((name, Ok(())))) => format!("the task \"{name}\""),
+            _ => "the task that archives, rolls or follows".to_owned(),
+        },
+    };
+    SpeedError::Ended { what }
 }
 
 /// Refuses a log that is not the one, or an older copy of the one, that the store was filled from.

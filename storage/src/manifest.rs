@@ -91,8 +91,12 @@ impl Manifest {
         if known != 0 && known != self.boundary.len() {
             return Some(format!("its boundary is that of {} partitions, its boundary_records of {known}", self.boundary.len()));
         }
-        let rows = self.files.iter().map(|f| f.rows).sum::<i64>();
-        (rows != self.row_count).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
+        let counts = [self.event_count, self.late_duplicate_count, self.conflict_count];
+        if counts.iter().chain(&self.boundary).chain(self.files.iter().flat_map(|f| [&f.rows, &f.bytes])).any(|count| *count < 0) {
+            return Some("it has a count below zero".to_owned());
+        }
+        let rows = self.files.iter().map(|f| i128::from(f.rows)).sum::<i128>();
+        (rows != i128::from(self.row_count)).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
     }
 
     /// Its object's path.

@@ -73,11 +73,9 @@ impl DecimalType {
     }
 
     fn append_digit(self, unscaled: i128, digit: u8) -> Result<i128, DecimalError> {
-        let next = unscaled * 10 + i128::from(digit);
-        if next >= self.limit() {
-            return Err(DecimalError::TooLarge { digits: self.precision - self.scale });
-        }
-        Ok(next)
+        // Thirty-nine digits may be more than 128 bits hold.
+        let next = unscaled.checked_mul(10).and_then(|tens| tens.checked_add(i128::from(digit)));
+        next.filter(|next| *next < self.limit()).ok_or(DecimalError::TooLarge { digits: self.precision - self.scale })
     }
 }
 
@@ -146,6 +144,16 @@ mod tests {
         }
         for text in ["", ".", "-", "NaN", "inf", "1,5", "0x10", " 1", "1e", "1e99999", "1.2.3", "--1", "1e1e1", "١"] {
             assert_eq!(MONEY.parse(text), Err(DecimalError::NotANumber), "{text:?}");
+        }
+    }
+
+    /// Proves that one digit too many for the widest column is refused, where it no longer fits into 128 bits either.
+    #[test]
+    fn the_widest_column() {
+        let widest = DecimalType { precision: 38, scale: 0 };
+        assert_eq!(widest.parse(&"9".repeat(38)), Ok(10_i128.pow(38) - 1));
+        for text in ["9".repeat(39), "2e38".to_owned(), format!("-{}", "4".repeat(40))] {
+            assert_eq!(widest.parse(&text), Err(DecimalError::TooLarge { digits: 38 }), "{text}");
         }
     }
 

@@ -1,4 +1,5 @@
 use storage::log::LogFolder;
+use storage::machine::RealMachine;
 use storage::master::SegmentMeta;
 use views::{Definition, Event};
 
@@ -21,7 +22,8 @@ async fn rig() -> Rig {
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::user_stats(&schema));
     let views = vec![fold_log(&log.reader(), &definition, 0, 0..0).unwrap()];
-    let options = PartitionOptions { schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
+    let options =
+        PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
     let (partition, _thread) = Partition::start(log, views, options, || {}).unwrap();
     let rig = Rig { store: Store::open("memory://").unwrap(), folder, partition, _dir: dir };
     rig.append(0..3).await;
@@ -39,14 +41,14 @@ impl Rig {
             amount: Some(i128::from(id)),
             attributes: Default::default(),
         };
-        let appended = self.partition.append(ids.map(event).collect(), WhenFull::Wait).await.unwrap();
+        let appended = self.partition.place(WhenFull::Wait).await.unwrap().append(ids.map(event).collect());
         appended.await.unwrap().unwrap();
         self.partition.roll(std::time::Duration::ZERO).await.unwrap();
     }
 
     async fn archive(&self) -> Archive {
         let log_id = self.folder.log_id().to_string();
-        Archive::open(self.store.clone(), EventSchema::default(), 1, &log_id).await.unwrap()
+        Archive::open(&RealMachine, self.store.clone(), EventSchema::default(), 1, &log_id).await.unwrap()
     }
 
     async fn seal(&self, archive: &Archive) -> Result<(), SpeedError> {
@@ -60,11 +62,11 @@ impl Rig {
 
 /// Proves that a seal names the log and the fingerprint of its last record, that a segment whose seal a crash left out is archived
 /// again at the next start, and that the same objects come out.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seal_left_out() {
     let rig = rig().await;
     let archive = rig.archive().await;
-    archive.take_epoch().await.unwrap();
+    archive.take_epoch(&RealMachine).await.unwrap();
     rig.seal(&archive).await.unwrap();
     let first = rig.listed().await;
     let last = rig.partition.log.read(2..3).unwrap().next().unwrap().unwrap();
@@ -74,22 +76,22 @@ async fn a_seal_left_out() {
     rig.store.delete(&first[0].path.seal_path()).await.unwrap();
     let archive = rig.archive().await;
     assert_eq!(archive.edge(0).await, 0);
-    archive.take_epoch().await.unwrap();
+    archive.take_epoch(&RealMachine).await.unwrap();
     rig.seal(&archive).await.unwrap();
     assert_eq!((archive.edge(0).await, rig.listed().await), (3, first));
 }
 
 /// Proves that a server that started earlier archives nothing more and is told to stop, while the later one goes on, and that none
 /// archives before it took an epoch.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fenced() {
     let rig = rig().await;
     let (first, second) = (rig.archive().await, rig.archive().await);
     assert!(matches!(rig.seal(&first).await, Err(SpeedError::Stopping)));
-    first.take_epoch().await.unwrap();
+    first.take_epoch(&RealMachine).await.unwrap();
     rig.seal(&first).await.unwrap();
 
-    second.take_epoch().await.unwrap();
+    second.take_epoch(&RealMachine).await.unwrap();
     rig.append(3..5).await;
     let stopped = first.run(std::slice::from_ref(&rig.partition), CancellationToken::new()).await;
     assert!(matches!(stopped, Err(SpeedError::Fenced { epoch: 1, newer: 2, .. })), "{stopped:?}");

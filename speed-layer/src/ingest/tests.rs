@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
 use storage::log::LogFolder;
+use storage::machine::RealMachine;
 
 use super::*;
-use crate::first_end;
+use crate::layer::first_end;
 use crate::partition::PartitionOptions;
 use tokio::task::JoinSet;
 
@@ -19,7 +20,13 @@ fn rig(queue_bytes: u64) -> Rig {
     let folder = LogFolder::open(dir.path(), 2).unwrap();
     let partition = |number| {
         let log = folder.partition(number).unwrap();
-        let options = PartitionOptions { schema: EventSchema::default(), dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 1 };
+        let options = PartitionOptions {
+            machine: Arc::new(RealMachine),
+            schema: EventSchema::default(),
+            dedup_window_rows: 100,
+            segment_bytes: 1 << 20,
+            queue_appends: 1,
+        };
         Partition::start(log, Vec::new(), options, || panic!("planted")).unwrap().0
     };
     let partitions = [partition(0), partition(1)].into();
@@ -27,7 +34,7 @@ fn rig(queue_bytes: u64) -> Rig {
     let schema = Arc::new(EventSchema::default());
     let room = QueueRoom::new(queue_bytes);
     let log_failed = Arc::new(watch::channel(false).0);
-    let ingest = Ingest { schema, log_id: "log".into(), partitions, dead_letters, room, log_failed };
+    let ingest = Ingest { machine: Arc::new(RealMachine), schema, log_id: "log".into(), partitions, dead_letters, room, log_failed };
     Rig { ingest, _folder: folder, _dir: dir }
 }
 
@@ -45,7 +52,7 @@ fn events(users: std::ops::Range<u32>) -> Vec<RawEvent> {
 
 /// Proves that events beyond the bytes of the queue are refused while others wait, that a stream waits for room instead, that a
 /// request larger than the queue is taken alone, and that all room is given back when they are written.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_wait() {
     let rig = rig(10 << 10);
     let all = rig.ingest.room.free.available_permits();
@@ -63,7 +70,7 @@ async fn bytes_that_wait() {
 }
 
 /// Proves that a request for a partition whose queue is full is refused whole: nothing of it is queued elsewhere.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_partitions_or_none() {
     let rig = rig(1 << 20);
     // Whoever holds the only place of partition 1 has not sent anything yet.
@@ -76,7 +83,7 @@ async fn all_partitions_or_none() {
 }
 
 /// Proves that the end of a thread that writes is noticed, by its name, and that nothing is noticed before.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_panics() {
     let rig = rig(1 << 20);
     let mut tasks = JoinSet::new();

@@ -20,10 +20,12 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use tokio::time::Instant;
+
+use merganser_proto::v1::Event;
 
 pub use error::LoadError;
 pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};
@@ -100,6 +102,18 @@ pub async fn run(options: LoadOptions, shutdown: impl Future<Output = ()> + Send
     }
     summary.elapsed = started.elapsed();
     Ok(summary)
+}
+
+/// The first line of a row, from 1, and the event or why the row is none.
+pub type FileRow = (u64, Result<Event, String>);
+
+/// The rows of one file as [`run`] sends them. After an error there is nothing more.
+///
+/// # Errors
+/// When the file cannot be opened, its ending is unknown, or its columns are not those of events.
+pub fn rows(path: &Path) -> Result<impl Iterator<Item = Result<FileRow, LoadError>> + use<>, LoadError> {
+    let rows = EventFile::find(path)?.rows(&reader::Position::default())?;
+    Ok(rows.map(|row| row.map(|row| (row.line, row.event))))
 }
 
 /// Sends what `progress` does not hold yet.

@@ -172,6 +172,7 @@ async fn refused_of_format_1() {
         ("\"version\": 42,", "\"version\": 9,", "version 9"),
         ("\"rows\": 7", "\"rows\": 8", "row_count"),
         ("\"shard\": 0", "\"shard\": 1", "shards"),
+        ("\"bytes\": 1234", "\"bytes\": -1", "below zero"),
         ("\"fingerprint\"", "\"boundary_records\": [\"\"], \"fingerprint\"", "boundary_records of 1"),
         ("\"view\": \"user_stats\"", "\"view\": \"../x\"", "../x"),
         ("  }\n}\n", "  }\n", "EOF"),
@@ -180,6 +181,15 @@ async fn refused_of_format_1() {
         let refused = manifests.read(42).await.unwrap_err().to_string();
         assert!(refused.contains(said) && refused.contains("00000000000000000042.json"), "{refused}");
     }
+}
+
+/// Proves that rows which add up to more than 64 bits are not what wraps around to `row_count`.
+#[test]
+fn rows_beyond_64_bits() {
+    let mut files = vec![manifest(1, "r1").files.remove(0); 4];
+    (0_u32..).zip(&mut files).for_each(|(shard, file)| (file.shard, file.rows) = (shard, 1 << 62));
+    let wrapped = Manifest { files, row_count: 0, ..manifest(1, "r1") };
+    assert!(wrapped.contradiction().is_some_and(|said| said.contains("row_count")));
 }
 
 fn over(faulty: &FaultyStore, retry: Retry) -> Manifests {

@@ -27,6 +27,10 @@ const UNSPLITTABLE: [(&str, &str); 4] = [
     ("grouping", "grouping() belongs to grouping sets, which a view does not have; leave it out"),
 ];
 
+/// Longest piece of SQL without a comma, in tokens. `a + a + a …` is a tree as deep as it is long, which the planner and every
+/// evaluation descend by recursion: a stack of 2 MiB ends somewhere beyond 400 levels, and the process with it.
+const MAX_PIECE_TOKENS: usize = 300;
+
 /// A statement that passed the gate.
 pub(super) struct Checked {
     pub(super) statement: Statement,
@@ -35,6 +39,7 @@ pub(super) struct Checked {
 }
 
 pub(super) fn check(sql: &str, schema: &EventSchema, state: &SessionState) -> Result<Checked, DefinitionError> {
+    check_pieces(sql)?;
     let statement = only_statement(sql)?;
     let select = only_select(sql, &statement)?;
     let GroupByExpr::Expressions(group_by, _) = &select.group_by else {
@@ -49,6 +54,27 @@ pub(super) fn check(sql: &str, schema: &EventSchema, state: &SessionState) -> Re
     }
     let output_names = select.projection.iter().map(output_name).collect::<Result<_, _>>()?;
     Ok(Checked { statement, output_names })
+}
+
+/// Refuses what is too long without a comma; text that is not even tokens is left to the parser.
+fn check_pieces(sql: &str) -> Result<(), DefinitionError> {
+    let mut tokens = 0;
+    for token in Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap_or_default() {
+        match token.token {
+            Token::Comma => tokens = 0,
+            Token::Whitespace(_) => {}
+            _ => tokens += 1,
+        }
+        if tokens > MAX_PIECE_TOKENS {
+            return Err(DefinitionError::at(
+                place(token.span.start),
+                format!(
+                    "more than {MAX_PIECE_TOKENS} words and signs without a comma; write x IN (…) for a chain of OR, or several measures"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn only_statement(sql: &str) -> Result<Statement, DefinitionError> {

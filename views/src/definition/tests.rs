@@ -184,3 +184,21 @@ fn frozen_states() {
     });
     assert_eq!(found, expected.map(|(name, measures, digest)| (name, measures, digest.to_owned())));
 }
+
+/// Proves that an expression too deep for a stack is refused with its place before anything descends into it, and that the
+/// deepest one that passes fits into the stack of a server's thread.
+#[test]
+fn deep_expressions() {
+    let chain = |terms: usize| format!("SELECT user_id, sum({}) FROM events GROUP BY user_id", vec!["quantity"; terms].join(" + "));
+    let parse =
+        |sql: String| std::thread::Builder::new().stack_size(2 << 20).spawn(move || Definition::parse(&sql, &deep_schema()).map(|_| ()));
+    for terms in [200, 20_000] {
+        let refused = parse(chain(terms)).unwrap().join().unwrap().unwrap_err().to_string();
+        assert!(refused.contains("without a comma") && refused.contains("line 1"), "{refused}");
+    }
+    parse(chain(140)).unwrap().join().unwrap().unwrap();
+}
+
+fn deep_schema() -> EventSchema {
+    EventSchema { attributes: [("quantity".to_owned(), AttributeType::Int64)].into(), ..Default::default() }
+}

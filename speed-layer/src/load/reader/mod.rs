@@ -106,11 +106,13 @@ impl EventFile {
             Format::Parquet => parquet::rows(self.open()?, self, position)?,
         };
         let path = self.path.clone();
-        let mut last = 0;
+        let (mut last, mut failed) = (0, false);
         Ok(Box::new(std::iter::from_fn(move || {
-            let row = rows.next()?;
-            if let Ok(row) = &row {
-                last = row.line;
+            // A decoder that has failed may fail again for ever.
+            let row = if failed { None } else { rows.next() }?;
+            match &row {
+                Ok(row) => last = row.line,
+                Err(_) => failed = true,
             }
             Some(row.map_err(|source| LoadError::Read { file: path.clone(), line: last, source }))
         })))

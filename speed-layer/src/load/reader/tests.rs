@@ -194,6 +194,17 @@ fn a_file_that_breaks_off_is_an_error() {
     }
 }
 
+#[test]
+fn nothing_comes_after_an_error() {
+    // Proves that a decoder which fails again each time it is asked does not make a file endless.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl.gz");
+    fs::write(&path, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut rows = EventFile::find(&path).unwrap().rows(&Position::default()).unwrap();
+    assert!(rows.next().unwrap().is_err());
+    assert!(rows.next().is_none());
+}
+
 fn parquet_file(columns: &[(&str, ArrayRef)], codec: Codec) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter(columns.iter().cloned()).unwrap();
     let properties = WriterProperties::builder().set_compression(codec).build();
