@@ -8,7 +8,7 @@ use integration_tests::chaos::world::Programs;
 
 /// Format 1 of the log takes a missing sector before one that is there for damage, and a server refuses to start; to be set
 /// once there is a format that tells the two apart.
-const ANY_SECTOR: bool = false;
+const ANY_SECTOR: bool = true;
 const CUTS: Cuts = Cuts { logs: 60, servers: 6, any_sector: ANY_SECTOR };
 const LENGTH: Duration = Duration::from_secs(8);
 

@@ -40,7 +40,7 @@ pub(super) fn edges_near(definition: &Definition, time_us: i64) -> Result<Edges,
 /// Refuses an expression that is no bucket: it must start at or before the times it holds, and hold its own start.
 pub(super) fn check(bucket: Option<&dyn PhysicalExpr>, schema: &EventSchema) -> Result<(), DefinitionError> {
     let Some(bucket) = bucket else { return Ok(()) };
-    const SAMPLE_STEP_US: usize = 97 * 86_400_000_000 + 12_345_678;
+    const SAMPLE_STEP_US: usize = 397 * 86_400_000_000 + 12_345_678;
     let refuse = |why: &str| DefinitionError::new(format!("the bucket {why}; use date_trunc or date_bin of event_time"));
     let times: Vec<i64> = (-2_208_988_800_000_000..7_258_118_400_000_000).step_by(SAMPLE_STEP_US).collect();
     let starts = buckets_at(bucket, schema, &times).map_err(|e| refuse(&format!("fails on some times ({e})")))?;
