@@ -26,6 +26,13 @@ impl Address {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((routes, process.clone()));
     }
 
+    /// Kills the server, if it is up.
+    pub(super) fn kill(&self) {
+        if let Some((_, process)) = self.up() {
+            process.kill();
+        }
+    }
+
     pub(super) fn gone(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

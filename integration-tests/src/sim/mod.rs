@@ -171,6 +171,8 @@ async fn calm(clients: &Clients) -> Result<(), String> {
     let slow = clients.world.weather.has(Fault::StoreStalls);
     sleep(Duration::from_secs(if slow { 150 } else { 5 })).await;
     clients.settle().await?;
+    // Everything is acknowledged, so nothing of it may need the page cache.
+    clients.world.unplug();
     for user in 0..clients.user_count() {
         until_answered(clients, user, Consistency::Fresh, false).await?;
     }

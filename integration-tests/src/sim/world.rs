@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use batch_layer::progress::Silent;
@@ -40,7 +41,9 @@ pub(super) struct World {
     pub(super) serving: Address,
     /// From the serving layer to the speed layer.
     pub(super) between: Link,
-    batches: Arc<std::sync::atomic::AtomicU32>,
+    batches: Arc<AtomicU32>,
+    /// The next death of the speed layer is a power cut that nothing unsynced outlives.
+    unplugged: Arc<AtomicBool>,
 }
 
 /// The machine of one process.
@@ -100,6 +103,7 @@ impl World {
             serving: Address::default(),
             between,
             batches: Arc::default(),
+            unplugged: Arc::default(),
         }
     }
 
@@ -177,6 +181,12 @@ impl World {
     /// What is left of a speed layer that died.
     fn bury(&self, process: &Process) {
         process.kill();
+        if self.unplugged.swap(false, Ordering::Relaxed) {
+            process.trace(|| "unplugged".to_owned());
+            self.disk.power_cut(Survivors::None);
+            self.disk.clear_plan();
+            return;
+        }
         let power = self.weather.has(Fault::PowerCutAtDisk) || self.weather.has(Fault::PowerCut);
         if power && self.chance.happens(700) {
             process.trace(|| "power cut".to_owned());
@@ -185,6 +195,12 @@ impl World {
             self.disk.kill();
         }
         self.disk.clear_plan();
+    }
+
+    /// Pulls the plug: whatever was not synced is gone.
+    pub(super) fn unplug(&self) {
+        self.unplugged.store(true, Ordering::Relaxed);
+        self.speed.kill();
     }
 
     /// Lets the disk fail at some call of the life that begins.
@@ -263,7 +279,7 @@ impl World {
     /// # Errors
     /// It found something wrong that no fault explains, such as a difference in the audit.
     pub(super) async fn batch(&self) -> Result<Batch, String> {
-        let number = self.batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.batches.fetch_add(1, Ordering::Relaxed);
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
         let options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
         let link = Link::new(&self.speed, &self.weather, &self.chance);
