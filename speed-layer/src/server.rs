@@ -28,7 +28,7 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// Appends in flight. Those that wait share a sync, so that some at once are what makes the log fast; more only wait longer.
-const APPENDS: usize = 32;
+const APPENDS: usize = 64;
 /// A sync or two: what an append waits for at most before its turn.
 const APPEND_PATIENCE: Duration = Duration::from_millis(10);
 /// Streams of producers. Each may have a message of 4 MiB half read.

@@ -27,7 +27,7 @@ use super::unread::Unread;
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Calls that may wait for a place, for each place there is: they wait for a short time only.
-const WAITING_PER_PLACE: usize = 4;
+const WAITING_PER_PLACE: usize = 1;
 /// Answers that may wait to be read, for each place there is. Whoever does not read keeps memory, but keeps nobody from being
 /// answered.
 const UNREAD_PER_PLACE: usize = 8;
