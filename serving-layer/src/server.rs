@@ -21,9 +21,13 @@ use crate::service::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Service};
 
 /// Questions in flight for each core. They wait for the speed layer and for the disk, and compute while they merge; more would
 /// all be late together.
-const QUESTIONS_PER_CORE: usize = 8;
+const QUESTIONS_PER_CORE: usize = 4;
+/// What a question waits for its turn at most: a burst of small ones is through by then.
+const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
+/// A burst of them is over by then.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A question that takes longer is given up.
 pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(5);
@@ -86,7 +90,8 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
 }
 
 fn rules() -> Rules {
-    let (questions, others) = (Room::per_core("questions", QUESTIONS_PER_CORE), Room::new("calls", OTHERS));
+    let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
+    let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let room = match path {
             // Whoever asks for it would end a busy server.
@@ -94,6 +99,8 @@ fn rules() -> Rules {
             _ if path.starts_with("/merganser.v1.") => Some(&questions),
             _ => Some(&others),
         };
-        Rule { room: room.cloned(), within: Some(QUESTION_TIME), unread: UNREAD_TIME }
+        // Streams among the questions are not built; a watch will be one.
+        let is_stream = !path.starts_with("/merganser.v1.") || path.ends_with("/WatchUserStats");
+        Rule { room: room.cloned(), is_stream, within: Some(QUESTION_TIME), unread: UNREAD_TIME }
     })
 }

@@ -22,12 +22,16 @@ use crate::service::{IngestAdapter, RealtimeAdapter};
 
 /// Appends in flight. Those that wait share a sync, so that some at once are what makes the log fast; more only wait longer.
 const APPENDS: usize = 64;
+/// A sync or two: what an append waits for at most before its turn.
+const APPEND_PATIENCE: Duration = Duration::from_millis(10);
 /// Streams of producers. Each may have a message of 4 MiB half read.
 const STREAMS: usize = 64;
 /// Questions of the other layers. The serving layer bounds its own; these are so many that it is not refused.
 const QUESTIONS: usize = 256;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
+/// A burst of them is over by then.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// An append is answered by then, or the producer sends it again.
 const APPEND_TIME: Duration = Duration::from_secs(10);
@@ -80,8 +84,10 @@ async fn report(health: HealthReporter, mut log_failed: watch::Receiver<bool>) {
 }
 
 fn rules() -> Rules {
-    let (appends, streams) = (Room::new("appends", APPENDS), Room::new("streams", STREAMS));
-    let (questions, others) = (Room::new("questions", QUESTIONS), Room::new("calls", OTHERS));
+    let appends = Room::new("appends", APPENDS, APPEND_PATIENCE);
+    let streams = Room::new("streams", STREAMS, PATIENCE);
+    let questions = Room::new("questions", QUESTIONS, PATIENCE);
+    let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, within, unread) = match path {
             "/merganser.v1.IngestService/AppendEvents" => (Some(&appends), Some(APPEND_TIME), UNREAD_TIME),
@@ -97,6 +103,7 @@ fn rules() -> Rules {
             "/grpc.health.v1.Health/Check" => (None, Some(QUESTION_TIME), UNREAD_TIME),
             _ => (Some(&others), Some(QUESTION_TIME), UNREAD_TIME),
         };
-        Rule { room: room.cloned(), within, unread }
+        let is_call = path.ends_with("/AppendEvents") || path.ends_with("/GetStates") || path.ends_with("/PrepareVersion");
+        Rule { room: room.cloned(), is_stream: !is_call, within, unread }
     })
 }

@@ -34,8 +34,8 @@ struct Server {
 impl Server {
     fn start(places: usize, unread: Duration) -> Self {
         let (connect, mut connections) = mpsc::unbounded_channel();
-        let room = Room::new("watches", places);
-        let rules: Rules = Arc::new(move |_| Rule { room: Some(room.clone()), within: None, unread });
+        let room = Room::new("watches", places, Duration::from_millis(10));
+        let rules: Rules = Arc::new(move |_| Rule { room: Some(room.clone()), is_stream: true, within: None, unread });
         let shutdown = CancellationToken::new();
         let incoming = stream::poll_fn(move |cx| connections.poll_recv(cx).map(|io| io.map(Ok)));
         let (_, health) = tonic_health::server::health_reporter();

@@ -26,9 +26,11 @@ use super::unread::Unread;
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How long a call may wait for a place, so that a burst is no overload. Whoever has waited so long is refused: the server has
-/// more to do than it can, and more waiting would be only that.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// Calls that may wait for a place, for each place there is: they wait for a short time only.
+const WAITING_PER_PLACE: usize = 1;
+/// Answers that may wait to be read, for each place there is. Whoever does not read keeps memory, but keeps nobody from being
+/// answered.
+const UNREAD_PER_PLACE: usize = 8;
 /// What is read and thrown away of a question that is refused. Refusing it in the middle would leave the rest of it on its way,
 /// and a connection with enough of that is closed as an attacker's.
 const DRAINED_BYTES: usize = 64 << 10;
@@ -40,22 +42,25 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Room {
     kind: &'static str,
     places: usize,
+    patience: Duration,
     free: Arc<Semaphore>,
-    /// Room to wait in, for as many again.
     line: Arc<Semaphore>,
+    unread: Arc<Semaphore>,
 }
 
 impl Room {
-    /// So many places for `kind`, a plural noun.
+    /// So many places for `kind`, a plural noun. A call waits for one for `patience`, so that a burst is no overload; then it is
+    /// refused, for the server has more to do than it can, and more waiting would be only that.
     #[must_use]
-    pub fn new(kind: &'static str, places: usize) -> Self {
-        Self { kind, places, free: Arc::new(Semaphore::new(places)), line: Arc::new(Semaphore::new(places)) }
+    pub fn new(kind: &'static str, places: usize, patience: Duration) -> Self {
+        let room_for = |each: usize| Arc::new(Semaphore::new(places * each));
+        Self { kind, places, patience, free: room_for(1), line: room_for(WAITING_PER_PLACE), unread: room_for(UNREAD_PER_PLACE) }
     }
 
     /// As many for each core, for calls that mostly compute: more at once would all be late together.
     #[must_use]
-    pub fn per_core(kind: &'static str, places: usize) -> Self {
-        Self::new(kind, places * std::thread::available_parallelism().map_or(1, usize::from))
+    pub fn per_core(kind: &'static str, places: usize, patience: Duration) -> Self {
+        Self::new(kind, places * std::thread::available_parallelism().map_or(1, usize::from), patience)
     }
 
     /// A place, at once or soon.
@@ -64,16 +69,21 @@ impl Room {
             return Some(place);
         }
         let _in_line = self.line.try_acquire().ok()?;
-        timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
+        timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
+    }
+
+    fn refusal(&self) -> Status {
+        refusal("OVERLOADED", format!("{} {} are in flight; try again", self.places, self.kind))
     }
 }
 
 /// What one method may take.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Where its calls are counted, from the first byte of the question until the answer is read. Without one they are let in
-    /// always.
+    /// Where its calls are counted. Without one they are let in always.
     pub room: Option<Room>,
+    /// Whether its answers are a stream, which keeps its place to its end. Others give it back when they are answered.
+    pub is_stream: bool,
     /// From the first byte of the question to the answer, or for a stream to the first of its answers: reading a slow question is
     /// part of it.
     pub within: Option<Duration>,
@@ -114,20 +124,17 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let Rule { room, within, unread } = (self.rules)(request.uri().path());
+        let Rule { room, is_stream, within, unread } = (self.rules)(request.uri().path());
         let (mut routes, cut) = (self.routes.clone(), self.cut.clone());
         Box::pin(async move {
-            let place = match room {
-                None => None,
-                Some(room) => match room.enter().await {
-                    Some(place) => Some(place),
-                    None => {
-                        drain(request.into_body()).await;
-                        let Room { kind, places, .. } = room;
-                        return Ok(refusal("OVERLOADED", format!("{places} {kind} are in flight; try again")).into_http());
-                    }
-                },
-            };
+            let mut place = None;
+            if let Some(room) = &room {
+                place = room.enter().await;
+                if place.is_none() {
+                    drain(request.into_body()).await;
+                    return Ok(room.refusal().into_http());
+                }
+            }
             // It is ready whenever its clone was.
             let answer = routes.call(request);
             let response = match within {
@@ -137,6 +144,11 @@ impl Service<Request<Body>> for Calls {
                     Err(_) => return Ok(too_late(limit).into_http()),
                 },
             };
+            if let (Some(room), false) = (room, is_stream) {
+                // What was done stays done: to ask again is safe.
+                let Ok(unread) = Arc::clone(&room.unread).try_acquire_owned() else { return Ok(room.refusal().into_http()) };
+                place = Some(unread);
+            }
             Ok(response.map(|body| Body::new(Unread::new(body, place, unread, cut))))
         })
     }

@@ -1,4 +1,4 @@
-//! An answer on its way: it keeps its call's place until the peer has read it, and the peer may not take for ever.
+//! An answer on its way: it keeps a place until the peer has read it, and the peer may not take for ever.
 //!
 //! HTTP/2 lets a peer that answers every sign of life stop reading one stream. Nothing asks the body for more then, so a clock
 //! within it would stand still; a task beside it looks.
