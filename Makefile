@@ -30,8 +30,8 @@ overload: build ## appends and questions at 1, 2 and 3 times what the servers ca
 bench: ## the benches (come with a later issue)
 	@echo 'make bench comes with a later issue'; exit 1
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, demos; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:21 schedules:4 demo:2 demo-events:3
+ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, simulated runs, demos; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:24 schedules:4 sim:5 demo:2 demo-events:3
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -64,8 +64,8 @@ build:
 chaos: build ## real processes killed, then the power cut (CHAOS_SECONDS=600, POWER_CUTS=400, SEED=printed seed)
 	@$(BIN)/chaos
 
-sim: build ## simulated runs from consecutive seeds (SEEDS=1000, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
-	@SEEDS=$(or $(SEEDS),1000) $(BIN)/sim $(if $(TRACE),--trace) $(if $(TWICE),--twice)
+sim: build ## simulated runs from consecutive seeds (SEEDS=3000, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
+	@SEEDS=$(or $(SEEDS),3000) $(BIN)/sim $(if $(TRACE),--trace) $(if $(TWICE),--twice)
 
 fuzz: ## libFuzzer over every reader for FUZZ_SECONDS=60 in all, led by coverage; needs a C++ compiler (TARGETS='log sql' for some)
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) fuzz/run $(TARGETS)

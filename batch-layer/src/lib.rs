@@ -11,7 +11,7 @@
 //! loses or dies changes and deletes nothing: it leaves files that no manifest names, and the old version serves on; a later run
 //! removes them behind its publish, after a grace period (`collect`). This crate never looks at event times to decide what is in: the boundary is a log offset.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Every finished value, compared before anybody sees it.
 mod audit;

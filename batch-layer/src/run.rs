@@ -179,7 +179,7 @@ impl Run<'_> {
         let shards = self.recompute(&sources).await?;
         let touched_keys = self.note_duplicates(&shards);
         let mut manifest = self.manifest(shards, boundary_records);
-        let audited = self.audit(&manifest, sources, touched_keys).await?;
+        let audited = Box::pin(self.audit(&manifest, sources, touched_keys)).await?;
         self.check_counts(audited.event_count)?;
         manifest.event_count = audited.event_count;
         manifest.audit = Some(audited.summary);
@@ -300,7 +300,7 @@ impl Run<'_> {
             touched_keys,
             progress: Arc::clone(&self.progress),
         };
-        let audited = on_blocking_thread(audit.run()).await?;
+        let audited = Box::pin(on_blocking_thread(audit.run())).await?;
         let report = &mut self.report;
         report.event_count = audited.event_count;
         report.audit_kind.clone_from(&audited.summary.kind);

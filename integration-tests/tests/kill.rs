@@ -1,7 +1,7 @@
 //! Real processes killed while events come in and versions are published, or stopped for a while.
 //!
 //! A slice of `make chaos` for every day. `SEED=…` repeats a printed one, as far as processes can be repeated.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use std::time::Duration;
 

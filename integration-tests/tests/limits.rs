@@ -1,5 +1,5 @@
 //! A full disk, and a server with too few file handles.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use std::time::Duration;
 

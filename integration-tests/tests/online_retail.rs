@@ -1,5 +1,5 @@
 //! Real events: the published figures of *Online Retail*. Skipped, with a line that says so, where the files are not there.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 

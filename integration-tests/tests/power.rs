@@ -1,5 +1,5 @@
 //! The power cut at many moments of a recorded run.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! T1, a slice of it: simulated runs from consecutive seeds. `make sim SEEDS=50000` for more.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use integration_tests::sim::{FAULTS, Report, simulate};
 

@@ -14,7 +14,7 @@
 //! It never writes, never reads events, and never turns a failure into an empty answer: what cannot be read is an error, or, if
 //! the client has asked for that, an answer that says it is incomplete and why.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Question → answer.
 mod answer;

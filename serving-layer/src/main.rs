@@ -1,6 +1,6 @@
 //! `serving-layer serve` runs the server, `serving-layer get` asks one.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Asks a running server.
 mod get;

@@ -9,7 +9,7 @@
 //! What this layer never does: acknowledge before the sync, show what is not synced, guess at a boundary it does not keep,
 //! delete anything from the log.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Closed segments into the object store.
 mod archive;

@@ -9,7 +9,7 @@
 //! This crate knows no SQL and no gRPC. It never deletes what is not yet safe, and a byte that is not as it was written is an
 //! error that names the file, never a default.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 // Batch views: files of partial states, written once, read by key.
 pub mod batch_view;

@@ -8,7 +8,7 @@
 //!
 //! This crate does no I/O, reads no clock and knows neither gRPC nor files.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Events as Arrow columns.
 pub mod columns;

@@ -42,7 +42,7 @@ const PACE: Pace = Pace { life_ms: (800, 5000), between_runs_ms: (200, 2500), st
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let seed = options.seed.unwrap_or_else(rand::random);
+    let seed = options.seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     match Box::pin(everything(&options, seed)).await {
         Ok(true) => ExitCode::SUCCESS,

@@ -11,6 +11,8 @@
 //! What is not seen: changes that do not go through the C library, and memory that was never written. The loader waits for
 //! each request and repeats it until it is answered, so a kill leaves open at most one request a connection.
 
+#![allow(clippy::disallowed_methods, reason = "the processes, their clocks and their deaths are real")]
+
 /// What must hold at the end, for every user, partition and refused row.
 pub mod audit;
 /// What a disk may hold after a power cut.

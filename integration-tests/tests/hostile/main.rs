@@ -2,7 +2,7 @@
 //!
 //! The servers run in a process of their own, so that its memory, its processor time and its log are theirs alone. Attacks go
 //! over loopback by raw HTTP/2, for no client library misbehaves enough; limits of minutes are tried with a paused clock.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 /// Calls that are wrong as gRPC.
 mod calls;

@@ -16,6 +16,7 @@ pub struct LogId([u8; 16]);
 
 impl LogId {
     /// Draws a new id.
+    #[allow(clippy::disallowed_methods, reason = "a log that is opened without a machine, as in tests")]
     pub(crate) fn random() -> LogId {
         LogId(rand::random())
     }
