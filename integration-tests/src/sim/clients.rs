@@ -1,5 +1,7 @@
 //! Those who use the servers: they send events, again where they do not know, and ask, and compare.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,13 +10,15 @@ use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetUserStatsRequest, Provenance, UserStats};
 use prost_types::Timestamp;
+use storage::dead_letter;
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 use super::Report;
 use super::faults::Fault;
 use super::link::Link;
 use super::oracle::{Id, Oracle};
-use super::world::World;
+use super::world::{DATA, World};
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +31,8 @@ pub(super) struct Clients {
     pub(super) report: Arc<Mutex<Report>>,
     /// The token of the newest acknowledgement.
     position: Arc<Mutex<String>>,
+    /// Ids of rows that were refused, each of which must be a dead letter.
+    letters: Arc<Mutex<BTreeSet<String>>>,
     ingest: IngestServiceClient<Transport>,
     stats: UserStatsServiceClient<Transport>,
     to_speed: Link,
@@ -44,6 +50,7 @@ impl Clients {
             oracle: Arc::new(Mutex::new(oracle)),
             report: Arc::default(),
             position: Arc::default(),
+            letters: Arc::default(),
             ingest: IngestServiceClient::new(Transport::new(to_speed.clone())),
             stats: UserStatsServiceClient::new(Transport::new(to_serving)),
             to_speed,
@@ -114,8 +121,8 @@ impl Clients {
             let known = self.oracle(|o| o.known());
             ids.iter().map(|id| known.contains(id)).collect()
         };
-        let bad = self.world.chance.happens(60).then(|| self.world.chance.bits());
-        let events = ids.iter().map(|id| event(*id)).chain(bad.map(bad_event)).collect::<Vec<_>>();
+        let bad: Vec<Event> = self.bad_event().into_iter().chain(self.conflict()).collect();
+        let events = ids.iter().map(|id| event(*id)).chain(bad.iter().cloned()).collect::<Vec<_>>();
         let sent = events.len() as i64;
         ids.iter().for_each(|id| self.oracle(|o| o.send(*id)));
         let under_way = self.world.weather.under_way();
@@ -124,7 +131,12 @@ impl Clients {
         let response = match answered {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
-                self.count(|r| r.unknown += 1);
+                // Where it all goes to one place, a refusal for want of room is one of every event.
+                let one_place = bad.is_empty() && (ids.len() == 1 || self.world.config.log.partitions == 1);
+                match one_place && status.code() == Code::ResourceExhausted {
+                    true => ids.iter().for_each(|id| self.oracle(|o| o.refused(*id))),
+                    false => self.count(|r| r.unknown += 1),
+                }
                 self.world.trace.note(|| format!("append of {ids:?}: {}", status.message()));
                 return Ok(());
             }
@@ -135,7 +147,7 @@ impl Clients {
         };
         self.world.trace.note(|| format!("append of {ids:?}: {response:?}"));
         let (accepted, duplicates, refused) = (response.accepted_count, response.duplicate_count, response.rejected.len() as i64);
-        if accepted + duplicates + refused != sent || refused != i64::from(bad.is_some()) {
+        if accepted + duplicates + refused != sent || refused != bad.len() as i64 {
             return Err(format!("of {sent} rows {accepted} are accepted, {duplicates} duplicates, {:?} refused", response.rejected));
         }
         let known = surely_there.iter().filter(|there| **there).count() as i64;
@@ -146,6 +158,7 @@ impl Clients {
             }
         }
         ids.iter().for_each(|id| self.oracle(|o| o.sure(*id)));
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).extend(bad.into_iter().map(|event| event.event_id));
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = response.position;
         self.world.weather.recovered();
         self.count(|r| {
@@ -154,6 +167,31 @@ impl Clients {
             r.refused += refused as u64;
         });
         Ok(())
+    }
+
+    /// Now and then a row that is refused for what it is.
+    fn bad_event(&self) -> Option<Event> {
+        let chance = &self.world.chance;
+        chance.happens(60).then(|| Event { event_id: format!("bad-{:x}", chance.bits()), user_id: "u0".to_owned(), ..Event::default() })
+    }
+
+    /// Now and then an event with the identity of one that is in the log, and other content.
+    fn conflict(&self) -> Option<Event> {
+        let known = self.oracle(|o| o.known());
+        let wanted = self.whole_window() && !known.is_empty() && self.world.chance.happens(30);
+        wanted.then(|| Event { event_type: "other".to_owned(), ..event(self.world.chance.pick(&known)) })
+    }
+
+    /// Every row whose refusal was told is a dead letter.
+    pub(super) fn check_letters(&self) -> Outcome {
+        let kept = dead_letter::read_all_on(self.world.disk.process(), Path::new(DATA)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let kept = kept.map_err(|e| format!("the dead letters: {e}"))?;
+        let kept: BTreeSet<_> = kept.iter().filter_map(|(_, letter)| letter.event["event_id"].as_str()).collect();
+        let told = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.iter().find(|id| !kept.contains(id.as_str())) {
+            None => Ok(()),
+            Some(id) => Err(format!("{id} was refused, and is no dead letter")),
+        }
     }
 
     fn whole_window(&self) -> bool {
@@ -326,11 +364,6 @@ fn event(id: Id) -> Event {
         amount: id.amount().to_string(),
         ..Event::default()
     }
-}
-
-/// A row that is refused.
-fn bad_event(bits: u128) -> Event {
-    Event { event_id: format!("bad-{bits:x}"), user_id: "u0".to_owned(), ..Event::default() }
 }
 
 /// `"17.0000"` is 17; nothing is 0.

@@ -77,6 +77,11 @@ impl Oracle {
         fact.sent = fact.sent.min(now);
     }
 
+    /// It was refused for want of room: this time it is not in the log.
+    pub(super) fn refused(&mut self, id: Id) {
+        self.users[id.user][id.digit].sends -= 1;
+    }
+
     /// It is in the log: it was acknowledged, or was seen in an answer.
     pub(super) fn sure(&mut self, id: Id) {
         let now = self.now();

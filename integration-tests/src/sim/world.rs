@@ -1,8 +1,9 @@
 //! Three servers on one simulated machine: started, killed, unplugged, started again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use batch_layer::progress::Silent;
@@ -14,6 +15,7 @@ use storage::config::{ByteSize, Config, Period};
 use storage::log::disk::{Call, Disk, Fault as DiskFault, MemoryDisk, Survivors};
 use storage::machine::Machine;
 use storage::store::Store;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::chance::Chance;
@@ -41,9 +43,17 @@ pub(super) struct World {
     pub(super) serving: Address,
     /// From the serving layer to the speed layer.
     pub(super) between: Link,
-    batches: Arc<AtomicU32>,
+    batches: Arc<Mutex<Batches>>,
     /// The next death of the speed layer is a power cut that nothing unsynced outlives.
     unplugged: Arc<AtomicBool>,
+}
+
+/// The batch runs so far.
+#[derive(Debug, Default)]
+struct Batches {
+    started: u32,
+    /// Which run said that it had published a version.
+    published: BTreeMap<i64, String>,
 }
 
 /// The machine of one process.
@@ -137,10 +147,12 @@ impl World {
                     calm_since = None;
                     process.trace(|| "is up".to_owned());
                     self.speed.serve(layer.routes(), &process);
+                    let log_failed = layer.log_failed();
                     tokio::select! {
                         biased;
                         () = self.watched(&process) => {}
                         ended = layer.first_end() => process.trace(|| format!("ends: {ended}")),
+                        () = self.somebody_notices(log_failed) => process.trace(|| "is restarted: its log has failed".to_owned()),
                     }
                     self.speed.gone();
                 }
@@ -166,6 +178,14 @@ impl World {
                 process.kill();
             }
         }
+    }
+
+    /// Waits until somebody who watches the health of a server sees that its log takes no more events.
+    async fn somebody_notices(&self, mut log_failed: watch::Receiver<bool>) {
+        if log_failed.wait_for(|failed| *failed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        sleep(self.chance.micros(2_000_000)).await;
     }
 
     /// Waits for the death of a process, or for the time to look at it again, which is seldom when nothing goes wrong.
@@ -222,6 +242,8 @@ impl World {
             (Fault::PowerCutAtDisk, crash()),
             (Fault::SyncFails, error(Call::Sync)),
             (Fault::WriteFails, error(Call::Write).half_way()),
+            // The disk had promised the room.
+            (Fault::DiskFull, DiskFault::error(std::io::ErrorKind::StorageFull).on(Call::Write).after(after / 4).half_way()),
         ];
         for (fault, plan) in planned {
             if rolls(fault) {
@@ -277,9 +299,10 @@ impl World {
     /// One batch run.
     ///
     /// # Errors
-    /// It found something wrong that no fault explains, such as a difference in the audit.
+    /// It found something wrong that no fault explains, such as a difference in the audit, or it lost to itself.
     pub(super) async fn batch(&self) -> Result<Batch, String> {
-        let number = self.batches.fetch_add(1, Ordering::Relaxed);
+        let number = self.batches().started;
+        self.batches().started += 1;
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
         let options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
         let link = Link::new(&self.speed, &self.weather, &self.chance);
@@ -303,17 +326,28 @@ impl World {
         let batch = match outcome {
             Ok(RunOutcome::Published(report)) => {
                 process.trace(|| format!("publishes version {}", report.version));
+                if let Some(other) = self.batches().published.insert(report.version, report.run_id.clone()) {
+                    return Err(format!("two runs say that version {} is theirs: {other} and {}", report.version, report.run_id));
+                }
                 Batch::Published
             }
             Ok(RunOutcome::NothingToDo(_)) => Batch::NothingToDo,
             Err(e) => {
                 process.trace(|| format!("ends: {}", in_one_line(&e)));
                 check_run(&e)?;
+                // Others may start meanwhile, and a run that was killed no longer publishes.
+                if matches!(e, RunError::Lost { .. }) && number + 1 == self.batches().started && !self.weather.has(Fault::TwoBatches) {
+                    return Err(format!("a run that was alone says that it lost: {}", in_one_line(&e)));
+                }
                 Batch::Failed
             }
         };
         process.kill();
         Ok(batch)
+    }
+
+    fn batches(&self) -> std::sync::MutexGuard<'_, Batches> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every byte that outlives the processes goes into the trace.

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use storage::log::LogFolder;
 use storage::machine::RealMachine;
 use storage::master::SegmentMeta;
+use tokio::time::timeout;
 use views::{Definition, Event};
 
 use super::*;
@@ -93,7 +96,8 @@ async fn fenced() {
 
     second.take_epoch(&RealMachine).await.unwrap();
     rig.append(3..5).await;
-    let stopped = first.run(std::slice::from_ref(&rig.partition), CancellationToken::new()).await;
+    let run = first.run(std::slice::from_ref(&rig.partition), CancellationToken::new());
+    let stopped = timeout(Duration::from_secs(20), run).await.expect("it stops by itself");
     assert!(matches!(stopped, Err(SpeedError::Fenced { epoch: 1, newer: 2, .. })), "{stopped:?}");
     assert_eq!(rig.listed().await.len(), 1);
     // A cut that finds out wakes the task that stops the server.
