@@ -16,8 +16,8 @@ struct Fact {
     /// When it was first sent, and when it was first known to be in the log, in steps of the oracle.
     sent: u64,
     sure: Option<u64>,
-    /// A resend was accepted as new though the event was surely there, because it was older than the window.
-    slipped: bool,
+    /// How often it may be in the log, if it was sent again beyond the window.
+    copies: u32,
 }
 
 /// Every user's events in the order of their digits.
@@ -66,7 +66,7 @@ impl Oracle {
         if facts.len() == EVENTS_PER_USER {
             return None;
         }
-        facts.push(Fact { sends: 0, sent: u64::MAX, sure: None, slipped: false });
+        facts.push(Fact { sends: 0, sent: u64::MAX, sure: None, copies: 0 });
         Some(Id { user, digit: facts.len() - 1 })
     }
 
@@ -74,12 +74,15 @@ impl Oracle {
         let now = self.now();
         let fact = &mut self.users[id.user][id.digit];
         fact.sends += 1;
+        fact.copies += 1;
         fact.sent = fact.sent.min(now);
     }
 
     /// It was refused for want of room: this time it is not in the log.
     pub(super) fn refused(&mut self, id: Id) {
-        self.users[id.user][id.digit].sends -= 1;
+        let fact = &mut self.users[id.user][id.digit];
+        fact.sends -= 1;
+        fact.copies -= 1;
     }
 
     /// It is in the log: it was acknowledged, or was seen in an answer.
@@ -88,9 +91,9 @@ impl Oracle {
         self.users[id.user][id.digit].sure.get_or_insert(now);
     }
 
-    /// A resend was accepted as a new event.
-    pub(super) fn slipped(&mut self, id: Id) {
-        self.users[id.user][id.digit].slipped = true;
+    /// A resend was recognised as one: it has added no copy.
+    pub(super) fn recognised(&mut self, id: Id) {
+        self.users[id.user][id.digit].copies -= 1;
     }
 
     /// Events of whom nobody knows whether they are in the log.
@@ -121,7 +124,7 @@ impl Oracle {
             let times = rest % 4;
             rest /= 4;
             counted += times;
-            let copies = if self.whole_window || covered { 1 } else { i64::from(fact.sends.min(3)) };
+            let copies = if self.whole_window || covered { 1 } else { i64::from(fact.copies.min(3)) };
             let most = if fact.sends == 0 { 0 } else { copies };
             let least = i64::from(!may_lack && fact.sure.is_some_and(|sure| sure < asked));
             if times < least || times > most {

@@ -59,6 +59,8 @@ enum Fate {
     NotDone,
     ReplyLost,
     Twice,
+    /// Carried out for a process that is dead.
+    Orphaned,
 }
 
 impl SimStore {
@@ -71,6 +73,10 @@ impl SimStore {
         }
         if self.weather.strikes(Fault::StoreStalls) {
             sleep(Duration::from_secs(60) + chance.micros(60_000_000)).await;
+        }
+        // What was under way when a process died may arrive all the same.
+        if self.process.is_dead() && chance.happens(500) {
+            return Fate::Orphaned;
         }
         self.process.or_never().await;
         if self.weather.strikes(Fault::StoreFails) {
@@ -105,6 +111,11 @@ impl fmt::Display for SimStore {
 impl ObjectStore for SimStore {
     async fn put_opts(&self, path: &ObjectPath, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let fate = self.fate().await;
+        if let Fate::Orphaned = fate {
+            self.process.trace(|| format!("put {path} arrives late"));
+            let _nobody_hears = self.objects.inner.put_opts(path, payload, opts).await;
+            return std::future::pending().await;
+        }
         self.dies().await;
         if let Fate::NotDone = fate {
             return self.failed("503 slow down");
@@ -118,7 +129,7 @@ impl ObjectStore for SimStore {
         match fate {
             Fate::ReplyLost => return self.failed("connection reset"),
             Fate::Twice => done = self.objects.inner.put_opts(path, payload, opts).await,
-            Fate::Done | Fate::NotDone => {}
+            Fate::Done | Fate::NotDone | Fate::Orphaned => {}
         }
         done
     }
@@ -128,9 +139,11 @@ impl ObjectStore for SimStore {
     }
 
     async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> Result<GetResult> {
-        match self.fate().await {
+        let fate = self.fate().await;
+        self.process.or_never().await;
+        match fate {
             Fate::NotDone | Fate::ReplyLost => self.failed("503 slow down"),
-            Fate::Done | Fate::Twice => self.objects.inner.get_opts(path, options).await,
+            Fate::Done | Fate::Twice | Fate::Orphaned => self.objects.inner.get_opts(path, options).await,
         }
     }
 
@@ -144,7 +157,9 @@ impl ObjectStore for SimStore {
     fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (store, prefix) = (self.clone(), prefix.cloned());
         let listed = async move {
-            if let Fate::NotDone | Fate::ReplyLost = store.fate().await {
+            let fate = store.fate().await;
+            store.process.or_never().await;
+            if let Fate::NotDone | Fate::ReplyLost = fate {
                 return futures::stream::iter(vec![store.failed("503 slow down")]).boxed();
             }
             let all = store.objects.inner.list(prefix.as_ref());

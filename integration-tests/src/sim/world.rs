@@ -1,6 +1,7 @@
 //! Three servers on one simulated machine: started, killed, unplugged, started again.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,8 @@ pub(super) struct World {
     /// From the serving layer to the speed layer.
     pub(super) between: Link,
     batches: Arc<Mutex<Batches>>,
+    /// The fault of the disk that is planned for this life, and how many had struck before.
+    planned: Arc<Mutex<Option<(Fault, u64)>>>,
     /// The next death of the speed layer is a power cut that nothing unsynced outlives.
     unplugged: Arc<AtomicBool>,
 }
@@ -96,7 +99,7 @@ impl World {
         config.log.dedup_window_rows = dedup_window_rows;
         config.log.segment_bytes = ByteSize(chance.pick(&[400, 1_500, 1 << 20]));
         config.log.segment_age = Period(Duration::from_secs(chance.pick(&[1, 600])));
-        config.views.dir = "/views".into();
+        config.views.dir = "/there/are/no/views".into();
         config.speed_layer.poll_interval = Period(Duration::from_millis(chance.pick(&[50, 500])));
         config.serving_layer.poll_interval = Period(Duration::from_millis(chance.pick(&[50, 500])));
         let speed = Address::default();
@@ -113,6 +116,7 @@ impl World {
             serving: Address::default(),
             between,
             batches: Arc::default(),
+            planned: Arc::default(),
             unplugged: Arc::default(),
         }
     }
@@ -151,7 +155,12 @@ impl World {
                     tokio::select! {
                         biased;
                         () = self.watched(&process) => {}
-                        ended = layer.first_end() => process.trace(|| format!("ends: {ended}")),
+                        ended = layer.first_end() => {
+                            // A thread that panics, or a fence where there is one server.
+                            if !process.is_dead() && !self.disk.crashed() {
+                                return Err(format!("the speed layer ends by itself: {}", in_one_line(&ended)));
+                            }
+                        }
                         () = self.somebody_notices(log_failed) => process.trace(|| "is restarted: its log has failed".to_owned()),
                     }
                     self.speed.gone();
@@ -174,6 +183,7 @@ impl World {
     async fn watched(&self, process: &Process) {
         while !process.is_dead() {
             self.look_again(process, 50).await;
+            self.note_disk_fault();
             if self.disk.crashed() || self.weather.strikes(Fault::SpeedKilled) || self.weather.strikes(Fault::PowerCut) {
                 process.kill();
             }
@@ -201,6 +211,7 @@ impl World {
     /// What is left of a speed layer that died.
     fn bury(&self, process: &Process) {
         process.kill();
+        self.note_disk_fault();
         if self.unplugged.swap(false, Ordering::Relaxed) {
             process.trace(|| "unplugged".to_owned());
             self.disk.power_cut(Survivors::None);
@@ -245,11 +256,18 @@ impl World {
             // The disk had promised the room.
             (Fault::DiskFull, DiskFault::error(std::io::ErrorKind::StorageFull).on(Call::Write).after(after / 4).half_way()),
         ];
-        for (fault, plan) in planned {
-            if rolls(fault) {
-                self.weather.note(fault);
-                self.disk.plan(plan);
-            }
+        // One at a time, so that it is known which one has struck.
+        if let Some((fault, plan)) = planned.into_iter().find(|(fault, _)| rolls(*fault)) {
+            *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, self.disk.struck()));
+            self.disk.plan(plan);
+        }
+    }
+
+    /// Counts the planned fault once it has struck.
+    fn note_disk_fault(&self) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((fault, _)) = planned.take_if(|(_, before)| self.disk.struck() > *before) {
+            self.weather.note(fault);
         }
     }
 
@@ -304,7 +322,8 @@ impl World {
         let number = self.batches().started;
         self.batches().started += 1;
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
-        let options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
+        let mut options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
+        options.threads = NonZeroUsize::MIN.saturating_add(1);
         let link = Link::new(&self.speed, &self.weather, &self.chance);
         let store = self.store(&process);
         let run = batch_layer::run_on(self.machine(), Some(Transport::new(link)), &options, &store, Arc::new(Silent));

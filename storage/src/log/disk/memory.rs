@@ -148,6 +148,11 @@ impl MemoryDisk {
         self.state().used_bytes
     }
 
+    /// How many calls a planned fault has struck so far.
+    pub fn struck(&self) -> u64 {
+        self.state().plan.struck()
+    }
+
     /// How often each call was made, by all processes so far.
     pub fn counts(&self) -> BTreeMap<Call, u64> {
         self.state().plan.counts().clone()

@@ -163,6 +163,7 @@ impl Fault {
 pub(super) struct Plan {
     faults: Vec<Fault>,
     counts: BTreeMap<Call, u64>,
+    struck: u64,
 }
 
 impl Plan {
@@ -184,7 +185,13 @@ impl Plan {
                 planned = planned.or(Some(fault.planned));
             }
         }
+        self.struck += u64::from(planned.is_some());
         planned
+    }
+
+    /// How many calls have gone wrong.
+    pub(super) fn struck(&self) -> u64 {
+        self.struck
     }
 
     pub(super) fn counts(&self) -> &BTreeMap<Call, u64> {
