@@ -16,7 +16,7 @@ struct Cli {
     #[arg(long, env = "SEED", default_value_t = 1)]
     seed: u64,
     /// How many seeds.
-    #[arg(long, env = "SEEDS", default_value_t = 100)]
+    #[arg(long, env = "SEEDS", default_value_t = 300)]
     seeds: u64,
     /// Threads; all cores unless told otherwise.
     #[arg(long)]
@@ -65,7 +65,7 @@ fn one(seed: u64, cli: &Cli) -> Result<Report, String> {
         |printed| std::panic::catch_unwind(|| network::simulate(seed, printed)).unwrap_or_else(|_| Err("a panic, see above".to_owned()));
     let report = run(cli.trace)?;
     if cli.twice {
-        let again = run(false)?;
+        let again = run(cli.trace)?;
         if again.sim.digest != report.sim.digest {
             return Err(format!("two runs differ: {} and {}", report.sim.digest, again.sim.digest));
         }

@@ -8,8 +8,14 @@ use std::time::Duration;
 use batch_layer::RunOptions;
 use batch_layer::progress::Silent;
 use merganser_proto::Transport;
+use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use turmoil::Sim;
 
 use super::wire::{self, Connections};
@@ -24,6 +30,8 @@ pub(super) const BATCHES: [&str; 2] = ["batch-0", "batch-1"];
 pub(super) const CLIENTS: &str = "clients";
 /// A client gives up a silent server earlier than the layers do one another: it has more to do.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(1);
+/// How often somebody looks whether the speed layer is well.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What hosts and storm share. Clones are the same.
 #[derive(Clone)]
@@ -135,6 +143,23 @@ pub(super) fn start(network: &mut Sim<'_>, net: &Net) {
     for (number, host) in BATCHES.into_iter().enumerate() {
         let of_batch = net.clone();
         network.host(host, move || batch(of_batch.clone(), number));
+    }
+}
+
+/// The operator: a speed layer that says it takes no events any more is started again. Does not end.
+pub(super) async fn restart_unhealthy(net: &Net) {
+    let service = IngestServiceServer::<()>::NAME.to_owned();
+    let mut health = HealthClient::new(net.to_speed(CLIENTS));
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        let answer = timeout(PROBE_INTERVAL, health.check(HealthCheckRequest { service: service.clone() })).await;
+        if let Ok(Ok(answer)) = answer
+            && answer.into_inner().status() == ServingStatus::NotServing
+            && let Some(life) = net.life(SPEED)
+        {
+            life.process.trace(|| "takes no events, and is started again".to_owned());
+            life.process.kill();
+        }
     }
 }
 

@@ -38,6 +38,10 @@ const USERS: usize = 32;
 /// Appends of each writer, and questions of each asker: about a thousand operations together.
 const APPENDS: [usize; 2] = [230, 150];
 const QUESTIONS: [usize; 2] = [370, 250];
+/// How often a batch run is not the only one.
+const TWO_BATCHES_PER_MILLE: u32 = 120;
+/// Every resend is recognised: here an event is sent more often than its digit of the sum can count.
+const DEDUP_WINDOW_ROWS: u32 = 1_000_000;
 /// Every host runs for so long before the next one does.
 const TICK: Duration = Duration::from_millis(1);
 /// Simulated time that a run may take.
@@ -46,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 const SOCKET_SEGMENTS: usize = 1024;
 
 /// What befalls disk and store at rates of a run's own; [`storm`] has the rest.
-const WEATHER: [Fault; 12] = [
+const WEATHER: [Fault; 11] = [
     Fault::KilledAtDisk,
     Fault::PowerCutAtDisk,
     Fault::SyncFails,
@@ -58,7 +62,6 @@ const WEATHER: [Fault; 12] = [
     Fault::StoreSlow,
     Fault::ListLate,
     Fault::KilledAtStore,
-    Fault::TwoBatches,
 ];
 
 /// Runs whole servers on the network of one seed. With `printed`, every step is printed.
@@ -71,8 +74,7 @@ pub fn simulate(seed: u64, printed: bool) -> Result<Report, String> {
     let (chance, stopwatch) = (Chance::new(seed), Stopwatch::driven());
     let trace = Trace::new(printed, &stopwatch);
     let weather = Weather::among(&chance, &WEATHER);
-    let dedup_window_rows = if chance.happens(250) { 6 } else { 1_000_000 };
-    let world = World::new(&chance, &trace, weather.clone(), dedup_window_rows, &stopwatch);
+    let world = World::new(&chance, &trace, weather.clone(), DEDUP_WINDOW_ROWS, &stopwatch);
     let net = Net::new(&world, &stopwatch);
     let mut storm = Storm::new(&net);
 
@@ -84,7 +86,7 @@ pub fn simulate(seed: u64, printed: bool) -> Result<Report, String> {
     let told = Arc::new(Mutex::new(None));
     let telling = Arc::clone(&told);
     let clients_net = net.clone();
-    let oracle = Oracle::new(USERS, dedup_window_rows > 1_000);
+    let oracle = Oracle::new(USERS, true);
     network.client(CLIENTS, async move {
         let report = story(&clients_net, oracle).await;
         *telling.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
@@ -115,23 +117,44 @@ pub fn simulate(seed: u64, printed: bool) -> Result<Report, String> {
 
 /// What the clients do: everything at once while things go wrong, then everything again while nothing does.
 async fn story(net: &Net, oracle: Oracle) -> Result<sim::Report, String> {
-    let (world, chance) = (&net.world, &net.world.chance);
+    let world = &net.world;
     let mut clients = Clients::over(world, oracle, USERS, net.to_speed(CLIENTS), net.to_serving(CLIENTS));
     clients.between = net.between.clone();
-    let runs = 3 + chance.below(4);
-    tokio::try_join!(
-        clients.write(APPENDS[0]),
-        clients.write(APPENDS[1]),
-        clients.ask(QUESTIONS[0]),
-        clients.ask(QUESTIONS[1]),
-        run_batches(net, &clients, runs),
-    )?;
-    world.weather.calm();
-    world.disk.set_capacity(None);
-    calm(&clients, || net.batch(0)).await?;
+    tokio::select! {
+        biased;
+        told = operations(net, &clients) => told?,
+        () = hosts::restart_unhealthy(net) => {}
+    }
     world.absorb().await?;
     let report = clients.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(report)
+}
+
+async fn operations(net: &Net, clients: &Clients) -> Result<(), String> {
+    let (world, runs) = (&net.world, 3 + net.world.chance.below(4));
+    tokio::try_join!(
+        write(clients, APPENDS[0]),
+        write(clients, APPENDS[1]),
+        clients.ask(QUESTIONS[0]),
+        clients.ask(QUESTIONS[1]),
+        run_batches(net, clients, runs),
+    )?;
+    world.weather.calm();
+    world.disk.set_capacity(None);
+    calm(clients, || net.batch(0)).await
+}
+
+/// Sends so many appends, none too soon after one that came to nothing: a server that is away would use them all up.
+async fn write(clients: &Clients, appends: usize) -> Result<(), String> {
+    let unknown = || clients.report.lock().unwrap_or_else(PoisonError::into_inner).unknown;
+    for _ in 0..appends {
+        let before = unknown();
+        clients.write(1).await?;
+        if unknown() > before {
+            tokio::time::sleep(clients.world.chance.micros(400_000)).await;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the batch so many times, now and then two at once.
@@ -139,7 +162,8 @@ async fn run_batches(net: &Net, clients: &Clients, runs: usize) -> Result<(), St
     for _ in 0..runs {
         tokio::time::sleep(net.world.chance.micros(3_000_000)).await;
         let under_way = net.world.weather.under_way();
-        if net.world.weather.strikes(Fault::TwoBatches) {
+        if net.world.chance.happens(TWO_BATCHES_PER_MILLE) {
+            net.world.weather.note(Fault::TwoBatches);
             let (one, other) = tokio::try_join!(net.batch(0), net.batch(1))?;
             clients.note_batch(&one);
             clients.note_batch(&other);

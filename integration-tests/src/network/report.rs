@@ -23,7 +23,7 @@ pub struct Report {
 impl Report {
     /// Every kind of fault that can strike.
     pub fn kinds() -> impl Iterator<Item = Fault> {
-        INCIDENTS.into_iter().chain(WEATHER)
+        INCIDENTS.into_iter().chain([Fault::TwoBatches]).chain(WEATHER)
     }
 }
 

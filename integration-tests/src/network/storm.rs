@@ -220,7 +220,7 @@ impl Storm {
     fn bury(&mut self, host: &'static str, power_cut: bool, network: &mut Sim<'_>) {
         let Some(life) = self.net.life(host) else { return };
         life.process.kill();
-        network.crash(host);
+        self.crash(host, network);
         if host == SPEED {
             self.net.world.clear_up(&life.process, power_cut);
         }
@@ -229,6 +229,27 @@ impl Storm {
         // A machine without power is not there before its links are.
         let links = self.cuts.iter().filter(|cut| cut.kind == Fault::PowerCut && cut.from == host).map(|cut| cut.until).max();
         self.dead.insert(host, links.unwrap_or_default().max(self.net.now() + pause));
+    }
+
+    /// Ends all that runs on a host, unheard: tokio drops tasks in the order of their numbers, which a process counts through all its
+    /// runs, so that what they still send would make each run another one. Peers are told afterwards, unless the power is gone.
+    fn crash(&self, host: &'static str, network: &mut Sim<'_>) {
+        let peers = || [SPEED, SERVING, CLIENTS, BATCHES[0], BATCHES[1]].into_iter().filter(|peer| *peer != host);
+        peers().for_each(|peer| network.partition(host, peer));
+        network.crash(host);
+        peers().for_each(|peer| network.repair(host, peer));
+        let cuts = || self.cuts.iter().filter(|cut| cut.from == host || cut.to == host);
+        for Cut { kind, from, to, .. } in cuts() {
+            match kind {
+                Fault::OneWay => network.partition_oneway(*from, *to),
+                Fault::Held => network.hold(*from, *to),
+                Fault::Jitter => {}
+                _ => network.partition(*from, *to),
+            }
+        }
+        if !cuts().any(|cut| cut.kind == Fault::PowerCut) {
+            self.net.connections.break_all_to(host);
+        }
     }
 
     fn start_the_dead(&mut self, network: &mut Sim<'_>, calm: bool) {

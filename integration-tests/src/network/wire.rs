@@ -31,13 +31,14 @@ pub(super) struct Connections(Arc<Mutex<Vec<Weak<Open>>>>);
 /// One of them, as long as it is open.
 #[derive(Debug)]
 struct Open {
-    name: String,
+    from: &'static str,
+    to: &'static str,
     broken: CancellationToken,
 }
 
 impl Connections {
-    fn open(&self, name: String) -> Arc<Open> {
-        let open = Arc::new(Open { name, broken: CancellationToken::new() });
+    fn open(&self, from: &'static str, to: &'static str) -> Arc<Open> {
+        let open = Arc::new(Open { from, to, broken: CancellationToken::new() });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&open));
         open
     }
@@ -48,7 +49,13 @@ impl Connections {
         connections.retain(|open| open.upgrade().is_some_and(|open| !open.broken.is_cancelled()));
         let open = connections.get(chance.below(connections.len().max(1)))?.upgrade()?;
         open.broken.cancel();
-        Some(open.name.clone())
+        Some(format!("{} to {}", open.from, open.to))
+    }
+
+    /// Breaks those that end at a host.
+    pub(super) fn break_all_to(&self, host: &str) {
+        let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.iter().filter_map(Weak::upgrade).filter(|open| open.to == host).for_each(|open| open.broken.cancel());
     }
 }
 
@@ -60,7 +67,7 @@ pub(super) fn channel(from: &'static str, to: &'static str, patience: Option<Dur
         let connections = connections.clone();
         async move {
             let io = TcpStream::connect((to, PORT)).await?;
-            let open = connections.open(format!("{from} to {to}"));
+            let open = connections.open(from, to);
             let broken = Box::pin(open.broken.clone().cancelled_owned());
             Ok::<_, io::Error>(TokioIo::new(Wire { io, end: Some((open, broken)) }))
         }

@@ -317,7 +317,8 @@ impl Clients {
 
     /// Sends what nobody knows about once more, until it is known.
     pub(crate) async fn settle(&self) -> Outcome {
-        for _ in 0..200 {
+        // Each of them once, and some for which it takes a while.
+        for _ in 0..200 + self.oracle(|o| o.unsure()).len() {
             let unsure = self.oracle(|o| o.unsure());
             let Some(first) = unsure.first() else { return Ok(()) };
             self.append(&[*first]).await?;
