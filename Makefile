@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice
+.PHONY: network help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,3 +69,6 @@ sim: build ## simulated runs from consecutive seeds (SEEDS=3000, SEED=first seed
 
 fuzz: ## libFuzzer over every reader for FUZZ_SECONDS=60 in all, led by coverage; needs a C++ compiler (TARGETS='log sql' for some)
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) fuzz/run $(TARGETS)
+
+network: build ## whole servers on simulated networks from consecutive seeds (SEEDS=300, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
+	@SEEDS=$(or $(SEEDS),300) $(BIN)/network $(if $(TRACE),--trace) $(if $(TWICE),--twice)

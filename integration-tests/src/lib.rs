@@ -11,6 +11,8 @@
 pub mod chaos;
 /// Three real servers in one process.
 pub mod cluster;
+/// T2: whole servers on a network that one seed decides.
+pub mod network;
 /// What every answer must be, from a list of acknowledged events.
 #[allow(missing_docs, reason = "sixty lines, and every name says it")]
 pub mod oracle;

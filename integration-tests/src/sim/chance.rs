@@ -8,10 +8,10 @@ use rand::{Rng, SeedableRng};
 
 /// The one source of chance of a run. Clones draw from the same stream: on one thread, in an order that the seed decides.
 #[derive(Clone, Debug)]
-pub(super) struct Chance(Arc<Mutex<StdRng>>);
+pub(crate) struct Chance(Arc<Mutex<StdRng>>);
 
 impl Chance {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 
@@ -20,31 +20,31 @@ impl Chance {
     }
 
     /// True about `per_mille` times in a thousand.
-    pub(super) fn happens(&self, per_mille: u32) -> bool {
+    pub(crate) fn happens(&self, per_mille: u32) -> bool {
         per_mille > 0 && self.draw(|rng| rng.random_range(0..1000)) < per_mille
     }
 
     /// One of `0..end`.
-    pub(super) fn below(&self, end: usize) -> usize {
+    pub(crate) fn below(&self, end: usize) -> usize {
         self.draw(|rng| rng.random_range(0..end))
     }
 
     /// One of them.
-    pub(super) fn pick<T: Copy>(&self, choices: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
 
     /// A time up to so many microseconds.
-    pub(super) fn micros(&self, up_to: u64) -> Duration {
+    pub(crate) fn micros(&self, up_to: u64) -> Duration {
         Duration::from_micros(self.draw(|rng| rng.random_range(0..=up_to)))
     }
 
-    pub(super) fn bits(&self) -> u128 {
+    pub(crate) fn bits(&self) -> u128 {
         self.draw(Rng::random)
     }
 
     /// A generator of its own, for who needs one.
-    pub(super) fn fork(&self) -> StdRng {
+    pub(crate) fn fork(&self) -> StdRng {
         StdRng::seed_from_u64(self.draw(Rng::random))
     }
 }

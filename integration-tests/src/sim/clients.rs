@@ -25,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What all clients share. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Clients {
-    pub(super) world: World,
-    pub(super) oracle: Arc<Mutex<Oracle>>,
-    pub(super) report: Arc<Mutex<Report>>,
+pub(crate) struct Clients {
+    pub(crate) world: World,
+    pub(crate) oracle: Arc<Mutex<Oracle>>,
+    pub(crate) report: Arc<Mutex<Report>>,
     /// The token of the newest acknowledgement.
     position: Arc<Mutex<String>>,
     /// Ids of rows that were refused, each of which must be a dead letter.
@@ -37,24 +37,33 @@ pub(super) struct Clients {
     stats: UserStatsServiceClient<Transport>,
     to_speed: Link,
     users: usize,
+    /// Whether the serving layer can reach the speed layer.
+    pub(crate) between: Between,
 }
 
 type Outcome = Result<(), String>;
 
 impl Clients {
-    pub(super) fn new(world: &World, oracle: Oracle, users: usize) -> Self {
+    pub(crate) fn new(world: &World, oracle: Oracle, users: usize) -> Self {
         let to_speed = Link::new(&world.speed, &world.weather, &world.chance);
         let to_serving = Link::new(&world.serving, &world.weather, &world.chance);
+        let (ingest, stats) = (Transport::new(to_speed.clone()), Transport::new(to_serving));
+        Self { to_speed, ..Self::over(world, oracle, users, ingest, stats) }
+    }
+
+    /// Clients whose calls are carried by these.
+    pub(crate) fn over(world: &World, oracle: Oracle, users: usize, ingest: Transport, stats: Transport) -> Self {
         Self {
             world: world.clone(),
             oracle: Arc::new(Mutex::new(oracle)),
             report: Arc::default(),
             position: Arc::default(),
             letters: Arc::default(),
-            ingest: IngestServiceClient::new(Transport::new(to_speed.clone())),
-            stats: UserStatsServiceClient::new(Transport::new(to_serving)),
-            to_speed,
+            ingest: IngestServiceClient::new(ingest),
+            stats: UserStatsServiceClient::new(stats),
+            to_speed: Link::new(&world.speed, &world.weather, &world.chance),
             users,
+            between: Between::default(),
         }
     }
 
@@ -67,7 +76,7 @@ impl Clients {
     }
 
     /// Sends so many appends: new events, events that may or may not be in the log, events that surely are.
-    pub(super) async fn write(&self, appends: usize) -> Outcome {
+    pub(crate) async fn write(&self, appends: usize) -> Outcome {
         for _ in 0..appends {
             sleep(self.world.chance.micros(20_000)).await;
             let mut ids = Vec::new();
@@ -183,7 +192,7 @@ impl Clients {
     }
 
     /// Every row whose refusal was told is a dead letter.
-    pub(super) fn check_letters(&self) -> Outcome {
+    pub(crate) fn check_letters(&self) -> Outcome {
         let kept = dead_letter::read_all_on(self.world.disk.process(), Path::new(DATA)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let kept = kept.map_err(|e| format!("the dead letters: {e}"))?;
         let kept: BTreeSet<_> = kept.iter().filter_map(|(_, letter)| letter.event["event_id"].as_str()).collect();
@@ -199,7 +208,7 @@ impl Clients {
     }
 
     /// Asks so many questions.
-    pub(super) async fn ask(&self, questions: usize) -> Outcome {
+    pub(crate) async fn ask(&self, questions: usize) -> Outcome {
         for _ in 0..questions {
             sleep(self.world.chance.micros(15_000)).await;
             let consistency = match self.world.chance.below(8) {
@@ -218,7 +227,7 @@ impl Clients {
     }
 
     /// Asks about one user; whether an answer came.
-    pub(super) async fn question(&self, user: usize, consistency: Consistency, covered: bool) -> Result<bool, String> {
+    pub(crate) async fn question(&self, user: usize, consistency: Consistency, covered: bool) -> Result<bool, String> {
         let asked = self.oracle(Oracle::now);
         let position = self.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let with_position = consistency == Consistency::Fresh && self.world.chance.happens(300);
@@ -228,11 +237,14 @@ impl Clients {
             min_position: if with_position { position } else { String::new() },
             ..GetUserStatsRequest::default()
         };
+        let cut = self.between.cut();
         let under_way = self.world.weather.under_way();
         let answered = timeout(PATIENCE, self.stats.clone().get_user_stats(request)).await;
         drop(under_way);
+        let apart = cut.is_some() && cut == self.between.cut();
         let Ok(Ok(response)) = answered else {
             self.count(|r| r.unanswered += 1);
+            self.count(|r| r.refused_apart += u64::from(apart));
             if let Ok(Err(status)) = answered {
                 self.world.trace.note(|| format!("no answer about {user}: {}", status.message()));
             }
@@ -242,6 +254,7 @@ impl Clients {
         let (Some(stats), Some(provenance)) = (response.stats, response.provenance) else {
             return Err("an answer without stats or provenance".to_owned());
         };
+        check_reason(&provenance, consistency, apart)?;
         self.judge(user, asked, &stats, &provenance, consistency, covered)?;
         self.check_halves(&[stats], &provenance)?;
         Ok(true)
@@ -254,11 +267,14 @@ impl Clients {
             consistency: consistency.into(),
             ..BatchGetUserStatsRequest::default()
         };
+        let cut = self.between.cut();
         let under_way = self.world.weather.under_way();
         let answered = timeout(PATIENCE, self.stats.clone().batch_get_user_stats(request)).await;
         drop(under_way);
+        let apart = cut.is_some() && cut == self.between.cut();
         let Ok(Ok(response)) = answered else {
             self.count(|r| r.unanswered += 1);
+            self.count(|r| r.refused_apart += u64::from(apart));
             return Ok(());
         };
         let response = response.into_inner();
@@ -266,6 +282,7 @@ impl Clients {
         if response.stats.len() != users.len() {
             return Err(format!("{} answers to {} questions", response.stats.len(), users.len()));
         }
+        check_reason(&provenance, consistency, apart)?;
         for (user, stats) in users.iter().zip(&response.stats) {
             self.judge(*user, asked, stats, &provenance, consistency, false)?;
         }
@@ -285,6 +302,7 @@ impl Clients {
         if consistency == Consistency::Fresh && !provenance.complete {
             return Err(format!("a FRESH answer is incomplete: {}", provenance.incomplete_reason));
         }
+        self.count(|r| r.incomplete += u64::from(!provenance.complete));
         let sum = whole_number(&stats.revenue)?;
         self.world.trace.note(|| format!("answer about {user}: {} events, {sum}, v{}", stats.event_count, provenance.version));
         self.oracle(|o| o.judge(user, asked, stats.event_count, sum, may_lack, covered))
@@ -305,7 +323,7 @@ impl Clients {
     }
 
     /// Runs the batch so many times, now and then two at once.
-    pub(super) async fn run_batches(&self, runs: usize) -> Outcome {
+    pub(crate) async fn run_batches(&self, runs: usize) -> Outcome {
         for _ in 0..runs {
             sleep(self.world.chance.micros(150_000)).await;
             let under_way = self.world.weather.under_way();
@@ -322,7 +340,7 @@ impl Clients {
         Ok(())
     }
 
-    pub(super) fn note_batch(&self, batch: &super::world::Batch) {
+    pub(crate) fn note_batch(&self, batch: &super::world::Batch) {
         use super::world::Batch;
         match batch {
             Batch::Published => {
@@ -336,8 +354,9 @@ impl Clients {
     }
 
     /// Sends what nobody knows about once more, until it is known.
-    pub(super) async fn settle(&self) -> Outcome {
-        for _ in 0..200 {
+    pub(crate) async fn settle(&self) -> Outcome {
+        // Each of them once, and some for which it takes a while.
+        for _ in 0..200 + self.oracle(|o| o.unsure()).len() {
             let unsure = self.oracle(|o| o.unsure());
             let Some(first) = unsure.first() else { return Ok(()) };
             self.append(&[*first]).await?;
@@ -346,8 +365,34 @@ impl Clients {
         Err("events cannot be sent though nothing fails any more".to_owned())
     }
 
-    pub(super) fn user_count(&self) -> usize {
+    pub(crate) fn user_count(&self) -> usize {
         self.users
+    }
+}
+
+/// An answer that lacks something says why, and one that was given while the halves were apart says that it lacks something.
+fn check_reason(provenance: &Provenance, consistency: Consistency, apart: bool) -> Outcome {
+    if !provenance.complete && provenance.incomplete_reason.is_empty() {
+        return Err(format!("an incomplete answer does not say why: {provenance:?}"));
+    }
+    if apart && provenance.complete && consistency != Consistency::BatchOnly {
+        return Err(format!("a {consistency:?} answer is complete, though the speed layer could not be reached: {provenance:?}"));
+    }
+    Ok(())
+}
+
+/// Whether anything gets from the serving layer to the speed layer and back. Clones are the same link.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Between(Arc<Mutex<Option<u64>>>);
+
+impl Between {
+    /// The number of the cut there is: the same number twice is the same cut all the while.
+    pub(crate) fn cut(&self) -> Option<u64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, cut: Option<u64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cut;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chance::Chance;
@@ -55,9 +55,19 @@ pub enum Fault {
     TwoBatches,
     /// The clock of a machine jumps by hours or years.
     ClockJumps,
+    /// What two hosts send to each other is lost for a while.
+    Partition,
+    /// What one host sends to another is lost for a while, and the way back is open.
+    OneWay,
+    /// What two hosts send to each other waits for a while and then arrives.
+    Held,
+    /// Messages take long, each another time.
+    Jitter,
+    /// A connection breaks.
+    ConnectionLost,
 }
 
-/// Every kind.
+/// Every kind that one machine and calls without a network can have.
 pub const FAULTS: [Fault; 22] = [
     Fault::KilledAtDisk,
     Fault::PowerCutAtDisk,
@@ -119,9 +129,16 @@ impl AddAssign<&Tally> for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &FAULTS)
+    }
+}
+
+impl Tally {
+    /// A line for each kind.
+    pub(crate) fn write(&self, f: &mut fmt::Formatter<'_>, kinds: &[Fault]) -> fmt::Result {
         writeln!(f, "{:<16} {:>10} {:>10} {:>10}", "fault", "struck", "in flight", "recovered")?;
-        for fault in FAULTS {
-            let Struck { times, in_flight, recovered } = self.of(fault);
+        for fault in kinds {
+            let Struck { times, in_flight, recovered } = self.of(*fault);
             writeln!(f, "{:<16} {times:>10} {in_flight:>10} {recovered:>10}", format!("{fault:?}"))?;
         }
         Ok(())
@@ -130,7 +147,7 @@ impl fmt::Display for Tally {
 
 /// The weather of a run: how often each thing goes wrong, per mille of the calls it can befall. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Weather(Arc<State>);
+pub(crate) struct Weather(Arc<State>);
 
 #[derive(Debug)]
 struct State {
@@ -138,16 +155,22 @@ struct State {
     rates: BTreeMap<Fault, u32>,
     tally: Mutex<(Tally, Vec<Fault>)>,
     in_flight: AtomicU32,
+    operations: AtomicU64,
     calm: std::sync::atomic::AtomicBool,
 }
 
 impl Weather {
     /// A few kinds of faults at rates of their own, the others never: a run in which everything fails gets nowhere.
-    pub(super) fn new(chance: &Chance) -> Self {
+    pub(crate) fn new(chance: &Chance) -> Self {
+        Self::among(chance, &FAULTS)
+    }
+
+    /// The same of some kinds.
+    pub(crate) fn among(chance: &Chance, kinds: &[Fault]) -> Self {
         let mut rates = BTreeMap::new();
-        for fault in FAULTS {
+        for fault in kinds {
             if chance.happens(300) {
-                rates.insert(fault, chance.pick(&[5, 20, 60, 150]));
+                rates.insert(*fault, chance.pick(&[5, 20, 60, 150]));
             }
         }
         let state = State {
@@ -155,18 +178,19 @@ impl Weather {
             rates,
             tally: Mutex::default(),
             in_flight: AtomicU32::new(0),
+            operations: AtomicU64::new(0),
             calm: std::sync::atomic::AtomicBool::new(false),
         };
         Self(Arc::new(state))
     }
 
     /// Whether this fault is part of the run at all.
-    pub(super) fn has(&self, fault: Fault) -> bool {
+    pub(crate) fn has(&self, fault: Fault) -> bool {
         self.0.rates.contains_key(&fault)
     }
 
     /// Whether it strikes here and now.
-    pub(super) fn strikes(&self, fault: Fault) -> bool {
+    pub(crate) fn strikes(&self, fault: Fault) -> bool {
         if self.0.calm.load(Ordering::Relaxed) {
             return false;
         }
@@ -178,7 +202,7 @@ impl Weather {
     }
 
     /// Counts a fault that struck.
-    pub(super) fn note(&self, fault: Fault) {
+    pub(crate) fn note(&self, fault: Fault) {
         let mut tally = self.0.tally.lock().unwrap_or_else(PoisonError::into_inner);
         let struck = tally.0.0.entry(fault).or_default();
         struck.times += 1;
@@ -189,7 +213,7 @@ impl Weather {
     }
 
     /// Something succeeded: whatever struck before has been recovered from.
-    pub(super) fn recovered(&self) {
+    pub(crate) fn recovered(&self) {
         let mut tally = self.0.tally.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in std::mem::take(&mut tally.1) {
             tally.0.0.entry(fault).or_default().recovered += 1;
@@ -197,28 +221,39 @@ impl Weather {
     }
 
     /// An operation is under way until the guard is dropped.
-    pub(super) fn under_way(&self) -> UnderWay {
+    pub(crate) fn under_way(&self) -> UnderWay {
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.0.operations.fetch_add(1, Ordering::Relaxed);
         UnderWay(self.clone())
     }
 
+    /// Operations that have begun.
+    pub(crate) fn operations(&self) -> u64 {
+        self.0.operations.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operation is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.in_flight.load(Ordering::Relaxed) > 0
+    }
+
     /// Nothing goes wrong from now on.
-    pub(super) fn calm(&self) {
+    pub(crate) fn calm(&self) {
         self.0.calm.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.0.calm.load(Ordering::Relaxed)
     }
 
-    pub(super) fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         self.0.tally.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }
 
 /// See [`Weather::under_way`].
 #[derive(Debug)]
-pub(super) struct UnderWay(Weather);
+pub(crate) struct UnderWay(Weather);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {

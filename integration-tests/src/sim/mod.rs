@@ -8,14 +8,14 @@
 //!
 //! One seed is one run, byte for byte: [`Report::digest`] covers every call and its answer, the disk and all objects at the end.
 
-mod chance;
-mod clients;
-mod faults;
+pub(crate) mod chance;
+pub(crate) mod clients;
+pub(crate) mod faults;
 mod link;
-mod oracle;
-mod process;
-mod store;
-mod world;
+pub(crate) mod oracle;
+pub(crate) mod process;
+pub(crate) mod store;
+pub(crate) mod world;
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -29,7 +29,7 @@ use clients::Clients;
 use faults::Weather;
 pub use faults::{FAULTS, Fault, Struck, Tally};
 use oracle::Oracle;
-use process::Trace;
+use process::{Stopwatch, Trace};
 use world::{Batch, World};
 
 /// Users of a run.
@@ -56,6 +56,10 @@ pub struct Report {
     pub merged: u64,
     /// Questions without an answer.
     pub unanswered: u64,
+    /// Of these, those asked while the serving layer could not reach the speed layer.
+    pub refused_apart: u64,
+    /// Answers that say they are incomplete, and why.
+    pub incomplete: u64,
     /// Versions published.
     pub publishes: u64,
     /// Batch runs that failed.
@@ -78,6 +82,8 @@ impl AddAssign<&Report> for Report {
         self.answers += other.answers;
         self.merged += other.merged;
         self.unanswered += other.unanswered;
+        self.refused_apart += other.refused_apart;
+        self.incomplete += other.incomplete;
         self.publishes += other.publishes;
         self.failed_runs += other.failed_runs;
         self.killed_runs += other.killed_runs;
@@ -120,10 +126,11 @@ pub fn simulate(seed: u64, printed: bool) -> Result<Report, String> {
 }
 
 async fn run(seed: u64, printed: bool) -> Result<Report, String> {
-    let (chance, trace) = (Chance::new(seed), Trace::new(printed));
+    let (chance, stopwatch) = (Chance::new(seed), Stopwatch::start());
+    let trace = Trace::new(printed, &stopwatch);
     let weather = Weather::new(&chance);
     let dedup_window_rows = if chance.happens(250) { 6 } else { 1_000_000 };
-    let world = World::new(&chance, &trace, weather.clone(), dedup_window_rows);
+    let world = World::new(&chance, &trace, weather.clone(), dedup_window_rows, &stopwatch);
     let clients = Clients::new(&world, Oracle::new(USERS, dedup_window_rows > 1_000), USERS);
 
     let servers = async {
@@ -137,7 +144,7 @@ async fn run(seed: u64, printed: bool) -> Result<Report, String> {
         stormy(&clients).await?;
         weather.calm();
         world.disk.set_capacity(None);
-        calm(&clients).await
+        calm(&clients, || world.batch()).await
     };
     tokio::select! {
         biased;
@@ -167,7 +174,10 @@ async fn stormy(clients: &Clients) -> Result<(), String> {
 }
 
 /// Nothing goes wrong any more: everything becomes known, and everything is counted once.
-async fn calm(clients: &Clients) -> Result<(), String> {
+pub(crate) async fn calm<F>(clients: &Clients, run_batch: impl Fn() -> F) -> Result<(), String>
+where
+    F: Future<Output = Result<Batch, String>>,
+{
     let slow = clients.world.weather.has(Fault::StoreStalls);
     sleep(Duration::from_secs(if slow { 150 } else { 5 })).await;
     clients.settle().await?;
@@ -178,7 +188,7 @@ async fn calm(clients: &Clients) -> Result<(), String> {
     }
     let mut attempts = 0;
     loop {
-        let batch = clients.world.batch().await?;
+        let batch = run_batch().await?;
         clients.note_batch(&batch);
         if matches!(batch, Batch::Published | Batch::NothingToDo) {
             break;

@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// Events of one user at most: the sum of all must fit the amounts of an event.
-pub(super) const EVENTS_PER_USER: usize = 22;
+pub(crate) const EVENTS_PER_USER: usize = 22;
 
 /// One event that was sent.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ struct Fact {
 
 /// Every user's events in the order of their digits.
 #[derive(Clone, Debug)]
-pub(super) struct Oracle {
+pub(crate) struct Oracle {
     users: Vec<Vec<Fact>>,
     step: u64,
     /// Resends at any distance are recognised.
@@ -31,14 +31,14 @@ pub(super) struct Oracle {
 
 /// An event: user and digit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id {
-    pub(super) user: usize,
-    pub(super) digit: usize,
+pub(crate) struct Id {
+    pub(crate) user: usize,
+    pub(crate) digit: usize,
 }
 
 impl Id {
     /// In units of the currency.
-    pub(super) fn amount(self) -> i64 {
+    pub(crate) fn amount(self) -> i64 {
         4_i64.pow(self.digit as u32)
     }
 }
@@ -50,18 +50,18 @@ impl fmt::Display for Id {
 }
 
 impl Oracle {
-    pub(super) fn new(users: usize, whole_window: bool) -> Self {
+    pub(crate) fn new(users: usize, whole_window: bool) -> Self {
         Self { users: vec![Vec::new(); users], step: 0, whole_window }
     }
 
     /// The time by which questions are compared with acknowledgements.
-    pub(super) fn now(&mut self) -> u64 {
+    pub(crate) fn now(&mut self) -> u64 {
         self.step += 1;
         self.step
     }
 
     /// A new event of `user`, if it may have more.
-    pub(super) fn invent(&mut self, user: usize) -> Option<Id> {
+    pub(crate) fn invent(&mut self, user: usize) -> Option<Id> {
         let facts = &mut self.users[user];
         if facts.len() == EVENTS_PER_USER {
             return None;
@@ -70,7 +70,7 @@ impl Oracle {
         Some(Id { user, digit: facts.len() - 1 })
     }
 
-    pub(super) fn send(&mut self, id: Id) {
+    pub(crate) fn send(&mut self, id: Id) {
         let now = self.now();
         let fact = &mut self.users[id.user][id.digit];
         fact.sends += 1;
@@ -79,30 +79,30 @@ impl Oracle {
     }
 
     /// It was refused for want of room: this time it is not in the log.
-    pub(super) fn refused(&mut self, id: Id) {
+    pub(crate) fn refused(&mut self, id: Id) {
         let fact = &mut self.users[id.user][id.digit];
         fact.sends -= 1;
         fact.copies -= 1;
     }
 
     /// It is in the log: it was acknowledged, or was seen in an answer.
-    pub(super) fn sure(&mut self, id: Id) {
+    pub(crate) fn sure(&mut self, id: Id) {
         let now = self.now();
         self.users[id.user][id.digit].sure.get_or_insert(now);
     }
 
     /// A resend was recognised as one: it has added no copy.
-    pub(super) fn recognised(&mut self, id: Id) {
+    pub(crate) fn recognised(&mut self, id: Id) {
         self.users[id.user][id.digit].copies -= 1;
     }
 
     /// Events of whom nobody knows whether they are in the log.
-    pub(super) fn unsure(&self) -> Vec<Id> {
+    pub(crate) fn unsure(&self) -> Vec<Id> {
         self.ids(|fact| fact.sure.is_none() && fact.sends > 0)
     }
 
     /// Events that surely are in the log.
-    pub(super) fn known(&self) -> Vec<Id> {
+    pub(crate) fn known(&self) -> Vec<Id> {
         self.ids(|fact| fact.sure.is_some())
     }
 
@@ -116,7 +116,7 @@ impl Oracle {
     /// Compares an answer with what was known when the question was `asked`. What it shows is sure from now on.
     ///
     /// With `may_lack`, events may be missing, as in an answer that says so. With `covered`, a batch view has removed all copies.
-    pub(super) fn judge(&mut self, user: usize, asked: u64, count: i64, sum: i64, may_lack: bool, covered: bool) -> Result<(), String> {
+    pub(crate) fn judge(&mut self, user: usize, asked: u64, count: i64, sum: i64, may_lack: bool, covered: bool) -> Result<(), String> {
         let mut rest = sum;
         let mut counted = 0;
         let mut shown = Vec::new();

@@ -13,29 +13,34 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions,
     PutOptions, PutPayload, PutResult, Result,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::faults::{Fault, Weather};
-use super::process::Process;
+use super::process::{Process, Stopwatch};
 
 /// How long an object may be absent from lists after its put.
 const LIST_LAG: Duration = Duration::from_millis(400);
 
 /// The objects, which outlive every process.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Objects {
+#[derive(Clone, Debug)]
+pub(crate) struct Objects {
     inner: Arc<InMemory>,
-    put_at: Arc<Mutex<BTreeMap<ObjectPath, Instant>>>,
+    put_at: Arc<Mutex<BTreeMap<ObjectPath, Duration>>>,
+    stopwatch: Stopwatch,
 }
 
 impl Objects {
+    pub(crate) fn new(stopwatch: &Stopwatch) -> Self {
+        Self { inner: Arc::default(), put_at: Arc::default(), stopwatch: stopwatch.clone() }
+    }
+
     /// What a process sees of them.
-    pub(super) fn seen_by(&self, process: &Process, weather: &Weather) -> SimStore {
+    pub(crate) fn seen_by(&self, process: &Process, weather: &Weather) -> SimStore {
         SimStore { objects: self.clone(), process: process.clone(), weather: weather.clone() }
     }
 
     /// Names and bytes of all objects.
-    pub(super) async fn dump(&self) -> Result<Vec<(String, Vec<u8>)>> {
+    pub(crate) async fn dump(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let mut found = Vec::new();
         for meta in self.inner.list(None).try_collect::<Vec<_>>().await? {
             found.push((meta.location.to_string(), self.inner.get(&meta.location).await?.bytes().await?.to_vec()));
@@ -47,7 +52,7 @@ impl Objects {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct SimStore {
+pub(crate) struct SimStore {
     objects: Objects,
     process: Process,
     weather: Weather,
@@ -122,7 +127,7 @@ impl ObjectStore for SimStore {
         }
         let mut done = self.objects.inner.put_opts(path, payload.clone(), opts.clone()).await;
         if done.is_ok() {
-            self.objects.put_at.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), Instant::now());
+            self.objects.put_at.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), self.objects.stopwatch.elapsed());
         }
         self.process.trace(|| format!("put {path}: {}", if done.is_ok() { "created" } else { "exists" }));
         self.dies().await;
@@ -167,7 +172,8 @@ impl ObjectStore for SimStore {
                 return all;
             }
             let put_at = store.objects.put_at.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let old = move |meta: &ObjectMeta| put_at.get(&meta.location).is_none_or(|at| at.elapsed() > LIST_LAG);
+            let now = store.objects.stopwatch.elapsed();
+            let old = move |meta: &ObjectMeta| put_at.get(&meta.location).is_none_or(|at| now.saturating_sub(*at) > LIST_LAG);
             all.try_filter(move |meta| futures::future::ready(old(meta))).boxed()
         };
         futures::stream::once(listed).flatten().boxed()

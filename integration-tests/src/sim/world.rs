@@ -22,24 +22,24 @@ use tokio::time::{Instant, sleep};
 use super::chance::Chance;
 use super::faults::{Fault, Weather};
 use super::link::{Address, Link};
-use super::process::{Process, SimClock, Trace};
+use super::process::{Process, SimClock, Stopwatch, Trace};
 use super::store::Objects;
 
 /// Where the log is on the simulated disk.
-pub(super) const DATA: &str = "/data";
+pub(crate) const DATA: &str = "/data";
 /// How long a server may take to come up when nothing goes wrong any more.
 const CALM_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the servers run on, and where they are found. Clones are the same world.
 #[derive(Clone, Debug)]
-pub(super) struct World {
-    pub(super) config: Config,
-    pub(super) chance: Chance,
-    pub(super) weather: Weather,
-    pub(super) trace: Trace,
-    pub(super) disk: MemoryDisk,
-    pub(super) objects: Objects,
-    pub(super) clock: SimClock,
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) chance: Chance,
+    pub(crate) weather: Weather,
+    pub(crate) trace: Trace,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) objects: Objects,
+    pub(crate) clock: SimClock,
     pub(super) speed: Address,
     pub(super) serving: Address,
     /// From the serving layer to the speed layer.
@@ -83,7 +83,7 @@ impl Machine for SimMachine {
 
 /// What a run of the batch layer ended in.
 #[derive(Debug)]
-pub(super) enum Batch {
+pub(crate) enum Batch {
     Published,
     NothingToDo,
     /// It failed as it may: nothing is wrong.
@@ -92,7 +92,7 @@ pub(super) enum Batch {
 }
 
 impl World {
-    pub(super) fn new(chance: &Chance, trace: &Trace, weather: Weather, dedup_window_rows: u32) -> Self {
+    pub(crate) fn new(chance: &Chance, trace: &Trace, weather: Weather, dedup_window_rows: u32, stopwatch: &Stopwatch) -> Self {
         let mut config = Config::default();
         config.log.dir = DATA.into();
         config.log.partitions = 1 + chance.below(3) as u32;
@@ -110,8 +110,8 @@ impl World {
             weather,
             trace: trace.clone(),
             disk: MemoryDisk::new(),
-            objects: Objects::default(),
-            clock: SimClock::new(),
+            objects: Objects::new(stopwatch),
+            clock: SimClock::new(stopwatch),
             speed,
             serving: Address::default(),
             between,
@@ -122,10 +122,15 @@ impl World {
     }
 
     fn machine(&self) -> Arc<dyn Machine> {
-        Arc::new(SimMachine { disk: self.disk.process(), clock: self.clock.clone(), chance: self.chance.clone() })
+        self.machine_with(&self.clock)
     }
 
-    fn store(&self, process: &Process) -> Store {
+    /// A machine whose clock is its own.
+    pub(crate) fn machine_with(&self, clock: &SimClock) -> Arc<dyn Machine> {
+        Arc::new(SimMachine { disk: self.disk.process(), clock: clock.clone(), chance: self.chance.clone() })
+    }
+
+    pub(crate) fn store(&self, process: &Process) -> Store {
         Store::from_object_store(Arc::new(self.objects.seen_by(process, &self.weather)))
     }
 
@@ -133,7 +138,7 @@ impl World {
     ///
     /// # Errors
     /// It refuses to start for a reason that no fault explains.
-    pub(super) async fn keep_speed(&self) -> Result<(), String> {
+    pub(crate) async fn keep_speed(&self) -> Result<(), String> {
         let mut calm_since = None;
         for life in 0.. {
             let process = Process::new(format!("speed-{life}"), &self.chance, &self.trace);
@@ -219,7 +224,13 @@ impl World {
             return;
         }
         let power = self.weather.has(Fault::PowerCutAtDisk) || self.weather.has(Fault::PowerCut);
-        if power && self.chance.happens(700) {
+        let cut = power && self.chance.happens(700);
+        self.clear_up(process, cut);
+    }
+
+    /// The disk after the death of a speed layer, by a power cut or not.
+    pub(crate) fn clear_up(&self, process: &Process, power_cut: bool) {
+        if power_cut {
             process.trace(|| "power cut".to_owned());
             self.disk.power_cut(Survivors::Drawn(&mut self.chance.fork()));
         } else {
@@ -229,13 +240,13 @@ impl World {
     }
 
     /// Pulls the plug: whatever was not synced is gone.
-    pub(super) fn unplug(&self) {
+    pub(crate) fn unplug(&self) {
         self.unplugged.store(true, Ordering::Relaxed);
         self.speed.kill();
     }
 
     /// Lets the disk fail at some call of the life that begins.
-    fn plan_disk_fault(&self) {
+    pub(crate) fn plan_disk_fault(&self) {
         let after = self.chance.below(60) as u64;
         let crash = || {
             let crash = DiskFault::crash().changing().after(after);
@@ -275,7 +286,7 @@ impl World {
     ///
     /// # Errors
     /// It refuses to start for a reason that no fault explains.
-    pub(super) async fn keep_serving(&self) -> Result<(), String> {
+    pub(crate) async fn keep_serving(&self) -> Result<(), String> {
         let mut calm_since = None;
         for life in 0.. {
             let process = Process::new(format!("serving-{life}"), &self.chance, &self.trace);
@@ -318,7 +329,7 @@ impl World {
     ///
     /// # Errors
     /// It found something wrong that no fault explains, such as a difference in the audit, or it lost to itself.
-    pub(super) async fn batch(&self) -> Result<Batch, String> {
+    pub(crate) async fn batch(&self) -> Result<Batch, String> {
         let number = self.batches().started;
         self.batches().started += 1;
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
@@ -342,27 +353,25 @@ impl World {
             }
             outcome = run => outcome,
         };
-        let batch = match outcome {
-            Ok(RunOutcome::Published(report)) => {
-                process.trace(|| format!("publishes version {}", report.version));
-                if let Some(other) = self.batches().published.insert(report.version, report.run_id.clone()) {
-                    return Err(format!("two runs say that version {} is theirs: {other} and {}", report.version, report.run_id));
-                }
-                Batch::Published
-            }
-            Ok(RunOutcome::NothingToDo(_)) => Batch::NothingToDo,
-            Err(e) => {
-                process.trace(|| format!("ends: {}", in_one_line(&e)));
-                check_run(&e)?;
-                // Others may start meanwhile, and a run that was killed no longer publishes.
-                if matches!(e, RunError::Lost { .. }) && number + 1 == self.batches().started && !self.weather.has(Fault::TwoBatches) {
-                    return Err(format!("a run that was alone says that it lost: {}", in_one_line(&e)));
-                }
-                Batch::Failed
-            }
-        };
+        self.check_winner(&outcome, number)?;
+        let batch = judged(&process, outcome)?;
         process.kill();
         Ok(batch)
+    }
+
+    /// A version belongs to one run, and a run that was alone has not lost.
+    fn check_winner(&self, outcome: &Result<RunOutcome, RunError>, number: u32) -> Result<(), String> {
+        match outcome {
+            Ok(RunOutcome::Published(report)) => match self.batches().published.insert(report.version, report.run_id.clone()) {
+                None => Ok(()),
+                Some(other) => Err(format!("two runs say that version {} is theirs: {other} and {}", report.version, report.run_id)),
+            },
+            // Others may start meanwhile, and a run that was killed no longer publishes.
+            Err(e @ RunError::Lost { .. }) if number + 1 == self.batches().started && !self.weather.has(Fault::TwoBatches) => {
+                Err(format!("a run that was alone says that it lost: {}", in_one_line(e)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn batches(&self) -> std::sync::MutexGuard<'_, Batches> {
@@ -370,7 +379,7 @@ impl World {
     }
 
     /// Every byte that outlives the processes goes into the trace.
-    pub(super) async fn absorb(&self) -> Result<(), String> {
+    pub(crate) async fn absorb(&self) -> Result<(), String> {
         for path in self.disk.files() {
             self.trace.absorb(path.as_os_str().as_encoded_bytes());
             self.trace.absorb(&self.disk.contents(Path::new(&path)).unwrap_or_default());
@@ -384,7 +393,7 @@ impl World {
 }
 
 /// No fault of the simulation damages what was written, and nobody swaps logs: a speed layer that says so is wrong.
-fn check_start(error: &speed_layer::SpeedError) -> Result<(), String> {
+pub(crate) fn check_start(error: &speed_layer::SpeedError) -> Result<(), String> {
     let text = in_one_line(error);
     let wrong = [
         "is damaged",
@@ -402,6 +411,25 @@ fn check_start(error: &speed_layer::SpeedError) -> Result<(), String> {
     }
 }
 
+/// What a run has ended in.
+///
+/// # Errors
+/// It found something wrong.
+pub(crate) fn judged(process: &Process, outcome: Result<RunOutcome, RunError>) -> Result<Batch, String> {
+    match outcome {
+        Ok(RunOutcome::Published(report)) => {
+            process.trace(|| format!("publishes version {}", report.version));
+            Ok(Batch::Published)
+        }
+        Ok(RunOutcome::NothingToDo(_)) => Ok(Batch::NothingToDo),
+        Err(e) => {
+            process.trace(|| format!("ends: {}", in_one_line(&e)));
+            check_run(&e)?;
+            Ok(Batch::Failed)
+        }
+    }
+}
+
 /// Only what the weather did may end a run; a difference, a wrong count or a damaged file may not.
 fn check_run(error: &RunError) -> Result<(), String> {
     let text = in_one_line(error);
@@ -414,7 +442,7 @@ fn check_run(error: &RunError) -> Result<(), String> {
     }
 }
 
-fn in_one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn in_one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
