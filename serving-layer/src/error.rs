@@ -26,6 +26,14 @@ pub enum ServingError {
         /// What does not fit.
         reason: String,
     },
+    /// The version that answers was whole when it was opened, and is damaged now.
+    #[error("version {version} is damaged and answers nothing: {reason}")]
+    VersionDamaged {
+        /// The version.
+        version: i64,
+        /// Which file, and how.
+        reason: String,
+    },
     /// A field of a question holds what it cannot.
     #[error("{field}: {reason}")]
     Field {
@@ -129,7 +137,7 @@ impl ServingError {
             matches!(e, StoreError::Checksum { .. } | StoreError::Corrupt { .. } | StoreError::NewerFormat { .. } | StoreError::Name { .. })
         };
         match self {
-            Self::VersionRefused { .. } | Self::Fold(_) => true,
+            Self::VersionRefused { .. } | Self::VersionDamaged { .. } | Self::Fold(_) => true,
             Self::Store(StoreError::Block { source, .. }) => damaged(source),
             Self::Store(e) => damaged(e),
             _ => false,

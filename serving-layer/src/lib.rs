@@ -87,9 +87,24 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
+    run_then(config, store, events, listener, shutdown, || {}).await
+}
+
+/// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_then(
+    config: ServingConfig,
+    store: Store,
+    events: EventSchema,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), ServingError> {
     let speed = speed::connection(&config.speed_layer)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_on(config, store, events, speed, incoming, shutdown).await
+    run_and_tell(config, store, events, speed, incoming, shutdown, ready).await
 }
 
 /// [`run`] on a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
@@ -107,6 +122,21 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    run_and_tell(config, store, events, speed, incoming, shutdown, || {}).await
+}
+
+async fn run_and_tell<IO>(
+    config: ServingConfig,
+    store: Store,
+    events: EventSchema,
+    speed: Transport,
+    incoming: impl Stream<Item = io::Result<IO>>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), ServingError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let layer = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
@@ -114,6 +144,7 @@ where
     };
     let (reachable, _probe) = layer.service.0.speed.watch_health();
     info!("serving");
+    ready();
     server::serve(layer.routes(), reachable, incoming, shutdown).await;
     Ok(())
 }
@@ -121,7 +152,8 @@ where
 /// The layer without its network: it watches for new versions, and answers through its services.
 pub struct ServingLayer {
     service: Service,
-    _watcher: AbortOnDropHandle<()>,
+    /// Look for new versions, and at the files of the one that answers.
+    _watchers: [AbortOnDropHandle<()>; 2],
 }
 
 impl ServingLayer {
@@ -138,7 +170,9 @@ impl ServingLayer {
         let watched = Arc::clone(&versions);
         let period = config.poll_interval.0.max(POLL_INTERVAL_MIN);
         let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(period).await }));
-        Ok(Self { service: Service(Answers { versions, speed, speed_timeout }), _watcher: watcher })
+        let (scrubbed, scrub_interval) = (Arc::clone(&versions), config.scrub_interval.0);
+        let scrubber = AbortOnDropHandle::new(tokio::spawn(async move { scrubbed.scrub(scrub_interval).await }));
+        Ok(Self { service: Service(Answers { versions, speed, speed_timeout }), _watchers: [watcher, scrubber] })
     }
 
     /// `UserStatsService` and `ViewService`.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use serving_layer::run;
+use serving_layer::run_then;
 use storage::config::Config;
 use storage::store::Store;
 use tokio::net::TcpListener;
@@ -90,10 +90,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = Store::open(&config.store.url)?;
     let address = &config.serving_layer.grpc_address;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    println!("serving-layer listening on http://{}", listener.local_addr()?);
+    let bound = listener.local_addr()?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_when_told(shutdown.clone()));
-    run(config.serving_layer, store, config.events, listener, shutdown).await?;
+    // Scripts that wait for this line find a server that answers.
+    let ready = || println!("serving-layer listening on http://{bound}");
+    run_then(config.serving_layer, store, config.events, listener, shutdown, ready).await?;
     Ok(())
 }
 

@@ -51,6 +51,11 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (health, health_service) = tonic_health::server::health_reporter();
+    let reachable = *speed_reachable.borrow();
+    match reachable {
+        true => health.set_serving::<UserStatsServiceServer<Service>>().await,
+        false => health.set_not_serving::<UserStatsServiceServer<Service>>().await,
+    }
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(descriptors_of(&["UserStatsService", "ViewService"]));
@@ -62,6 +67,7 @@ where
         .add_service(reflection().build_v1().expect(built))
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
+        biased;
         () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }

@@ -1,11 +1,13 @@
 //! One version of the view: its definition, its boundary, and the batch half behind it.
 
+use std::sync::{PoisonError, RwLock};
+
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::DateTime;
 use storage::batch_view::{BlockCache, OpenView};
-use storage::manifest::{Definitions, Manifest};
+use storage::manifest::{Definitions, Manifest, ViewFile};
 use storage::store::Store;
 use views::{Definition, EventSchema, FoldError, shard_of};
 
@@ -22,12 +24,14 @@ pub(crate) struct Version {
     /// Where the batch half ends.
     pub(crate) boundary: Offsets,
     batch: Option<OpenView>,
+    /// What was found when its files were read again. It answers nothing while there is something.
+    damage: RwLock<Option<String>>,
 }
 
 impl Version {
     /// What answers while nothing is published: the built-in view, with every event still in the speed layer.
     pub(crate) fn unpublished(events: &EventSchema) -> Self {
-        Self { number: 0, definition: Definition::user_stats(events), boundary: Offsets::new(), batch: None }
+        Self { number: 0, definition: Definition::user_stats(events), boundary: Offsets::new(), batch: None, damage: RwLock::default() }
     }
 
     /// Opens and verifies a published version.
@@ -51,7 +55,7 @@ impl Version {
         if let Some(reason) = crate::states::misfit(batch.schema(), &definition) {
             return Err(ServingError::VersionRefused { version: number, reason: format!("its files: {reason}") });
         }
-        Ok(Self { number, definition, boundary, batch: Some(batch) })
+        Ok(Self { number, definition, boundary, batch: Some(batch), damage: RwLock::default() })
     }
 
     /// The log that the boundary counts in; empty while nothing is published.
@@ -79,12 +83,28 @@ impl Version {
         self.batch.as_ref().map(OpenView::manifest)
     }
 
+    /// Its files, as the manifest says they are.
+    pub(crate) fn files(&self) -> &[ViewFile] {
+        self.manifest().map_or(&[], |manifest| &manifest.files)
+    }
+
+    /// Says what is wrong with its files now. The answer is whether that is news.
+    pub(crate) fn set_damage(&self, damage: Option<String>) -> bool {
+        let mut known = self.damage.write().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != damage;
+        *known = damage;
+        news
+    }
+
     /// The batch half of one key: its state rows in `range`.
     ///
     /// # Errors
     /// The store's. A failed read is never an empty one.
     pub(crate) async fn batch_rows(&self, key: &str, range: TimeRange) -> Result<Vec<RecordBatch>, ServingError> {
         let Some(batch) = &self.batch else { return Ok(Vec::new()) };
+        if let Some(reason) = &*self.damage.read().unwrap_or_else(PoisonError::into_inner) {
+            return Err(ServingError::VersionDamaged { version: self.number, reason: reason.clone() });
+        }
         let rows = batch.rows(shard_of(key, batch.shards()), key).await?;
         Ok(rows.iter().map(|rows| rows_in(rows, range)).collect::<Result<_, _>>()?)
     }

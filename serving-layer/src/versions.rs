@@ -10,9 +10,9 @@ use std::time::Duration;
 use storage::batch_view::BlockCache;
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
-use storage::store::Store;
+use storage::store::{Store, StoreError};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 use views::EventSchema;
 
@@ -22,6 +22,8 @@ use crate::version::Version;
 
 /// The speed layer keeps what the newest two versions need.
 const KEPT_VERSIONS: usize = 2;
+/// The shortest pause between two files that are read again.
+const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(5);
 
 /// The versions of one view.
 #[derive(Debug)]
@@ -108,6 +110,40 @@ impl Versions {
         match self.advance(&mut reload).await {
             Ok(()) => reload.complaint = None,
             Err(e) => complain(&mut reload, &e),
+        }
+    }
+
+    /// Reads the files of the version that answers again, one after the other over `period`, for ever; never if it is 0. A version
+    /// that is found damaged answers nothing until its files are whole again or a newer one takes its place.
+    pub(crate) async fn scrub(&self, period: Duration) {
+        if period.is_zero() {
+            return std::future::pending().await;
+        }
+        loop {
+            let version = self.current();
+            let pause = (period / (version.files().len() as u32 + 1)).max(SCRUB_PAUSE_MIN);
+            let mut damage = None;
+            let mut unread = false;
+            for file in version.files() {
+                sleep(pause).await;
+                match storage::batch_view::verify_file(&self.store, file).await {
+                    Ok(()) => {}
+                    Err(e) => match (matches!(e, StoreError::NotFound { .. }), ServingError::from(e)) {
+                        (missing, e) if missing || e.is_permanent() => {
+                            let reason = damage.get_or_insert(e.in_one_line());
+                            if version.set_damage(Some(reason.clone())) {
+                                error!(version = version.number, reason, "the version that answers is damaged; it answers nothing more");
+                            }
+                        }
+                        // It may be readable in the next round.
+                        _ => unread = true,
+                    },
+                }
+            }
+            if damage.is_none() && !unread && version.set_damage(None) {
+                info!(version = version.number, "the files of the version that answers are whole again");
+            }
+            sleep(pause).await;
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A segment's range and date come from the log itself, so that a seal that is repeated after a crash writes the same
 //! objects: where only the Parquet file was put, the next start finds the segment unsealed and writes both again. Nothing is
-//! deleted here.
+//! deleted here; [`crate::trim`] lets go of what is archived.
 //!
 //! Of two servers over one store the one that started later may archive: each takes an epoch, and looks before each segment
 //! whether another followed.
@@ -40,6 +40,8 @@ pub(crate) struct Archive {
     epoch: OnceLock<i64>,
     /// Per partition, the end of what is archived without a gap.
     edges: Vec<Mutex<i64>>,
+    /// Per partition, the edge that was found at start, and the fingerprint of the record below it; none where nothing is archived.
+    found: Vec<Option<(i64, String)>>,
     wake: Notify,
 }
 
@@ -61,8 +63,14 @@ impl Archive {
             return Err(SpeedError::OtherMaster { stored: owner, here: log_id.to_owned() });
         }
         let segments = list_segments(&store).await?;
-        let edges = (0..partitions).map(|p| Mutex::new(archived_edge(&segments, p as u32))).collect();
-        Ok(Self { edges, store, schema, log_id: log_id.to_owned(), epoch: OnceLock::new(), wake: Notify::new() })
+        let ends: Vec<i64> = (0..partitions).map(|p| archived_edge(&segments, p as u32)).collect();
+        let last = |(p, end): (usize, &i64)| {
+            let last = segments.iter().find(|s| s.path.partition as usize == p && s.path.end == *end)?;
+            Some((*end, last.seal.last_record.clone()))
+        };
+        let found = ends.iter().enumerate().map(last).collect();
+        let edges = ends.into_iter().map(Mutex::new).collect();
+        Ok(Self { edges, found, store, schema, log_id: log_id.to_owned(), epoch: OnceLock::new(), wake: Notify::new() })
     }
 
     /// Takes the next epoch: from here on every server that started earlier over this store archives nothing more. Call it when
@@ -79,7 +87,7 @@ impl Archive {
     }
 
     /// That nobody has taken an epoch after ours.
-    async fn check_epoch(&self) -> Result<(), SpeedError> {
+    pub(crate) async fn check_epoch(&self) -> Result<(), SpeedError> {
         let Some(epoch) = self.epoch.get().copied() else { return Err(SpeedError::Stopping) };
         match epoch_after(&self.store, epoch).await? {
             None => Ok(()),
@@ -88,6 +96,23 @@ impl Archive {
                 Err(SpeedError::Fenced { epoch, newer, instance })
             }
         }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn schema(&self) -> &EventSchema {
+        &self.schema
+    }
+
+    pub(crate) fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    /// The archived edge of a partition at start, and the fingerprint of the record below it.
+    pub(crate) fn sealed_record(&self, partition: usize) -> Option<(i64, &str)> {
+        self.found[partition].as_ref().map(|(edge, record)| (*edge, record.as_str()))
     }
 
     /// A segment was closed.

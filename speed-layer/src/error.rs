@@ -136,6 +136,78 @@ pub enum SpeedError {
         /// Of the log.
         head: i64,
     },
+    /// The log was trimmed beyond what a version needs.
+    #[error(
+        "version {version} starts partition {partition} at offset {boundary}, and the log is trimmed below {start}; publish a new version with batch-layer run, which begins at a newer boundary"
+    )]
+    LogTrimmed {
+        /// The version.
+        version: i64,
+        /// Log partition.
+        partition: i32,
+        /// Of the version.
+        boundary: i64,
+        /// The first offset that the log still has.
+        start: i64,
+    },
+    /// A record that the log no longer has.
+    #[error("partition {partition} is trimmed below offset {start}, and the records from {wanted} on are needed")]
+    Trimmed {
+        /// Log partition.
+        partition: i32,
+        /// The first offset needed.
+        wanted: i64,
+        /// The first offset that the log still has.
+        start: i64,
+    },
+    /// The log begins above what was archived: segments are missing in the store.
+    #[error(
+        "partition {partition} is archived up to offset {archived}, and the log begins at {start}: archived segments or their seals are missing in the store; bring back the store that belongs to this log"
+    )]
+    ArchiveBehindLog {
+        /// Log partition.
+        partition: i32,
+        /// The end of the archived segments.
+        archived: i64,
+        /// The first offset that the log still has.
+        start: i64,
+    },
+    /// The log has another record where something was made from it: it was rewound or restored from an old copy, and went on.
+    #[error(
+        "{made} was made from a log whose record at offset {offset} of partition {partition} has the fingerprint {stored}, and here it has {here}: this log was recreated, rewound or restored from an old copy and went on otherwise; bring back the log that belongs to this store, or start over with an empty [log] dir and an empty [store] url"
+    )]
+    OtherRecord {
+        /// What was made from the log, such as `version 3`.
+        made: String,
+        /// Log partition.
+        partition: i32,
+        /// Of the record.
+        offset: i64,
+        /// As recorded when it was made.
+        stored: String,
+        /// Of the record in the log.
+        here: String,
+    },
+    /// A segment that was to be trimmed is not in the store as it is in the log.
+    #[error("the segment [{start}, {end}) of partition {partition} is not archived with these edges; it stays in the log")]
+    NotArchived {
+        /// Log partition.
+        partition: i32,
+        /// First offset of the segment.
+        start: i64,
+        /// Its end, exclusive.
+        end: i64,
+    },
+    /// A closed segment of the log that its Parquet file cannot bring back.
+    #[error("the log's segment of partition {partition} from offset {start} on cannot be written afresh from the archive: {reason}")]
+    NotRestorable {
+        /// Log partition.
+        partition: usize,
+        /// First offset of the segment.
+        start: i64,
+        /// Why not.
+        reason: String,
+    },
     /// The operating system gave no thread.
     #[error("a thread could not be started")]
     Thread {

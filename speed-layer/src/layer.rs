@@ -15,7 +15,7 @@ use storage::machine::{Machine, Owner, blocking};
 use storage::manifest::Manifests;
 use storage::paths::ViewName;
 use storage::store::Store;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -23,12 +23,16 @@ use tracing::{error, info, warn};
 use views::Definition;
 
 use crate::archive::{Archive, roll_by_age};
+use crate::check::check_against_store;
 use crate::error::SpeedError;
 use crate::ingest::{DeadLetterQueue, Ingest, QueueRoom};
-use crate::partition::{Partition, PartitionOptions, fold_log};
-use crate::realtime::{Kept, Realtime, check_boundary, load_kept};
+use crate::partition::{Partition, PartitionOptions};
+use crate::realtime::{Kept, Realtime, load_kept};
+use crate::recover::recover;
+use crate::restore::open_partition;
+use crate::scrub::Scrub;
 use crate::service::{IngestAdapter, RealtimeAdapter};
-use crate::slices::Slices;
+use crate::trim::trim_as_versions_come;
 
 /// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
 const VIEW: &str = "user_stats";
@@ -49,7 +53,7 @@ pub struct SpeedLayer {
     log_failed: watch::Receiver<bool>,
     background: CancellationToken,
     tasks: JoinSet<Task>,
-    folder: LogFolder,
+    folder: Arc<LogFolder>,
 }
 
 impl SpeedLayer {
@@ -60,18 +64,24 @@ impl SpeedLayer {
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
         let schema = Arc::new(config.events.clone());
         let view = ViewName::try_from(VIEW.to_owned())?;
-        let (folder, logs, letters) = {
+        let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
-            blocking(move || open_log(&*machine, &dir, partitions)).await?
+            blocking(move || open_folder(&*machine, &dir, partitions)).await?
         };
+        let folder = Arc::new(folder);
         let log_id: Arc<str> = folder.log_id().to_string().into();
 
         let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
-        let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), logs.len(), &log_id).await?);
+        let partitions = config.log.partitions;
+        let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), partitions as usize, &log_id).await?);
+        let mut logs = Vec::new();
+        for number in 0..partitions {
+            logs.push(open_partition(&folder, number, &archive).await?);
+        }
+        check_against_store(&mut kept, &logs, &archive).await?;
         let Started { partitions, mut owners, failed } = start_partitions(&machine, logs, &kept, &config, &archive).await?;
         kept.retain(|version| !failed.contains(version.definition.fingerprint()));
         partitions.iter().for_each(|partition| partition.retire(&kept));
-        check_against_store(&kept, &partitions, &archive).await?;
         archive.take_epoch(&*machine).await?;
         let (dead_letters, owner) = DeadLetterQueue::start(letters)?;
         owners.push(owner);
@@ -83,10 +93,13 @@ impl SpeedLayer {
             partitions: Arc::clone(&partitions),
             archive: Arc::clone(&archive),
             kept: Mutex::new(kept),
+            prepared: Notify::new(),
         });
 
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let scrubbing =
+            Scrub::new(Arc::clone(&archive), Arc::clone(&partitions)).run(config.speed_layer.scrub_interval.0, background.clone());
         let archiving = (archive, Arc::clone(&partitions), background.clone());
         tasks.spawn(async move { ("archive", archiving.0.run(&archiving.1, archiving.2).await) });
         let rolling = roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone());
@@ -98,6 +111,15 @@ impl SpeedLayer {
         tasks.spawn(async move {
             following.await;
             ("follow versions", Ok(()))
+        });
+        let trimming = trim_as_versions_come(Arc::clone(&realtime), config.log.dedup_window_rows.into(), background.clone());
+        tasks.spawn(async move {
+            trimming.await;
+            ("trim", Ok(()))
+        });
+        tasks.spawn(async move {
+            scrubbing.await;
+            ("scrub", Ok(()))
         });
         info!(log_id = &*log_id, "ready");
         let (failed, log_failed) = watch::channel(false);
@@ -157,26 +179,11 @@ pub(crate) async fn first_end(partitions: &[Partition], dead_letters: &DeadLette
     SpeedError::Ended { what }
 }
 
-/// Refuses a log that is not the one, or an older copy of the one, that the store was filled from.
-async fn check_against_store(kept: &[Kept], partitions: &[Partition], archive: &Archive) -> Result<(), SpeedError> {
-    for version in kept {
-        check_boundary(version, partitions)?;
-    }
-    for partition in partitions {
-        let (archived, head) = (archive.edge(partition.number).await, partition.log.head());
-        if archived > head {
-            return Err(SpeedError::LogBehindArchive { partition: partition.number as i32, archived, head });
-        }
-    }
-    Ok(())
-}
-
-fn open_log(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(LogFolder, Vec<PartitionLog>, DeadLetters), SpeedError> {
+fn open_folder(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(LogFolder, DeadLetters), SpeedError> {
     let fresh_id = LogId::from_bytes(machine.random().to_be_bytes());
     let folder = LogFolder::open_on(machine.disk(), dir, partitions, fresh_id)?;
-    let logs = (0..partitions).map(|p| folder.partition(p)).collect::<Result<_, _>>()?;
     let letters = DeadLetters::open_on(machine.disk(), dir)?;
-    Ok((folder, logs, letters))
+    Ok((folder, letters))
 }
 
 /// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
@@ -191,7 +198,7 @@ async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id
     let mut kept = Vec::new();
     if newest.as_ref().is_none_or(|newest| newest.version == 1) {
         let definition = Arc::new(Definition::user_stats(&config.events));
-        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize] });
+        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize], boundary_records: Vec::new() });
     }
     let Some(newest) = newest else { return Ok(kept) };
     let before = match newest.version {
@@ -236,12 +243,12 @@ async fn start_partitions(
             segment_bytes: config.log.segment_bytes.0,
             queue_appends: config.speed_layer.queue_appends,
         };
-        let (kept, archive) = (kept.to_vec(), Arc::clone(archive));
-        replays.push(blocking(move || {
-            let (views, failed) = replay(&log, &kept)?;
-            let (partition, owner) = Partition::start(log, views, options, move || archive.wake())?;
-            Ok::<_, SpeedError>((partition, owner, failed))
-        }));
+        replays.push(async move {
+            let (log, recovered) = recover(log, kept, archive, &options).await?;
+            let archive = Arc::clone(archive);
+            let (partition, owner) = Partition::start(log, recovered.window, recovered.views, options, move || archive.wake())?;
+            Ok::<_, SpeedError>((partition, owner, recovered.failed))
+        });
     }
     let (mut partitions, mut owners, mut failed) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (partition, owner, failed_here) in try_join_all(replays).await? {
@@ -250,35 +257,6 @@ async fn start_partitions(
         failed.extend(failed_here);
     }
     Ok(Started { partitions: partitions.into(), owners, failed })
-}
-
-/// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.
-fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
-    let number = log.partition() as usize;
-    let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
-    for version in kept {
-        let boundary = version.boundary.get(number).copied().unwrap_or(0);
-        match lowest.iter_mut().find(|(d, _)| d.fingerprint() == version.definition.fingerprint()) {
-            Some((_, start)) => *start = boundary.min(*start),
-            None => lowest.push((Arc::clone(&version.definition), boundary)),
-        }
-    }
-    let head = log.head();
-    let (mut views, mut failed) = (Vec::new(), Vec::new());
-    for (definition, start) in lowest {
-        match fold_log(&log.reader(), &definition, number as i32, start.min(head)..head) {
-            Ok(slices) => views.push(slices),
-            Err(e @ SpeedError::Fold { .. }) => {
-                error!(
-                    error = e.chain(),
-                    "a published view fails on accepted events; it cannot be answered until it is mended and recomputed"
-                );
-                failed.push(definition.fingerprint().to_owned());
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok((views, failed))
 }
 
 /// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
@@ -307,3 +285,6 @@ async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: 
         complaint = reason;
     }
 }
+
+#[cfg(test)]
+mod tests;

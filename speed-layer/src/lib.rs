@@ -4,15 +4,18 @@
 //! thread looks it up in the `dedup` window, folds it with the definition of every kept version, appends it to the log
 //! together with whatever else waits, syncs once, and then shows its states in `slices` and acknowledges it, in this order.
 //! A refused row is durable as a dead letter before the answer. Closed log segments go to the object store (`archive`);
-//! a cut is a closed segment on every partition. `realtime` answers the other layers from a boundary on.
+//! a cut is a closed segment on every partition. `realtime` answers the other layers from a boundary on. A log that is not the one
+//! that the store was filled from is refused (`check`), a damaged segment is found (`scrub`) and written afresh (`restore`).
 //!
 //! What this layer never does: acknowledge before the sync, show what is not synced, guess at a boundary it does not keep,
-//! delete anything from the log.
+//! delete from the log what a kept version or the dedup window needs or what was not read back from the store right before (`trim`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 /// Closed segments into the object store.
 mod archive;
+/// Whether the log is the one that the store was filled from.
+mod check;
 /// Identities among the newest records.
 mod dedup;
 /// What can go wrong.
@@ -27,12 +30,20 @@ pub mod load;
 mod partition;
 /// Questions from the other layers.
 mod realtime;
+/// From the log back into memory.
+mod recover;
+/// Damaged segments, written afresh.
+mod restore;
+/// Reading again what was written.
+mod scrub;
 /// Which services, within which bounds.
 mod server;
 /// The gRPC surface.
 mod service;
 /// The realtime view of one partition.
 mod slices;
+/// Letting go of the log.
+mod trim;
 
 use std::io;
 use std::sync::Arc;
@@ -55,7 +66,22 @@ pub use layer::SpeedLayer;
 /// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
 /// read. Nothing was acknowledged then. Later, a thread or task without which it cannot go on ended by itself.
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
-    run_on(Arc::new(RealMachine), config, store, TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
+    run_then(config, store, listener, shutdown, || {}).await
+}
+
+/// [`run`], which calls `ready` once the log is replayed and calls are answered. Who connects earlier waits.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_then(
+    config: Config,
+    store: Store,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), SpeedError> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    run_and_tell(Arc::new(RealMachine), config, store, incoming, shutdown, ready).await
 }
 
 /// [`run`] on a machine and a network that the caller brings.
@@ -72,7 +98,22 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    run_and_tell(machine, config, store, incoming, shutdown, || {}).await
+}
+
+async fn run_and_tell<IO>(
+    machine: Arc<dyn Machine>,
+    config: Config,
+    store: Store,
+    incoming: impl Stream<Item = io::Result<IO>>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), SpeedError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let mut layer = SpeedLayer::open(machine, config, store).await?;
+    ready();
     let serving = server::serve(layer.routes(), layer.log_failed(), incoming, shutdown);
     let served = tokio::select! {
         biased;

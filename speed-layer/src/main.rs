@@ -132,10 +132,12 @@ async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode
     let address = &config.speed_layer.grpc_address;
     let store = Store::open(&config.store.url)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    println!("speed-layer listening on http://{}", listener.local_addr()?);
+    let bound = listener.local_addr()?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
-    speed_layer::run(config, store, listener, shutdown).await?;
+    // Scripts that wait for this line find a server that has caught up.
+    let ready = || println!("speed-layer listening on http://{bound}");
+    speed_layer::run_then(config, store, listener, shutdown, ready).await?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ mod replay;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use storage::log::{LogReader, PartitionLog};
@@ -20,11 +21,11 @@ use storage::machine::{Machine, Owner};
 use tokio::sync::{mpsc, oneshot};
 use views::{Event, EventSchema};
 
+use crate::dedup::Window;
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
 use crate::slices::Slices;
-pub(crate) use replay::fold_log;
-use replay::rebuild_window;
+pub(crate) use replay::{fold_log, rebuild_window};
 use writer::Writer;
 
 /// What became of one event of a batch.
@@ -55,6 +56,17 @@ pub(crate) enum Command {
     Install {
         slices: Slices,
         folded_to: i64,
+        reply: oneshot::Sender<Result<(), SpeedError>>,
+    },
+    /// Let go of the closed segments below an offset, which are verified in the store.
+    Trim {
+        below: i64,
+        reply: oneshot::Sender<Result<Vec<Range<i64>>, SpeedError>>,
+    },
+    /// Write a damaged closed segment afresh.
+    Replace {
+        range: Range<i64>,
+        records: Vec<Vec<u8>>,
         reply: oneshot::Sender<Result<(), SpeedError>>,
     },
     /// End the thread, whoever still has a handle. What is queued behind is refused.
@@ -103,12 +115,13 @@ pub(crate) struct PartitionOptions {
 }
 
 impl Partition {
-    /// Replays what the window and `slices` need, then starts the thread.
+    /// Starts the thread over a log that was replayed into `window` and `views`.
     ///
     /// # Errors
-    /// The log is damaged, or a definition fails on it.
+    /// The system gives no thread.
     pub(crate) fn start(
         log: PartitionLog,
+        window: Window,
         views: Vec<Slices>,
         options: PartitionOptions,
         on_roll: impl Fn() + Send + 'static,
@@ -120,7 +133,6 @@ impl Partition {
         let visible = Arc::new(RwLock::new(visible));
         let (commands, queue) = mpsc::channel(options.queue_appends);
         let partition = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
-        let window = rebuild_window(&partition.log, options.dedup_window_rows, &options.schema, number as i32)?;
         let writer = Writer::new(log, window, visible, options, Box::new(on_roll));
         let owner = Owner::start(format!("partition-{number}"), writer.run(queue));
         Ok((partition, owner.map_err(|source| SpeedError::Thread { source })?))
@@ -152,6 +164,16 @@ impl Partition {
     /// Shows a view whose slices were folded from the log up to an offset.
     pub(crate) async fn install(&self, slices: Slices, folded_to: i64) -> Result<(), SpeedError> {
         self.ask(|reply| Command::Install { slices, folded_to, reply }).await
+    }
+
+    /// Removes closed segments that lie wholly below an offset, and answers which. Whoever asks has verified them in the store.
+    pub(crate) async fn trim(&self, below: i64) -> Result<Vec<Range<i64>>, SpeedError> {
+        self.ask(|reply| Command::Trim { below, reply }).await
+    }
+
+    /// Writes a closed segment afresh from its records.
+    pub(crate) async fn replace(&self, range: Range<i64>, records: Vec<Vec<u8>>) -> Result<(), SpeedError> {
+        self.ask(|reply| Command::Replace { range, records, reply }).await
     }
 
     /// Where the active segment starts.

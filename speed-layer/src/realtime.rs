@@ -9,11 +9,12 @@ use storage::machine::blocking;
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tracing::info;
 use views::{Definition, EventSchema, fold, shard_of, wire};
 
 use crate::archive::Archive;
+use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
 use crate::partition::{Partition, fold_log};
 use crate::slices::rows_of;
@@ -28,6 +29,8 @@ pub(crate) struct Kept {
     pub(crate) definition: Arc<Definition>,
     /// One entry a partition.
     pub(crate) boundary: Vec<i64>,
+    /// Fingerprints of the records below the boundary; see [`Manifest::boundary_records`].
+    pub(crate) boundary_records: Vec<String>,
 }
 
 pub(crate) struct Realtime {
@@ -40,6 +43,8 @@ pub(crate) struct Realtime {
     /// The versions whose boundaries can be answered from, oldest first: the two newest that are prepared. One at a time
     /// changes it.
     pub(crate) kept: Mutex<Vec<Kept>>,
+    /// A version was prepared.
+    pub(crate) prepared: Notify,
 }
 
 impl Realtime {
@@ -132,8 +137,10 @@ impl Realtime {
         }
         let manifest = Manifests::new(self.store.clone(), self.view.clone()).read(version).await?;
         let next = load_kept(&self.store, &self.view, &manifest, &self.log_id, &self.schema).await?;
-        check_boundary(&next, &self.partitions)?;
+        check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
         for partition in self.partitions.iter() {
+            let (version, log, number) = (next.clone(), partition.log.clone(), partition.number);
+            blocking(move || check_record(&version, &log, number)).await?;
             self.prepare_partition(partition, &next, &kept).await?;
         }
         info!(version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
@@ -141,6 +148,7 @@ impl Realtime {
         let surplus = kept.len().saturating_sub(2);
         kept.drain(..surplus);
         self.partitions.iter().for_each(|partition| partition.retire(&kept));
+        self.prepared.notify_one();
         Ok(())
     }
 
@@ -186,7 +194,12 @@ pub(crate) async fn load_kept(
         return Err(SpeedError::Fingerprint { stored, here: definition.fingerprint().to_owned() });
     }
     check_types(&definition, here, manifest.version)?;
-    Ok(Kept { version: manifest.version, definition: Arc::new(definition), boundary: manifest.boundary.clone() })
+    Ok(Kept {
+        version: manifest.version,
+        definition: Arc::new(definition),
+        boundary: manifest.boundary.clone(),
+        boundary_records: manifest.boundary_records.clone(),
+    })
 }
 
 /// The types of what a version reads are those of the configuration: rows are checked against the one and folded by the other.
@@ -203,25 +216,6 @@ fn check_types(definition: &Definition, here: &EventSchema, version: i64) -> Res
             Some(same) if same == kind => {}
             Some(other) => return refuse(&format!("attributes.{name}"), (*kind).into(), (*other).into()),
             None => return refuse(&format!("attributes.{name}"), (*kind).into(), "not declared".to_owned()),
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a version that covers what this log does not have.
-pub(crate) fn check_boundary(kept: &Kept, partitions: &[Partition]) -> Result<(), SpeedError> {
-    if kept.boundary.len() != partitions.len() {
-        return Err(SpeedError::BadRequest(format!(
-            "version {} has {} partitions, the log has {}",
-            kept.version,
-            kept.boundary.len(),
-            partitions.len()
-        )));
-    }
-    for (partition, boundary) in partitions.iter().zip(&kept.boundary) {
-        let head = partition.log.head();
-        if *boundary > head {
-            return Err(SpeedError::LogBehind { version: kept.version, partition: partition.number as i32, boundary: *boundary, head });
         }
     }
     Ok(())

@@ -51,7 +51,9 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (health, health_service) = tonic_health::server::health_reporter();
+    // Whoever gets an answer at all gets it from a layer that has replayed its log.
     health.set_serving::<RealtimeViewServiceServer<RealtimeAdapter>>().await;
+    health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
@@ -63,6 +65,7 @@ where
         .add_service(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
+        biased;
         () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }

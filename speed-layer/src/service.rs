@@ -194,17 +194,23 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
         SpeedError::UnknownDefinition(_) => (Code::FailedPrecondition, "UNKNOWN_DEFINITION"),
         SpeedError::BoundaryRetired { .. } => (Code::FailedPrecondition, "BOUNDARY_RETIRED"),
-        SpeedError::WrongLog { .. } | SpeedError::OtherLog { .. } | SpeedError::LogBehind { .. } | SpeedError::OtherMaster { .. } => {
-            (Code::FailedPrecondition, "OTHER_LOG")
-        }
+        SpeedError::WrongLog { .. }
+        | SpeedError::OtherLog { .. }
+        | SpeedError::LogBehind { .. }
+        | SpeedError::OtherMaster { .. }
+        | SpeedError::OtherRecord { .. } => (Code::FailedPrecondition, "OTHER_LOG"),
         SpeedError::Definition { .. } | SpeedError::ColumnType { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
             (Code::FailedPrecondition, "DEFINITION_FAILED")
         }
+        SpeedError::LogTrimmed { .. } | SpeedError::Trimmed { .. } => (Code::FailedPrecondition, "LOG_TRIMMED"),
         SpeedError::Fenced { .. } => (Code::FailedPrecondition, "FENCED"),
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
-        SpeedError::Thread { .. } | SpeedError::LogBehindArchive { .. } | SpeedError::ArchiveMismatch { .. } => {
-            (Code::Internal, "INTERNAL")
-        }
+        SpeedError::Thread { .. }
+        | SpeedError::NotRestorable { .. }
+        | SpeedError::NotArchived { .. }
+        | SpeedError::ArchiveBehindLog { .. }
+        | SpeedError::LogBehindArchive { .. }
+        | SpeedError::ArchiveMismatch { .. } => (Code::Internal, "INTERNAL"),
     };
     let mut details = ErrorDetails::with_error_info(reason, "merganser", HashMap::new());
     if matches!(code, Code::ResourceExhausted | Code::Unavailable) {

@@ -179,6 +179,15 @@ pub async fn verify_segment(store: &Store, segment: &SegmentMeta) -> Result<(), 
     }
 }
 
+/// Makes sure that a segment's seal, which was listed, survives power loss: a server that died in the middle of sealing may have
+/// left a name that is in no folder on the disk yet. The Parquet file was durable before its seal was written.
+///
+/// # Errors
+/// What the store says; [`StoreError::Conflict`] if another seal is there by now.
+pub async fn confirm_seal(store: &Store, segment: &SegmentMeta) -> Result<(), StoreError> {
+    segment.seal.put(store, &segment.path.seal_path()).await
+}
+
 /// Where the unbroken chain of segments of `partition` that starts at offset 0 ends, exclusive.
 #[must_use]
 pub fn archived_edge(segments: &[SegmentMeta], partition: u32) -> i64 {

@@ -47,6 +47,7 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
         ServingError::TooLarge { .. } | ServingError::TooManyUsers { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
         ServingError::Fold(_) => (Code::Internal, "VIEW_FAILS"),
+        ServingError::VersionDamaged { .. } => (Code::DataLoss, "STORE_DAMAGED"),
         ServingError::Store(StoreError::Io { .. } | StoreError::Backend { .. }) => (Code::Unavailable, "STORE_UNAVAILABLE"),
         ServingError::Store(_) if error.is_permanent() => (Code::DataLoss, "STORE_DAMAGED"),
         ServingError::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),

@@ -161,7 +161,9 @@ pub(super) async fn serve(
 ) -> (Channel, tokio::task::JoinHandle<Result<(), ServingError>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    let config = ServingConfig { speed_layer: address.to_owned(), poll_interval: Period(poll_interval), ..ServingConfig::default() };
+    let scrub_interval = Period::from_millis(20);
+    let config =
+        ServingConfig { speed_layer: address.to_owned(), poll_interval: Period(poll_interval), scrub_interval, ..ServingConfig::default() };
     let server = crate::run(config, store.clone(), EventSchema::default(), listener, shutdown.clone());
     let server = tokio::spawn(server);
     (endpoint.connect_lazy(), server)

@@ -99,6 +99,32 @@ async fn damaged_version_is_refused() {
     assert_eq!((stats, provenance.version), (right, 3));
 }
 
+/// Proves that a version which is damaged while it answers is found out, answers nothing more though its blocks are cached, and
+/// answers again once its files are whole.
+#[tokio::test]
+async fn damage_in_service() {
+    let mut fixture = Fixture::new(&[60], 100).await;
+    let right = parts(fixture.client.get_user_stats(about("user-0")).await.unwrap().into_inner()).0;
+    let part = ViewFilePath { view: "user_stats".parse().unwrap(), version: 1, run_id: "run-1".parse().unwrap(), part: 1 };
+    let whole = fixture.store.get(&part.path()).await.unwrap();
+    let mut bytes = whole.to_vec();
+    bytes[10] ^= 1;
+    fixture.store.put_durable(&part.path(), bytes.into()).await.unwrap();
+    let refused = async {
+        loop {
+            match fixture.client.get_user_stats(about("user-0")).await {
+                Ok(answer) => assert_eq!(parts(answer.into_inner()).0, right),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("nobody finds the damage");
+    assert!(status.code() == Code::DataLoss && status.message().contains("part-00001.parquet"), "{status:?}");
+    fixture.store.put_durable(&part.path(), whole).await.unwrap();
+    let answered = async { while fixture.client.get_user_stats(about("user-0")).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(10), answered).await.expect("nobody finds that it is whole again");
+}
+
 /// Proves that without any speed layer a published version is served, the batch half of it at once.
 #[tokio::test]
 async fn starts_without_a_speed_layer() {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use views::{Definition, Event};
 
 use super::*;
+use crate::dedup::Window;
 use crate::ingest::WhenFull;
 use crate::partition::{PartitionOptions, fold_log};
 
@@ -27,7 +28,7 @@ async fn rig() -> Rig {
     let views = vec![fold_log(&log.reader(), &definition, 0, 0..0).unwrap()];
     let options =
         PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
-    let (partition, _thread) = Partition::start(log, views, options, || {}).unwrap();
+    let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();
     let rig = Rig { store: Store::open("memory://").unwrap(), folder, partition, _dir: dir };
     rig.append(0..3).await;
     rig

@@ -27,7 +27,7 @@ fn rig(queue_bytes: u64) -> Rig {
             segment_bytes: 1 << 20,
             queue_appends: 1,
         };
-        Partition::start(log, Vec::new(), options, || panic!("planted")).unwrap().0
+        Partition::start(log, crate::dedup::Window::new(100, 0), Vec::new(), options, || panic!("planted")).unwrap().0
     };
     let partitions = [partition(0), partition(1)].into();
     let (dead_letters, _thread) = DeadLetterQueue::start(DeadLetters::open(dir.path()).unwrap()).unwrap();

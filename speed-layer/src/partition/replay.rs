@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use storage::log::LogReader;
 use storage::record;
+use tracing::warn;
 use views::columns::to_batch;
 use views::{Definition, EventSchema, fold};
 
@@ -20,9 +21,14 @@ const REPLAY_ROWS: usize = 8192;
 ///
 /// # Errors
 /// The log is damaged.
-pub(super) fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSchema, partition: i32) -> Result<Window, SpeedError> {
+pub(crate) fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSchema, partition: i32) -> Result<Window, SpeedError> {
     let head = log.head();
-    let start = (head - capacity as i64).max(0);
+    let wanted = (head - capacity as i64).max(0);
+    let start = wanted.max(log.start());
+    if start > wanted {
+        // The window was made larger since the log was trimmed.
+        warn!(partition, wanted, start, "the log is trimmed within the dedup window; retries of older events are not recognised");
+    }
     let mut window = Window::new(capacity, start);
     for entry in log.read(start..head)? {
         let entry = entry?;
@@ -35,11 +41,16 @@ pub(super) fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSch
 /// Folds `range` of the log into new slices, with a cut at every segment.
 ///
 /// # Errors
-/// The log is damaged, or the definition fails on a record.
+/// The log is damaged, or trimmed above the start of the range, or the definition fails on a record.
 pub(crate) fn fold_log(log: &LogReader, definition: &Arc<Definition>, partition: i32, range: Range<i64>) -> Result<Slices, SpeedError> {
     let mut slices = Slices::new(Arc::clone(definition));
     slices.cut(range.start);
-    for segment in log.segments()? {
+    let segments = log.segments()?;
+    let start = segments.first().map_or(0, |oldest| oldest.start);
+    if range.start < start {
+        return Err(SpeedError::Trimmed { partition, wanted: range.start, start });
+    }
+    for segment in segments {
         let part = segment.start.max(range.start)..segment.end.min(range.end);
         if segment.start > range.start && segment.start <= range.end {
             slices.cut(segment.start);

@@ -78,7 +78,7 @@ fn rig_with(sql: &str) -> Rig {
     let views = vec![fold_log(&log.reader(), &definition, 0, 0..log.head()).unwrap()];
     let options =
         PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
-    let (partition, _thread) = Partition::start(log, views, options, || {}).unwrap();
+    let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();
     Rig { disk, _dir: dir, _folder: folder, partition }
 }
 

@@ -67,6 +67,14 @@ impl Writer {
                     let rolled = self.roll_if_older(at_least);
                     let _gone = reply.send(rolled);
                 }
+                Command::Trim { below, reply } => {
+                    let trimmed = self.log.trim(below).map_err(SpeedError::from);
+                    let _gone = reply.send(trimmed);
+                }
+                Command::Replace { range, records, reply } => {
+                    let replaced = self.log.replace_closed(range, records.iter().map(Vec::as_slice)).map_err(SpeedError::from);
+                    let _gone = reply.send(replaced);
+                }
                 Command::Stop => return,
                 Command::Install { slices, folded_to, reply } => {
                     let installed = self.install(slices, folded_to);

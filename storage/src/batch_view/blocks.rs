@@ -41,13 +41,8 @@ struct Block {
 impl BlockFile {
     /// Compares the file with what the manifest says of it, byte by byte, and reads its footer and page index.
     pub(super) async fn open(store: &Store, expected: &ViewFile) -> Result<Self, StoreError> {
-        let name = || StoreError::Name { text: expected.path.clone(), expected: "the path of a batch view's file" };
-        let path = ObjectPath::parse(&expected.path).map_err(|_| name())?;
-        let found = store.checksum(&path).await?;
-        if found.blake3 != expected.blake3 {
-            return Err(StoreError::Checksum { path: path.to_string(), expected: expected.blake3.clone(), found: found.blake3 });
-        }
-        let mut reader = ObjectReader::new(store, path.clone(), found.bytes as u64);
+        let (path, bytes) = compare(store, expected).await?;
+        let mut reader = ObjectReader::new(store, path.clone(), bytes);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
         let footer = ArrowReaderMetadata::load_async(&mut reader, options).await.map_err(|e| StoreError::parquet(&path, e))?;
 
@@ -95,6 +90,25 @@ impl BlockFile {
         let stream = builder.with_batch_size(SCAN_BATCH_ROWS).build().map_err(|e| StoreError::parquet(&path, e))?;
         Ok(stream.map_err(move |e| StoreError::parquet(&path, e)).boxed())
     }
+}
+
+/// Reads every byte of a file and compares it with what the manifest says of it. Gives its path and length.
+async fn compare(store: &Store, expected: &ViewFile) -> Result<(ObjectPath, u64), StoreError> {
+    let name = || StoreError::Name { text: expected.path.clone(), expected: "the path of a batch view's file" };
+    let path = ObjectPath::parse(&expected.path).map_err(|_| name())?;
+    let found = store.checksum(&path).await?;
+    match found.blake3 == expected.blake3 {
+        true => Ok((path, found.bytes as u64)),
+        false => Err(StoreError::Checksum { path: path.to_string(), expected: expected.blake3.clone(), found: found.blake3 }),
+    }
+}
+
+/// Reads every byte of a version's file again and compares it with the manifest, past every cache.
+///
+/// # Errors
+/// [`StoreError::NotFound`] and [`StoreError::Checksum`], naming the file.
+pub async fn verify_file(store: &Store, expected: &ViewFile) -> Result<(), StoreError> {
+    compare(store, expected).await.map(|_| ())
 }
 
 /// The key column of a batch of states.

@@ -23,6 +23,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use blocks::verify_file;
 pub use cache::BlockCache;
 pub use open::OpenView;
 pub use writer::ViewWriter;

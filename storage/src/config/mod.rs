@@ -123,6 +123,8 @@ pub struct SpeedConfig {
     pub queue_bytes: ByteSize,
     /// How often the store is asked for a new version.
     pub poll_interval: Period,
+    /// Every closed segment of the log and every archived one is read again and compared once in this time; 0 means never.
+    pub scrub_interval: Period,
 }
 
 impl Default for SpeedConfig {
@@ -132,6 +134,7 @@ impl Default for SpeedConfig {
             queue_appends: 128,
             queue_bytes: ByteSize(64 << 20),
             poll_interval: Period::from_millis(500),
+            scrub_interval: Period::from_secs(600),
         }
     }
 }
@@ -178,6 +181,8 @@ pub struct ServingConfig {
     pub poll_interval: Period,
     /// How long an answer may wait for the speed layer.
     pub speed_timeout: Period,
+    /// Every file of the version that answers is read again and compared once in this time; 0 means never.
+    pub scrub_interval: Period,
 }
 
 impl Default for ServingConfig {
@@ -188,6 +193,7 @@ impl Default for ServingConfig {
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
             speed_timeout: Period::from_secs(4),
+            scrub_interval: Period::from_secs(600),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{io, ops::Range, path::Path, path::PathBuf, sync::Arc};
 
+use super::segment::base_in_name;
+
 /// Why the log, or the dead letters that share its file format, could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -127,6 +129,15 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// The first offset of the segment that is damaged, where that is what went wrong.
+    #[must_use]
+    pub fn damaged_segment(&self) -> Option<i64> {
+        match self {
+            Self::Damaged { path, .. } => base_in_name(path.file_name()?.to_str()?),
+            _ => None,
+        }
+    }
+
     /// Turns the answer of a system call into an error that names the call and the file.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
         move |source| match source.kind() {

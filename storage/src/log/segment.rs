@@ -125,7 +125,8 @@ pub(crate) fn ranges(bases: &[i64], head: i64) -> Vec<Range<i64>> {
     bases.iter().copied().zip(ends).map(|(base, end)| base..end.min(head)).filter(|range| range.start <= head).collect()
 }
 
-fn base_in_name(name: &str) -> Option<i64> {
+/// The first offset in the name of a segment.
+pub(crate) fn base_in_name(name: &str) -> Option<i64> {
     let digits = name.strip_suffix(".log")?;
     if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
