@@ -46,6 +46,8 @@ struct Reload {
     candidate: Option<Arc<Version>>,
     /// Never to be served: trying again would end the same way.
     refused: Option<i64>,
+    /// The version before the one that answers, while the speed layer has not yet said that it can answer from the latter.
+    unproven: Option<Arc<Version>>,
     /// The last failure that was logged, so that a poll does not repeat it.
     complaint: Option<String>,
 }
@@ -68,8 +70,8 @@ impl Versions {
         events: &EventSchema,
     ) -> Result<Self, ServingError> {
         let manifests = Manifests::new(store.clone(), view.clone());
-        let first = match manifests.latest().await? {
-            None => Version::unpublished(events),
+        let (first, unproven) = match manifests.newest().await? {
+            None => (Version::unpublished(events), None),
             Some(newest) => {
                 let (newer, older) = readable(&store, &manifests, newest, &cache).await?;
                 first_prepared(newer, older, &speed, view.as_str(), speed_timeout).await
@@ -77,7 +79,16 @@ impl Versions {
         };
         info!(version = first.number, boundary = ?first.boundary, rows = first.rows_in_batch(), "first version");
         let current = RwLock::new(Arc::new(first));
-        Ok(Self { view, store, manifests, cache, speed, speed_timeout, current, reload: Mutex::default() })
+        Ok(Self {
+            view,
+            store,
+            manifests,
+            cache,
+            speed,
+            speed_timeout,
+            current,
+            reload: Mutex::new(Reload { unproven, ..Reload::default() }),
+        })
     }
 
     /// The view.
@@ -148,6 +159,7 @@ impl Versions {
     }
 
     async fn advance(&self, reload: &mut Reload) -> Result<(), ServingError> {
+        self.prove(reload).await;
         let Some(manifest) = self.manifests.latest().await? else { return Ok(()) };
         let number = manifest.version;
         if number <= self.current().number || reload.refused == Some(number) {
@@ -165,6 +177,21 @@ impl Versions {
         info!(version = number, ?boundary, rows, elapsed_ms = started.elapsed().as_millis() as u64, "swapped version");
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
+    }
+
+    /// A first version that was taken while the speed layer was away may be one that it can never answer from: then the one
+    /// before takes its place.
+    async fn prove(&self, reload: &mut Reload) {
+        let Some(older) = &reload.unproven else { return };
+        let current = self.current();
+        if self.prepare(&current).await.is_err() {
+            if self.prepare(older).await.is_err() {
+                return;
+            }
+            warn!(version = older.number, instead_of = current.number, "the speed layer can answer from the version before only");
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(older);
+        }
+        reload.unproven = None;
     }
 
     async fn verified(&self, manifest: Manifest, reload: &mut Reload) -> Result<Version, ServingError> {
@@ -185,14 +212,17 @@ impl Versions {
 async fn readable(
     store: &Store,
     manifests: &Manifests,
-    newest: Manifest,
+    newest: i64,
     cache: &BlockCache,
 ) -> Result<(Version, Option<Version>), ServingError> {
     let mut found = Vec::new();
     let mut damage = None;
-    for number in (1..=newest.version).rev().take(KEPT_VERSIONS) {
-        let manifest = if number == newest.version { newest.clone() } else { manifests.read(number).await? };
-        match Version::open(store, manifest, cache).await {
+    for number in (1..=newest).rev().take(KEPT_VERSIONS) {
+        let opened = match manifests.read(number).await {
+            Ok(manifest) => Version::open(store, manifest, cache).await,
+            Err(e) => Err(e.into()),
+        };
+        match opened {
             Ok(version) => found.push(version),
             Err(e) if e.is_permanent() => {
                 error!(version = number, reason = e.in_one_line(), "version cannot be served");
@@ -208,14 +238,21 @@ async fn readable(
     }
 }
 
-/// The newer of two versions that the speed layer can answer from; the newer one if it can from neither.
-async fn first_prepared(newer: Version, older: Option<Version>, speed: &SpeedClient, view: &str, patience: Duration) -> Version {
-    let Err(reason) = speed.prepare(view, newer.number, Instant::now() + patience).await else { return newer };
+/// The newer of two versions that the speed layer can answer from; the newer one if it can from neither, and then the older one
+/// too, for later.
+async fn first_prepared(
+    newer: Version,
+    older: Option<Version>,
+    speed: &SpeedClient,
+    view: &str,
+    patience: Duration,
+) -> (Version, Option<Arc<Version>>) {
+    let Err(reason) = speed.prepare(view, newer.number, Instant::now() + patience).await else { return (newer, None) };
     warn!(version = newer.number, reason = reason.in_one_line(), "the speed layer is not ready for this version");
-    let Some(older) = older else { return newer };
+    let Some(older) = older else { return (newer, None) };
     match speed.prepare(view, older.number, Instant::now() + patience).await {
-        Ok(()) => older,
-        Err(_) => newer,
+        Ok(()) => (older, None),
+        Err(_) => (newer, Some(Arc::new(older))),
     }
 }
 

@@ -103,7 +103,8 @@ impl Ingest {
         }
         refused.sort_by_key(|(row, _)| *row);
         let received_time_us = now_us(&*self.machine);
-        self.dead_letters.keep(refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us)).collect()).await?;
+        let letters = refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us)).collect();
+        self.dead_letters.keep(letters).await.inspect_err(|e| self.note(e))?;
         drop(room);
         let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })

@@ -14,7 +14,7 @@ use storage::log::{LogFolder, LogId, PartitionLog};
 use storage::machine::{Machine, Owner, blocking};
 use storage::manifest::Manifests;
 use storage::paths::ViewName;
-use storage::store::Store;
+use storage::store::{Retry, Store};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,8 @@ impl SpeedLayer {
         let folder = Arc::new(folder);
         let log_id: Arc<str> = folder.log_id().to_string().into();
 
+        // A restart does not fail for a bad moment of the store.
+        let store = store.with_retry(Retry::seeded(machine.random() as u64));
         let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
         let partitions = config.log.partitions;
         let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), partitions as usize, &log_id).await?);
@@ -194,20 +196,16 @@ fn open_folder(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(Lo
 /// The store cannot be read, or a version was made from another log.
 async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id: &str) -> Result<Vec<Kept>, SpeedError> {
     let manifests = Manifests::new(store.clone(), view.clone());
-    let newest = manifests.latest().await?;
+    let newest = manifests.newest().await?.unwrap_or(0);
     let mut kept = Vec::new();
-    if newest.as_ref().is_none_or(|newest| newest.version == 1) {
+    if newest <= 1 {
         let definition = Arc::new(Definition::user_stats(&config.events));
         kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize], boundary_records: Vec::new() });
     }
-    let Some(newest) = newest else { return Ok(kept) };
-    let before = match newest.version {
-        1 => None,
-        number => Some(manifests.read(number - 1).await),
-    };
-    for manifest in before.into_iter().chain([Ok(newest)]) {
-        let loaded = match manifest {
+    for version in (newest - 1..=newest).filter(|version| *version > 0) {
+        let loaded = match manifests.read(version).await {
             Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
+            Err(e) if e.is_transient() => return Err(e.into()),
             Err(e) => Err(e.into()),
         };
         match loaded {

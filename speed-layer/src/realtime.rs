@@ -138,10 +138,10 @@ impl Realtime {
         let manifest = Manifests::new(self.store.clone(), self.view.clone()).read(version).await?;
         let next = load_kept(&self.store, &self.view, &manifest, &self.log_id, &self.schema).await?;
         check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
-        for partition in self.partitions.iter() {
-            let (version, log, number) = (next.clone(), partition.log.clone(), partition.number);
-            blocking(move || check_record(&version, &log, number)).await?;
-            self.prepare_partition(partition, &next, &kept).await?;
+        if let Err(e) = self.prepare_partitions(&next, &kept).await {
+            // What some partitions have folded for it would refuse events on which it fails.
+            self.partitions.iter().for_each(|partition| partition.retire(&kept));
+            return Err(e);
         }
         info!(version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
         kept.push(next);
@@ -149,6 +149,15 @@ impl Realtime {
         kept.drain(..surplus);
         self.partitions.iter().for_each(|partition| partition.retire(&kept));
         self.prepared.notify_one();
+        Ok(())
+    }
+
+    async fn prepare_partitions(&self, next: &Kept, kept: &[Kept]) -> Result<(), SpeedError> {
+        for partition in self.partitions.iter() {
+            let (version, log, number) = (next.clone(), partition.log.clone(), partition.number);
+            blocking(move || check_record(&version, &log, number)).await?;
+            self.prepare_partition(partition, next, kept).await?;
+        }
         Ok(())
     }
 

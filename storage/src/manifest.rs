@@ -180,6 +180,21 @@ impl Manifests {
         }
     }
 
+    /// The number of the newest version, whether its manifest can be read or not.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn newest(&self) -> Result<Option<i64>, StoreError> {
+        let mut newest = self.list().await?.last().copied().unwrap_or(0);
+        loop {
+            match self.store.get(&self.path(newest + 1)).await {
+                Ok(_) => newest += 1,
+                Err(StoreError::NotFound { .. }) => return Ok(Some(newest).filter(|version| *version > 0)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
     /// The manifest of one version.
     ///
     /// # Errors

@@ -295,3 +295,16 @@ async fn definitions() {
     assert!(matches!(definitions.get("f2").await, Err(StoreError::NotFound { .. })));
     assert!(matches!(definitions.get("../f").await, Err(StoreError::Name { .. })));
 }
+
+/// Proves that the newest version is known by its number though its manifest cannot be read, so that a server can start from
+/// the one before.
+#[tokio::test]
+async fn newest_of_damaged() {
+    let manifests = manifests();
+    assert_eq!(manifests.newest().await.unwrap(), None);
+    assert_eq!(manifests.publish(&manifest(1, "r1")).await.unwrap(), PublishOutcome::Published);
+    assert_eq!(manifests.publish(&manifest(2, "r2")).await.unwrap(), PublishOutcome::Published);
+    manifests.store.put_durable(&manifests.path(2), "{".into()).await.unwrap();
+    assert_eq!(manifests.newest().await.unwrap(), Some(2));
+    assert!(manifests.latest().await.is_err() && manifests.read(1).await.is_ok());
+}
