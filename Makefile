@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: network help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice
+.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice network
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -78,7 +78,8 @@ impl Clients {
     /// Sends so many appends: new events, events that may or may not be in the log, events that surely are.
     pub(crate) async fn write(&self, appends: usize) -> Outcome {
         for _ in 0..appends {
-            sleep(self.world.chance.micros(20_000)).await;
+            // Some of them late enough to meet a version.
+            sleep(self.world.chance.micros(self.world.chance.pick(&[20_000, 200_000]))).await;
             let mut ids = Vec::new();
             for _ in 0..=self.world.chance.below(3) {
                 ids.extend(self.choose());
@@ -210,7 +211,7 @@ impl Clients {
     /// Asks so many questions.
     pub(crate) async fn ask(&self, questions: usize) -> Outcome {
         for _ in 0..questions {
-            sleep(self.world.chance.micros(15_000)).await;
+            sleep(self.world.chance.micros(self.world.chance.pick(&[15_000, 150_000]))).await;
             let consistency = match self.world.chance.below(8) {
                 0 => Consistency::BestEffort,
                 1 => Consistency::BatchOnly,

@@ -8,7 +8,7 @@ use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use super::victim::{PAYLOAD, Victim, channel};
