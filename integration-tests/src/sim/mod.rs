@@ -117,7 +117,7 @@ impl fmt::Display for Report {
 pub fn simulate(seed: u64, printed: bool) -> Result<Report, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime of one thread");
     let outcome = runtime.block_on(async {
-        let run = timeout(PATIENCE, run(seed, printed)).await;
+        let run = timeout(PATIENCE, Box::pin(run(seed, printed))).await;
         run.unwrap_or_else(|_| Err("the run does not come to an end".to_owned()))
     });
     // Whoever still waits for a dead process is not waited for.
