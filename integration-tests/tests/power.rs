@@ -6,10 +6,8 @@ use std::time::Duration;
 use integration_tests::chaos::power::{self, Cuts};
 use integration_tests::chaos::world::Programs;
 
-/// Format 1 of the log takes a missing sector before one that is there for damage, and a server refuses to start; to be set
-/// once there is a format that tells the two apart.
-const ANY_SECTOR: bool = true;
-const CUTS: Cuts = Cuts { logs: 60, servers: 6, any_sector: ANY_SECTOR };
+/// Any sector that was not synced may be missing, also before one that is there.
+const CUTS: Cuts = Cuts { logs: 60, servers: 6, any_sector: true };
 const LENGTH: Duration = Duration::from_secs(8);
 
 /// Proves that whatever a disk forgets that was not synced, every event that was acknowledged before the power was cut is
