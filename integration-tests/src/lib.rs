@@ -24,5 +24,5 @@ pub mod player;
 pub mod processes;
 /// Random operations from one printed seed.
 pub mod schedule;
-/// T1: everything on one thread, from one seed.
+// T1: everything on one thread, from one seed.
 pub mod sim;

@@ -1,11 +1,11 @@
 //! Real processes, killed and unplugged, and an auditor who knows what was acknowledged.
 //!
 //! The binaries run as they are. A loader sends events as fast as they are taken, readers ask without a pause, the batch
-//! layer publishes; meanwhile each process is killed at random or at a named point ([`points`]), or stopped for a while.
-//! Every answer is held against [`model`], a list of what was sent and acknowledged that shares no code with the product.
+//! layer publishes; meanwhile each process is killed at random or at a named point (`points`), or stopped for a while.
+//! Every answer is held against `model`, a list of what was sent and acknowledged that shares no code with the product.
 //!
-//! A library between the servers and the C library ([`shim`], `shim/shim.c`) kills at the n-th call of a kind, makes calls
-//! fail, and writes down every change of a file with its syncs. From such a [`trace`] a [`disk`] is made as it could be
+//! A library between the servers and the C library (`shim`, `shim/shim.c`) kills at the n-th call of a kind, makes calls
+//! fail, and writes down every change of a file with its syncs. From such a `trace` a `disk` is made as it could be
 //! after a power cut at any moment: what was synced is there, and of the rest whatever the seed says.
 //!
 //! What is not seen: changes that do not go through the C library, and memory that was never written. The loader waits for

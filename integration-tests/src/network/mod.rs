@@ -2,7 +2,7 @@
 //!
 //! What runs is what `main` runs: `speed_layer::run_on`, `serving_layer::run_on`, `batch_layer::run_on`, with tonic's servers and
 //! channels, HTTP/2, keep-alives and time limits. turmoil carries their bytes, and loses, delays, reorders or holds them
-//! ([`storm`]). Disk, object store, chance, oracle and clients are those of [`crate::sim`], which has no network: what they find
+//! (`storm`). Disk, object store, chance, oracle and clients are those of [`crate::sim`], which has no network: what they find
 //! alone, it finds faster.
 //!
 //! ```text

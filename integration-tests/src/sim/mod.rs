@@ -2,8 +2,8 @@
 //!
 //! What runs is the product: `SpeedLayer`, `ServingLayer` and `batch_layer::run_on` with their services, without tonic's network.
 //! Beneath them are a disk in memory that forgets at a power cut what was not synced (`storage::log::disk::MemoryDisk`), an object
-//! store that fails before and after it obeys ([`store`]), links that lose calls and replies ([`link`]), and tokio's paused clock.
-//! [`world`] starts, kills and unplugs the servers, [`clients`] use them, and the [`oracle`] judges every answer: each event has a
+//! store that fails before and after it obeys (`store`), links that lose calls and replies (`link`), and tokio's paused clock.
+//! `world` starts, kills and unplugs the servers, `clients` use them, and the `oracle` judges every answer: each event has a
 //! digit of its own in the sum, so an answer tells which events it counted, and how often.
 //!
 //! One seed is one run, byte for byte: [`Report::digest`] covers every call and its answer, the disk and all objects at the end.
