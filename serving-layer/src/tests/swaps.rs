@@ -1,9 +1,11 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use merganser_proto::v1::Consistency;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use storage::paths::ViewFilePath;
 use storage::store::Store;
+use storage::store::faulty::{CallKind, Fault, FaultyStore};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use views::{Definition, EventSchema};
@@ -123,6 +125,28 @@ async fn damage_in_service() {
     fixture.store.put_durable(&part.path(), whole).await.unwrap();
     let answered = async { while fixture.client.get_user_stats(about("user-0")).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), answered).await.expect("nobody finds that it is whole again");
+}
+
+/// Proves that a block which cannot be read makes the answer an error, and not a smaller one, and that it is read again later.
+#[tokio::test]
+async fn failed_read_is_an_error() {
+    let faulty = FaultyStore::default();
+    let store = Store::from_object_store(Arc::new(faulty.clone()));
+    publish(&store, &Definition::user_stats(&EventSchema::default()), 1, 60).await;
+    let shutdown = CancellationToken::new();
+    let (channel, _server) = serve(&store, &nobody().await, OFTEN, &shutdown).await;
+    let mut client = UserStatsServiceClient::new(channel);
+    // Nobody of that name is in any block, so none is read by the time the server is up.
+    let mut nobody = with(Consistency::BatchOnly);
+    nobody.user_id = "zzz".to_owned();
+    assert!(!parts(client.get_user_stats(nobody).await.unwrap().into_inner()).0.found);
+    faulty.plan(|call| (call.kind == CallKind::Get).then_some(Fault::Before));
+    let refused = client.get_user_stats(with(Consistency::BatchOnly)).await.expect_err("a failed read is no answer");
+    assert!(refused.message().contains("part-0000"), "{refused:?}");
+    faulty.heal();
+    let (stats, _) = parts(client.get_user_stats(with(Consistency::BatchOnly)).await.unwrap().into_inner());
+    assert_eq!(stats.event_count, 20);
+    shutdown.cancel();
 }
 
 /// Proves that without any speed layer a published version is served, the batch half of it at once.
