@@ -24,5 +24,7 @@ pub mod player;
 pub mod processes;
 /// Random operations from one printed seed.
 pub mod schedule;
+/// Consecutive seeds on every core.
+pub mod seeds;
 // T1: everything on one thread, from one seed.
 pub mod sim;

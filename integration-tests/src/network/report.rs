@@ -27,6 +27,16 @@ impl Report {
     }
 }
 
+impl crate::seeds::Tally for Report {
+    fn runs(&self) -> u64 {
+        self.sim.runs
+    }
+
+    fn digest(&self) -> &str {
+        &self.sim.digest
+    }
+}
+
 impl AddAssign<&Report> for Report {
     fn add_assign(&mut self, other: &Report) {
         self.sim += &other.sim;

@@ -72,6 +72,16 @@ pub struct Report {
     pub digest: String,
 }
 
+impl crate::seeds::Tally for Report {
+    fn runs(&self) -> u64 {
+        self.runs
+    }
+
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
 impl AddAssign<&Report> for Report {
     fn add_assign(&mut self, other: &Report) {
         self.runs += other.runs;
