@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
 
+use super::memory::{Memory, Taken, Weighed};
 use super::unread::Unread;
 
 /// What a client that was refused for load should wait.
@@ -46,6 +47,8 @@ pub struct Room {
     free: Arc<Semaphore>,
     line: Arc<Semaphore>,
     unread: Arc<Semaphore>,
+    questions: Memory,
+    answers: Memory,
 }
 
 impl Room {
@@ -53,8 +56,8 @@ impl Room {
     /// refused, for the server has more to do than it can, and more waiting would be only that.
     #[must_use]
     pub fn new(kind: &'static str, places: usize, patience: Duration) -> Self {
-        let room_for = |each: usize| Arc::new(Semaphore::new(places * each));
-        Self { kind, places, patience, free: room_for(1), line: room_for(WAITING_PER_PLACE), unread: room_for(UNREAD_PER_PLACE) }
+        let [free, line, unread] = [1, WAITING_PER_PLACE, UNREAD_PER_PLACE].map(|each| Arc::new(Semaphore::new(places * each)));
+        Self { kind, places, patience, free, line, unread, questions: Memory::default(), answers: Memory::default() }
     }
 
     /// As many for each core, for calls that mostly compute: more at once would all be late together.
@@ -72,10 +75,19 @@ impl Room {
         timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 
+    /// A place for an answer of so many bytes until it has been read.
+    fn keep(&self, answer_bytes: usize) -> Option<UnreadPlace> {
+        let place = Arc::clone(&self.unread).try_acquire_owned().ok()?;
+        Some((place, self.answers.take(answer_bytes)?))
+    }
+
     fn refusal(&self) -> Status {
         refusal("OVERLOADED", format!("{} {} are in flight; try again", self.places, self.kind))
     }
 }
+
+/// A place among the answers that wait to be read, and memory.
+type UnreadPlace = (OwnedSemaphorePermit, Taken);
 
 /// What one method may take.
 #[derive(Clone, Debug)]
@@ -118,7 +130,7 @@ impl Service<Request<Body>> for Calls {
         <Routes as Service<Request<Body>>>::poll_ready(&mut self.routes, cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(status) = is_not_grpc(&request) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = status;
@@ -135,6 +147,14 @@ impl Service<Request<Body>> for Calls {
                     return Ok(room.refusal().into_http());
                 }
             }
+            // Held until the call is over: each message of a stream is a question of its own, and bounded by itself.
+            let mut _memory = None;
+            if let (Some(room), false) = (&room, is_stream) {
+                let taken = Arc::new(Mutex::new(room.questions.nothing()));
+                let (weighed, refusal) = (Arc::clone(&taken), room.refusal());
+                request = request.map(|body| Body::new(Weighed::new(body, weighed, refusal)));
+                _memory = Some(taken);
+            }
             // It is ready whenever its clone was.
             let answer = routes.call(request);
             let response = match within {
@@ -144,18 +164,23 @@ impl Service<Request<Body>> for Calls {
                     Err(_) => return Ok(too_late(limit).into_http()),
                 },
             };
-            if let (Some(room), false) = (room, is_stream) {
-                // What was done stays done: to ask again is safe.
-                let Ok(unread) = Arc::clone(&room.unread).try_acquire_owned() else { return Ok(room.refusal().into_http()) };
-                place = Some(unread);
-            }
-            Ok(response.map(|body| Body::new(Unread::new(body, place, unread, cut))))
+            let (Some(room), false) = (room, is_stream) else {
+                return Ok(response.map(|body| Body::new(Unread::new(None, body, place, unread, cut))));
+            };
+            let (head, mut body) = response.into_parts();
+            // All of it: there is one message. Only encoded can it be weighed.
+            let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let bytes = first.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+            // What was done stays done: to ask again is safe.
+            let Some(unread_place) = room.keep(bytes) else { return Ok(room.refusal().into_http()) };
+            drop(place);
+            Ok(Response::from_parts(head, Body::new(Unread::new(first, body, unread_place, unread, cut))))
         })
     }
 }
 
 /// Reads the rest of a question, within bounds.
-async fn drain(mut body: Body) {
+pub(super) async fn drain(mut body: Body) {
     let mut bytes = 0;
     let read = poll_fn(|cx| {
         while let Some(Ok(frame)) = ready!(Pin::new(&mut body).poll_frame(cx)) {

@@ -17,6 +17,8 @@
 mod calls;
 /// One connection, from accept to end.
 mod connection;
+/// The bytes of questions and answers.
+mod memory;
 /// What is answered, until its reader has it.
 mod unread;
 

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -18,21 +17,29 @@ use tonic::body::Body;
 use tonic::codegen::Bytes;
 use tracing::debug;
 
-/// The body of an answer.
-pub(super) struct Unread {
+/// The body of an answer, which keeps a `P` while it is there.
+pub(super) struct Unread<P> {
+    /// What `body` has given already.
+    first: Option<Result<Frame<Bytes>, Status>>,
     body: Body,
     /// Since when the peer has been waited for; absent while it waits for us.
     since: Arc<Mutex<Option<Instant>>>,
     _watch: AbortOnDropHandle<()>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: P,
 }
 
-impl Unread {
+impl<P> Unread<P> {
     /// Cancels `cut` when the peer has not read on for `patience`.
-    pub(super) fn new(body: Body, place: Option<OwnedSemaphorePermit>, patience: Duration, cut: CancellationToken) -> Self {
+    pub(super) fn new(
+        first: Option<Result<Frame<Bytes>, Status>>,
+        body: Body,
+        place: P,
+        patience: Duration,
+        cut: CancellationToken,
+    ) -> Self {
         let since = Arc::new(Mutex::new(Some(Instant::now())));
         let watch = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&since), patience, cut)));
-        Self { body, since, _watch: watch, _place: place }
+        Self { first, body, since, _watch: watch, _place: place }
     }
 
     fn waits_for_peer(&self, since: Option<Instant>) {
@@ -53,21 +60,27 @@ async fn watch(since: Arc<Mutex<Option<Instant>>>, patience: Duration, cut: Canc
     }
 }
 
-impl http_body::Body for Unread {
+impl<P: Unpin> http_body::Body for Unread<P> {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        };
         self.waits_for_peer(polled.is_ready().then(Instant::now));
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.first {
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
     }
 }
