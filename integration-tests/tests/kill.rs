@@ -19,6 +19,8 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 const LEAST_KILLS: u64 = 20;
 /// Points of birth that it visits.
 const BIRTHS: usize = 6;
+/// So few that the log is trimmed meanwhile.
+const WINDOW_ROWS: u32 = 4_000;
 const LENGTH: Duration = Duration::from_secs(35);
 const PACE: Pace = Pace { life_ms: (300, 2500), between_runs_ms: (100, 1000), stop_ms: (300, 3000) };
 
@@ -36,7 +38,9 @@ async fn nothing_is_lost_when_processes_are_killed() {
     let seed = seed();
     let programs = Programs::build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let shared = Shared::new(World::new(&programs, folder.path()).unwrap(), 120, None);
+    let mut world = World::new(&programs, folder.path()).unwrap();
+    world.set("LOG__DEDUP_WINDOW_ROWS", WINDOW_ROWS);
+    let shared = Shared::new(world, 120, None);
     Box::pin(run::births(&programs, &shared, seed, BIRTHS)).await.unwrap();
     let size = Size { connections: 4, readers: 3, users: 120, pace: PACE };
     Box::pin(run::run(&shared, size, LENGTH, seed)).await.unwrap_or_else(|error| panic!("SEED={seed}: {error:#}\n{}", shared.figures));

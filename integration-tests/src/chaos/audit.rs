@@ -1,10 +1,10 @@
 //! What must hold once everything is answered: for every user, partition and refused row.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, Provenance};
 use storage::log::LogFolder;
 use storage::{dead_letter, record};
@@ -14,6 +14,7 @@ use super::loader::{Shared, event_id, user_id};
 use super::model::{Sums, Wrong};
 use super::reader;
 use super::world::Role;
+use crate::plain_fold;
 
 /// Users of one question.
 const MANY: usize = 100;
@@ -65,57 +66,119 @@ pub async fn equal_for_all(shared: &Shared, consistency: Consistency) -> Result<
     Ok(provenances)
 }
 
-/// An event as the log has it: user, event, amount in ten-thousandths, time.
-pub type Logged = (String, String, i64, i64);
+/// An event as it was kept. A long run has tens of millions, so the names are the numbers they were made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// User and event.
+    pub identity: (u32, u32),
+    /// Ten-thousandths.
+    pub amount: i64,
+    /// Microseconds since 1970.
+    pub time_us: i64,
+}
 
-/// The events of every partition. The folder is opened as a server opens it, so a torn tail is cut.
+impl Kept {
+    fn new(user: &str, event: &str, amount: Option<i128>, time_us: i64) -> Result<Self> {
+        let number = |name: &str, prefix: &str| name.strip_prefix(prefix)?.parse().ok();
+        let identity = number(user, "user-").zip(number(event, "e")).with_context(|| format!("{event:?} of {user:?} was never sent"))?;
+        let amount = amount.and_then(|amount| i64::try_from(amount).ok()).context("an amount that was never sent")?;
+        Ok(Self { identity, amount, time_us })
+    }
+}
+
+/// The events of every partition that were not trimmed. The folder is opened as a server opens it, so a torn tail is cut.
 ///
 /// # Errors
 /// The log is damaged.
-pub fn read_log(data: &Path) -> Result<Vec<Vec<Logged>>> {
+pub fn read_log(data: &Path) -> Result<Vec<Vec<Kept>>> {
     let folder = LogFolder::open(data, PARTITIONS)?;
     let schema = EventSchema::default();
     let mut partitions = Vec::new();
     for partition in 0..PARTITIONS {
         let reader = folder.partition(partition)?.reader();
         let mut events = Vec::new();
-        for entry in reader.read(0..reader.head())? {
+        for entry in reader.read(reader.start()..reader.head())? {
             let entry = entry?;
             let (event, _) = record::decode(&entry.payload, partition as i32, entry.offset, &schema)?;
-            let amount = event.amount.and_then(|amount| i64::try_from(amount).ok()).context("an amount that was never sent")?;
-            events.push((event.user_id, event.event_id, amount, event.event_time_us));
+            events.push(Kept::new(&event.user_id, &event.event_id, event.amount, event.event_time_us)?);
         }
         partitions.push(events);
     }
     Ok(partitions)
 }
 
-/// The log has every event that was sent, once, and its partitions are as long as what they hold is different. The servers
-/// must be stopped.
+/// The events of every partition by offset: what the log still has, and below that the Parquet files that took its place. Where
+/// there are both they must be the same.
+fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
+    let logged = read_log(data)?;
+    let folder = LogFolder::open(data, PARTITIONS)?;
+    let mut partitions: Vec<BTreeMap<i64, Kept>> = Vec::new();
+    for (partition, events) in (0..).zip(logged) {
+        let start = folder.partition(partition)?.reader().start();
+        partitions.push((start..).zip(events).collect());
+    }
+    for path in archived_files(&data.join("store/master/events"))? {
+        // p0000-00000000000000000000-00000000000000100000.parquet
+        let name = path.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
+        let [partition, start, end] = name.trim_start_matches('p').splitn(3, '-').collect::<Vec<_>>()[..] else { bail!("{name}") };
+        let (partition, mut offset, end): (usize, i64, i64) = (partition.parse()?, start.parse()?, end.parse()?);
+        for event in plain_fold::rows(&path)? {
+            let event = event?.with_context(|| format!("{}: no event at {offset}", path.display()))?;
+            let archived = Kept::new(&event.user_id, &event.event_id, event.amount, event.time_us)?;
+            let logged = partitions[partition].entry(offset).or_insert(archived);
+            ensure!(*logged == archived, "offset {offset} of partition {partition}: {logged:?} in the log, {archived:?} in the archive");
+            offset += 1;
+        }
+        ensure!(offset == end, "{} ends at {offset}", path.display());
+    }
+    for (partition, events) in partitions.iter().enumerate() {
+        let hole = (0..).zip(events.keys()).find(|(expected, offset)| expected != *offset);
+        ensure!(hole.is_none(), "partition {partition}: {hole:?}, the offset expected and the one that is there");
+    }
+    Ok(partitions.into_iter().map(|events| events.into_values().collect()).collect())
+}
+
+/// The Parquet files of every day; none before the first is there.
+fn archived_files(events: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    if !events.exists() {
+        return Ok(files);
+    }
+    for day in std::fs::read_dir(events).with_context(|| events.display().to_string())? {
+        for file in std::fs::read_dir(day?.path())? {
+            files.push(file?.path());
+        }
+    }
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "parquet"));
+    Ok(files)
+}
+
+/// Log and archive have every event that was sent, once, and its partitions are as long as what they hold is different. The
+/// servers must be stopped.
 ///
 /// # Errors
-/// The log is damaged.
+/// The log or the archive is damaged, or they contradict each other.
 pub fn log_is_whole(shared: &Shared) -> Result<u64> {
-    let partitions = read_log(&shared.world.data)?;
+    let partitions = read_log_and_archive(&shared.world.data)?;
     let mut found = BTreeMap::new();
     for (partition, events) in partitions.iter().enumerate() {
-        let distinct: BTreeSet<_> = events.iter().map(|(user, event, ..)| (user, event)).collect();
-        if distinct.len() != events.len() {
-            let what = format!("partition {partition} has {} records of {} events", events.len(), distinct.len());
+        let before = found.len();
+        found.extend(events.iter().map(|kept| (kept.identity, *kept)));
+        let distinct = found.len() - before;
+        if distinct != events.len() {
+            let what = format!("partition {partition} has {} records of {distinct} events", events.len());
             shared.figures.wrong(Wrong::Twice, what);
-        }
-        for (user, event, amount, time) in events {
-            found.insert((user.clone(), event.clone()), (*amount, *time, partition));
         }
     }
     let mut sent = 0;
     for user in 0..shared.model.users() {
         for (number, event) in shared.model.events(user).iter().enumerate() {
             sent += 1;
-            match found.remove(&(user_id(user), event_id(number))) {
-                None => shared.figures.wrong(Wrong::Lost, format!("{} of {} is not in the log", event_id(number), user_id(user))),
-                Some((amount, time, _)) if (amount, time) != (event.amount, event.time_us) => {
-                    shared.figures.wrong(Wrong::Unexplained, format!("{} of {} has other content", event_id(number), user_id(user)));
+            let name = || format!("{} of {}", event_id(number), user_id(user));
+            match found.remove(&(user as u32, number as u32)) {
+                None => shared.figures.wrong(Wrong::Lost, format!("{} is not in the log", name())),
+                Some(kept) if (kept.amount, kept.time_us) != (event.amount, event.time_us) => {
+                    shared.figures.wrong(Wrong::Unexplained, format!("{} has other content", name()));
                 }
                 Some(_) => {}
             }

@@ -200,12 +200,12 @@ impl Power<'_> {
 
     fn log(&self, data: &Path) -> Result<()> {
         let mut found = BTreeMap::new();
-        for (user, event, amount, time_us) in audit::read_log(data)?.into_iter().flatten() {
-            ensure!(found.insert((user.clone(), event.clone()), (amount, time_us)).is_none(), "twice: {event} of {user}");
+        for kept in audit::read_log(data)?.into_iter().flatten() {
+            ensure!(found.insert(kept.identity, (kept.amount, kept.time_us)).is_none(), "twice: {kept:?}");
         }
         for user in 0..self.shared.model.users() {
             for (number, event) in self.shared.model.events(user).iter().enumerate() {
-                let content = found.remove(&(user_id(user), event_id(number)));
+                let content = found.remove(&(user as u32, number as u32));
                 let name = || format!("{} of {}", event_id(number), user_id(user));
                 match content {
                     None => ensure!(!self.acked(event), "lost: {}, acknowledged at {:?} of {}", name(), event.acked_at, self.length),

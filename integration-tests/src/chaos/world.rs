@@ -109,7 +109,7 @@ impl World {
         world.set("BATCH_LAYER__SPEED_LAYER", world.speed_url());
         // A killed run's successor waits so long, and a stopped one has lost its lease when it goes on.
         world.set("BATCH_LAYER__LEASE_TTL", "1s");
-        // So wide that nothing is trimmed: the audit reads the whole log.
+        // So wide that nothing is trimmed, unless a run sets another.
         world.set("LOG__DEDUP_WINDOW_ROWS", u32::MAX);
         world.set("SERVING_LAYER__GRPC_ADDRESS", format!("127.0.0.1:{serving_port}"));
         world.set("SERVING_LAYER__SPEED_LAYER", world.speed_url());

@@ -67,6 +67,13 @@ pub enum Fault {
     ConnectionLost,
 }
 
+impl Fault {
+    /// Per mille of its occasions: a call is one of very many in a run, a batch run one of a few.
+    fn rates(self) -> &'static [u32] {
+        if matches!(self, Self::BatchKilled | Self::TwoBatches) { &[100, 300, 600] } else { &[5, 20, 60, 150] }
+    }
+}
+
 /// Every kind that one machine and calls without a network can have.
 pub const FAULTS: [Fault; 22] = [
     Fault::KilledAtDisk,
@@ -170,7 +177,7 @@ impl Weather {
         let mut rates = BTreeMap::new();
         for fault in kinds {
             if chance.happens(300) {
-                rates.insert(*fault, chance.pick(&[5, 20, 60, 150]));
+                rates.insert(*fault, chance.pick(fault.rates()));
             }
         }
         let state = State {
