@@ -104,6 +104,7 @@ impl http_body::Body for Weighed {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
