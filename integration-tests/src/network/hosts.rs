@@ -21,7 +21,8 @@ use turmoil::Sim;
 use super::wire::{self, Connections};
 use crate::sim::clients::Between;
 use crate::sim::process::{Process, SimClock, Stopwatch};
-use crate::sim::world::{Batch, World, check_start, in_one_line, judged};
+use crate::sim::runs::{Batch, judged};
+use crate::sim::world::{World, check_start, in_one_line};
 
 /// Names of hosts.
 pub(super) const SPEED: &str = "speed";

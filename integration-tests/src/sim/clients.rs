@@ -8,7 +8,7 @@ use std::time::Duration;
 use merganser_proto::Transport;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetUserStatsRequest, Provenance, UserStats};
+use merganser_proto::v1::{AppendEventsRequest, Event};
 use prost_types::Timestamp;
 use storage::dead_letter;
 use tokio::time::{sleep, timeout};
@@ -18,10 +18,13 @@ use super::Report;
 use super::faults::Fault;
 use super::link::Link;
 use super::oracle::{Id, Oracle};
-use super::world::{DATA, World};
+use super::runs::Batch;
+use super::world::{DATA, NOTE, World};
 
+/// Three sectors of a disk.
+const NOTE_BYTES: usize = 1_500;
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What all clients share. Clones are the same.
 #[derive(Clone, Debug)]
@@ -29,19 +32,19 @@ pub(crate) struct Clients {
     pub(crate) world: World,
     pub(crate) oracle: Arc<Mutex<Oracle>>,
     pub(crate) report: Arc<Mutex<Report>>,
-    /// The token of the newest acknowledgement.
-    position: Arc<Mutex<String>>,
+    /// The token of the newest acknowledgement, and which events it acknowledged.
+    pub(super) newest: Arc<Mutex<(String, Vec<Id>)>>,
     /// Ids of rows that were refused, each of which must be a dead letter.
     letters: Arc<Mutex<BTreeSet<String>>>,
     ingest: IngestServiceClient<Transport>,
-    stats: UserStatsServiceClient<Transport>,
+    pub(super) stats: UserStatsServiceClient<Transport>,
     to_speed: Link,
-    users: usize,
+    pub(super) users: usize,
     /// Whether the serving layer can reach the speed layer.
     pub(crate) between: Between,
 }
 
-type Outcome = Result<(), String>;
+pub(super) type Outcome = Result<(), String>;
 
 impl Clients {
     pub(crate) fn new(world: &World, oracle: Oracle, users: usize) -> Self {
@@ -57,7 +60,7 @@ impl Clients {
             world: world.clone(),
             oracle: Arc::new(Mutex::new(oracle)),
             report: Arc::default(),
-            position: Arc::default(),
+            newest: Arc::default(),
             letters: Arc::default(),
             ingest: IngestServiceClient::new(ingest),
             stats: UserStatsServiceClient::new(stats),
@@ -67,11 +70,11 @@ impl Clients {
         }
     }
 
-    fn oracle<T>(&self, ask: impl FnOnce(&mut Oracle) -> T) -> T {
+    pub(super) fn oracle<T>(&self, ask: impl FnOnce(&mut Oracle) -> T) -> T {
         ask(&mut self.oracle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn count(&self, note: impl FnOnce(&mut Report)) {
+    pub(super) fn count(&self, note: impl FnOnce(&mut Report)) {
         note(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -169,7 +172,7 @@ impl Clients {
         }
         ids.iter().for_each(|id| self.oracle(|o| o.sure(*id)));
         self.letters.lock().unwrap_or_else(PoisonError::into_inner).extend(bad.into_iter().map(|event| event.event_id));
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = response.position;
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = (response.position, ids.to_vec());
         self.world.weather.recovered();
         self.count(|r| {
             r.acknowledged += accepted as u64;
@@ -208,121 +211,6 @@ impl Clients {
         self.world.config.log.dedup_window_rows > 1_000
     }
 
-    /// Asks so many questions.
-    pub(crate) async fn ask(&self, questions: usize) -> Outcome {
-        for _ in 0..questions {
-            sleep(self.world.chance.micros(self.world.chance.pick(&[15_000, 150_000]))).await;
-            let consistency = match self.world.chance.below(8) {
-                0 => Consistency::BestEffort,
-                1 => Consistency::BatchOnly,
-                _ => Consistency::Fresh,
-            };
-            if self.world.chance.happens(150) {
-                let users: Vec<usize> = (0..self.users).collect();
-                self.question_many(&users, consistency).await?;
-            } else {
-                self.question(self.world.chance.below(self.users), consistency, false).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks about one user; whether an answer came.
-    pub(crate) async fn question(&self, user: usize, consistency: Consistency, covered: bool) -> Result<bool, String> {
-        let asked = self.oracle(Oracle::now);
-        let position = self.position.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let with_position = consistency == Consistency::Fresh && self.world.chance.happens(300);
-        let request = GetUserStatsRequest {
-            user_id: user_id(user),
-            consistency: consistency.into(),
-            min_position: if with_position { position } else { String::new() },
-            ..GetUserStatsRequest::default()
-        };
-        let cut = self.between.cut();
-        let under_way = self.world.weather.under_way();
-        let answered = timeout(PATIENCE, self.stats.clone().get_user_stats(request)).await;
-        drop(under_way);
-        let apart = cut.is_some() && cut == self.between.cut();
-        let Ok(Ok(response)) = answered else {
-            self.count(|r| r.unanswered += 1);
-            self.count(|r| r.refused_apart += u64::from(apart));
-            if let Ok(Err(status)) = answered {
-                self.world.trace.note(|| format!("no answer about {user}: {}", status.message()));
-            }
-            return Ok(false);
-        };
-        let response = response.into_inner();
-        let (Some(stats), Some(provenance)) = (response.stats, response.provenance) else {
-            return Err("an answer without stats or provenance".to_owned());
-        };
-        check_reason(&provenance, consistency, apart)?;
-        self.judge(user, asked, &stats, &provenance, consistency, covered)?;
-        self.check_halves(&[stats], &provenance)?;
-        Ok(true)
-    }
-
-    async fn question_many(&self, users: &[usize], consistency: Consistency) -> Outcome {
-        let asked = self.oracle(Oracle::now);
-        let request = BatchGetUserStatsRequest {
-            user_ids: users.iter().map(|user| user_id(*user)).collect(),
-            consistency: consistency.into(),
-            ..BatchGetUserStatsRequest::default()
-        };
-        let cut = self.between.cut();
-        let under_way = self.world.weather.under_way();
-        let answered = timeout(PATIENCE, self.stats.clone().batch_get_user_stats(request)).await;
-        drop(under_way);
-        let apart = cut.is_some() && cut == self.between.cut();
-        let Ok(Ok(response)) = answered else {
-            self.count(|r| r.unanswered += 1);
-            self.count(|r| r.refused_apart += u64::from(apart));
-            return Ok(());
-        };
-        let response = response.into_inner();
-        let Some(provenance) = response.provenance else { return Err("an answer without provenance".to_owned()) };
-        if response.stats.len() != users.len() {
-            return Err(format!("{} answers to {} questions", response.stats.len(), users.len()));
-        }
-        check_reason(&provenance, consistency, apart)?;
-        for (user, stats) in users.iter().zip(&response.stats) {
-            self.judge(*user, asked, stats, &provenance, consistency, false)?;
-        }
-        self.check_halves(&response.stats, &provenance)
-    }
-
-    fn judge(
-        &self,
-        user: usize,
-        asked: u64,
-        stats: &UserStats,
-        provenance: &Provenance,
-        consistency: Consistency,
-        covered: bool,
-    ) -> Outcome {
-        let may_lack = !provenance.complete || (consistency == Consistency::BatchOnly && !covered);
-        if consistency == Consistency::Fresh && !provenance.complete {
-            return Err(format!("a FRESH answer is incomplete: {}", provenance.incomplete_reason));
-        }
-        self.count(|r| r.incomplete += u64::from(!provenance.complete));
-        let sum = whole_number(&stats.revenue)?;
-        self.world.trace.note(|| format!("answer about {user}: {} events, {sum}, v{}", stats.event_count, provenance.version));
-        self.oracle(|o| o.judge(user, asked, stats.event_count, sum, may_lack, covered))
-            .map_err(|e| format!("{e}; {consistency:?}, covered {covered}, {provenance:?}"))?;
-        self.count(|r| r.answers += 1);
-        self.world.weather.recovered();
-        Ok(())
-    }
-
-    /// The halves add up to the whole.
-    fn check_halves(&self, stats: &[UserStats], provenance: &Provenance) -> Outcome {
-        let whole: i64 = stats.iter().map(|s| s.event_count).sum();
-        let (batch, speed) = (provenance.batch_event_count, provenance.speed_event_count);
-        if batch > 0 && speed > 0 {
-            self.count(|r| r.merged += 1);
-        }
-        if batch + speed == whole { Ok(()) } else { Err(format!("{batch} + {speed} events are {whole}: {provenance:?}")) }
-    }
-
     /// Runs the batch so many times, now and then two at once.
     pub(crate) async fn run_batches(&self, runs: usize) -> Outcome {
         for _ in 0..runs {
@@ -341,8 +229,7 @@ impl Clients {
         Ok(())
     }
 
-    pub(crate) fn note_batch(&self, batch: &super::world::Batch) {
-        use super::world::Batch;
+    pub(crate) fn note_batch(&self, batch: &Batch) {
         match batch {
             Batch::Published => {
                 self.world.weather.recovered();
@@ -371,17 +258,6 @@ impl Clients {
     }
 }
 
-/// An answer that lacks something says why, and one that was given while the halves were apart says that it lacks something.
-fn check_reason(provenance: &Provenance, consistency: Consistency, apart: bool) -> Outcome {
-    if !provenance.complete && provenance.incomplete_reason.is_empty() {
-        return Err(format!("an incomplete answer does not say why: {provenance:?}"));
-    }
-    if apart && provenance.complete && consistency != Consistency::BatchOnly {
-        return Err(format!("a {consistency:?} answer is complete, though the speed layer could not be reached: {provenance:?}"));
-    }
-    Ok(())
-}
-
 /// Whether anything gets from the serving layer to the speed layer and back. Clones are the same link.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Between(Arc<Mutex<Option<u64>>>);
@@ -397,7 +273,7 @@ impl Between {
     }
 }
 
-fn user_id(user: usize) -> String {
+pub(super) fn user_id(user: usize) -> String {
     format!("u{user}")
 }
 
@@ -408,12 +284,8 @@ fn event(id: Id) -> Event {
         // Some are late, and some from the future.
         event_time: Some(Timestamp { seconds: 1_795_000_000 + (id.digit as i64 * 7 % 5 - 2) * 86_400, nanos: 0 }),
         amount: id.amount().to_string(),
+        // Some are larger than a sector of the disk.
+        attributes: (id.digit % 3 == 2).then(|| (NOTE.to_owned(), "x".repeat(NOTE_BYTES))).into_iter().collect(),
         ..Event::default()
     }
-}
-
-/// `"17.0000"` is 17; nothing is 0.
-fn whole_number(revenue: &str) -> Result<i64, String> {
-    let whole = revenue.split_once('.').map_or(revenue, |(whole, _)| whole);
-    if whole.is_empty() { Ok(0) } else { whole.parse().map_err(|e| format!("revenue {revenue:?}: {e}")) }
 }

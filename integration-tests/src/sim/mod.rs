@@ -14,6 +14,8 @@ pub(crate) mod faults;
 mod link;
 pub(crate) mod oracle;
 pub(crate) mod process;
+mod questions;
+pub(crate) mod runs;
 pub(crate) mod store;
 pub(crate) mod world;
 
@@ -30,7 +32,8 @@ use faults::Weather;
 pub use faults::{FAULTS, Fault, Struck, Tally};
 use oracle::Oracle;
 use process::{Stopwatch, Trace};
-use world::{Batch, World};
+use runs::Batch;
+use world::World;
 
 /// Users of a run.
 const USERS: usize = 4;

@@ -36,6 +36,14 @@ pub(crate) struct Id {
     pub(crate) digit: usize,
 }
 
+/// What was known when a question went out.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) at: u64,
+    /// Events whose position the question named: an answer counts them, of whatever consistency it is.
+    pub(crate) promised: Vec<Id>,
+}
+
 impl Id {
     /// In units of the currency.
     pub(crate) fn amount(self) -> i64 {
@@ -113,10 +121,10 @@ impl Oracle {
         self.users.iter().enumerate().flat_map(of_user).collect()
     }
 
-    /// Compares an answer with what was known when the question was `asked`. What it shows is sure from now on.
+    /// Compares an answer with what was known when the question was asked. What it shows is sure from now on.
     ///
     /// With `may_lack`, events may be missing, as in an answer that says so. With `covered`, a batch view has removed all copies.
-    pub(crate) fn judge(&mut self, user: usize, asked: u64, count: i64, sum: i64, may_lack: bool, covered: bool) -> Result<(), String> {
+    pub(crate) fn judge(&mut self, user: usize, asked: &Asked, count: i64, sum: i64, may_lack: bool, covered: bool) -> Result<(), String> {
         let mut rest = sum;
         let mut counted = 0;
         let mut shown = Vec::new();
@@ -126,7 +134,8 @@ impl Oracle {
             counted += times;
             let copies = if self.whole_window || covered { 1 } else { i64::from(fact.copies.min(3)) };
             let most = if fact.sends == 0 { 0 } else { copies };
-            let least = i64::from(!may_lack && fact.sure.is_some_and(|sure| sure < asked));
+            let promised = asked.promised.contains(&Id { user, digit });
+            let least = i64::from(promised || (!may_lack && fact.sure.is_some_and(|sure| sure < asked.at)));
             if times < least || times > most {
                 return Err(format!("event {digit} of user {user} is counted {times} times, not {least} to {most}: {fact:?}"));
             }

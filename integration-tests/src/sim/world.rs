@@ -1,14 +1,10 @@
 //! Three servers on one simulated machine: started, killed, unplugged, started again.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use batch_layer::progress::Silent;
-use batch_layer::{RunError, RunOptions, RunOutcome};
 use merganser_proto::Transport;
 use serving_layer::ServingLayer;
 use speed_layer::SpeedLayer;
@@ -18,15 +14,19 @@ use storage::machine::Machine;
 use storage::store::Store;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use views::schema::AttributeType;
 
 use super::chance::Chance;
 use super::faults::{Fault, Weather};
 use super::link::{Address, Link};
 use super::process::{Process, SimClock, Stopwatch, Trace};
+use super::runs::Batches;
 use super::store::Objects;
 
 /// Where the log is on the simulated disk.
 pub(crate) const DATA: &str = "/data";
+/// An attribute of the events, a text.
+pub(super) const NOTE: &str = "note";
 /// How long a server may take to come up when nothing goes wrong any more.
 const CALM_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -44,19 +44,11 @@ pub(crate) struct World {
     pub(super) serving: Address,
     /// From the serving layer to the speed layer.
     pub(super) between: Link,
-    batches: Arc<Mutex<Batches>>,
+    pub(super) batches: Arc<Mutex<Batches>>,
     /// The fault of the disk that is planned for this life, and how many had struck before.
     planned: Arc<Mutex<Option<(Fault, u64)>>>,
     /// The next death of the speed layer is a power cut that nothing unsynced outlives.
     unplugged: Arc<AtomicBool>,
-}
-
-/// The batch runs so far.
-#[derive(Debug, Default)]
-struct Batches {
-    started: u32,
-    /// Which run said that it had published a version.
-    published: BTreeMap<i64, String>,
 }
 
 /// The machine of one process.
@@ -81,19 +73,10 @@ impl Machine for SimMachine {
     }
 }
 
-/// What a run of the batch layer ended in.
-#[derive(Debug)]
-pub(crate) enum Batch {
-    Published,
-    NothingToDo,
-    /// It failed as it may: nothing is wrong.
-    Failed,
-    Killed,
-}
-
 impl World {
     pub(crate) fn new(chance: &Chance, trace: &Trace, weather: Weather, dedup_window_rows: u32, stopwatch: &Stopwatch) -> Self {
         let mut config = Config::default();
+        config.events.attributes.insert(NOTE.to_owned(), AttributeType::String);
         config.log.dir = DATA.into();
         config.log.partitions = 1 + chance.below(3) as u32;
         config.log.dedup_window_rows = dedup_window_rows;
@@ -121,7 +104,7 @@ impl World {
         }
     }
 
-    fn machine(&self) -> Arc<dyn Machine> {
+    pub(super) fn machine(&self) -> Arc<dyn Machine> {
         self.machine_with(&self.clock)
     }
 
@@ -325,59 +308,6 @@ impl World {
         Ok(())
     }
 
-    /// One batch run.
-    ///
-    /// # Errors
-    /// It found something wrong that no fault explains, such as a difference in the audit, or it lost to itself.
-    pub(crate) async fn batch(&self) -> Result<Batch, String> {
-        let number = self.batches().started;
-        self.batches().started += 1;
-        let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
-        let mut options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
-        options.threads = NonZeroUsize::MIN.saturating_add(1);
-        let link = Link::new(&self.speed, &self.weather, &self.chance);
-        let store = self.store(&process);
-        let run = batch_layer::run_on(self.machine(), Some(Transport::new(link)), &options, &store, Arc::new(Silent));
-        let doomed = async {
-            if self.weather.strikes(Fault::BatchKilled) {
-                sleep(self.chance.micros(100_000)).await;
-                process.kill();
-            }
-            process.death().await;
-        };
-        let outcome = tokio::select! {
-            biased;
-            () = doomed => {
-                process.kill();
-                return Ok(Batch::Killed);
-            }
-            outcome = run => outcome,
-        };
-        self.check_winner(&outcome, number)?;
-        let batch = judged(&process, outcome)?;
-        process.kill();
-        Ok(batch)
-    }
-
-    /// A version belongs to one run, and a run that was alone has not lost.
-    fn check_winner(&self, outcome: &Result<RunOutcome, RunError>, number: u32) -> Result<(), String> {
-        match outcome {
-            Ok(RunOutcome::Published(report)) => match self.batches().published.insert(report.version, report.run_id.clone()) {
-                None => Ok(()),
-                Some(other) => Err(format!("two runs say that version {} is theirs: {other} and {}", report.version, report.run_id)),
-            },
-            // Others may start meanwhile, and a run that was killed no longer publishes.
-            Err(e @ RunError::Lost { .. }) if number + 1 == self.batches().started && !self.weather.has(Fault::TwoBatches) => {
-                Err(format!("a run that was alone says that it lost: {}", in_one_line(e)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn batches(&self) -> std::sync::MutexGuard<'_, Batches> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Every byte that outlives the processes goes into the trace.
     pub(crate) async fn absorb(&self) -> Result<(), String> {
         for path in self.disk.files() {
@@ -408,37 +338,6 @@ pub(crate) fn check_start(error: &speed_layer::SpeedError) -> Result<(), String>
     match wrong.iter().any(|word| text.contains(word)) {
         true => Err(format!("the speed layer refuses its own log: {text}")),
         false => Ok(()),
-    }
-}
-
-/// What a run has ended in.
-///
-/// # Errors
-/// It found something wrong.
-pub(crate) fn judged(process: &Process, outcome: Result<RunOutcome, RunError>) -> Result<Batch, String> {
-    match outcome {
-        Ok(RunOutcome::Published(report)) => {
-            process.trace(|| format!("publishes version {}", report.version));
-            Ok(Batch::Published)
-        }
-        Ok(RunOutcome::NothingToDo(_)) => Ok(Batch::NothingToDo),
-        Err(e) => {
-            process.trace(|| format!("ends: {}", in_one_line(&e)));
-            check_run(&e)?;
-            Ok(Batch::Failed)
-        }
-    }
-}
-
-/// Only what the weather did may end a run; a difference, a wrong count or a damaged file may not.
-fn check_run(error: &RunError) -> Result<(), String> {
-    let text = in_one_line(error);
-    match error {
-        RunError::Audit { .. } | RunError::Counts { .. } | RunError::OtherLog { .. } => Err(format!("a batch run found: {text}")),
-        _ if text.contains("is damaged") || text.contains("other content") || text.contains("overlap") => {
-            Err(format!("a batch run found: {text}"))
-        }
-        _ => Ok(()),
     }
 }
 
