@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::descriptors_of;
-use merganser_proto::server::{Room, Rule, Rules};
+use merganser_proto::server::{Room, Rule, Rules, Shape};
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -99,14 +99,15 @@ fn rules() -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
-        let room = match path {
+        let (room, shape) = match path {
             // Whoever asks for it would end a busy server.
-            "/grpc.health.v1.Health/Check" => None,
-            _ if path.starts_with("/merganser.v1.") => Some(&questions),
-            _ => Some(&others),
+            "/grpc.health.v1.Health/Check" => (None, Shape::Call),
+            // Not built; a watch will be one question and a stream of answers.
+            "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&questions), Shape::Export),
+            _ if path.starts_with("/merganser.v1.") => (Some(&questions), Shape::Call),
+            // Health watches and reflection are streams.
+            _ => (Some(&others), Shape::Stream),
         };
-        // Streams among the questions are not built; a watch will be one.
-        let is_stream = !path.starts_with("/merganser.v1.") || path.ends_with("/WatchUserStats");
-        Rule { room: room.cloned(), is_stream, within: Some(QUESTION_TIME), unread: UNREAD_TIME }
+        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME }
     })
 }

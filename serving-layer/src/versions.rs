@@ -184,12 +184,17 @@ impl Versions {
     async fn prove(&self, reload: &mut Reload) {
         let Some(older) = &reload.unproven else { return };
         let current = self.current();
-        if self.prepare(&current).await.is_err() {
-            if self.prepare(older).await.is_err() {
-                return;
+        match self.prepare(&current).await {
+            Ok(()) => {}
+            // It has to be asked again: what it does not say is no refusal.
+            Err(ServingError::SpeedUnavailable { .. }) => return,
+            Err(_) => {
+                if self.prepare(older).await.is_err() {
+                    return;
+                }
+                warn!(version = older.number, instead_of = current.number, "the speed layer can answer from the version before only");
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(older);
             }
-            warn!(version = older.number, instead_of = current.number, "the speed layer can answer from the version before only");
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(older);
         }
         reload.unproven = None;
     }

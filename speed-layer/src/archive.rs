@@ -127,6 +127,10 @@ impl Archive {
     pub(crate) async fn run(&self, partitions: &[Partition], shutdown: CancellationToken) -> Result<(), SpeedError> {
         loop {
             let mut failed = false;
+            // Whoever was told of a newer epoch has woken this, and there may be nothing to archive.
+            if let Err(e @ SpeedError::Fenced { .. }) = self.check_epoch().await {
+                return Err(e);
+            }
             for partition in partitions {
                 let archived = tokio::select! {
                     biased;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use merganser_proto::server::{Room, Rule, Rules};
+use merganser_proto::server::{Room, Rule, Rules, Shape};
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,8 @@ const APPEND_PATIENCE: Duration = Duration::from_millis(10);
 const STREAMS: usize = 64;
 /// Questions of the other layers. The serving layer bounds its own; these are so many that it is not refused.
 const QUESTIONS: usize = 256;
+/// Cuts and exports in flight: those of one batch run, or two. They may take minutes, so questions do not share their places.
+const EXPORTS: usize = 64;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -90,23 +92,24 @@ fn rules() -> Rules {
     let appends = Room::new("appends", APPENDS, APPEND_PATIENCE);
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
+    let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
-        let (room, within, unread) = match path {
-            "/merganser.v1.IngestService/AppendEvents" => (Some(&appends), Some(APPEND_TIME), UNREAD_TIME),
+        let (room, shape, within, unread) = match path {
+            "/merganser.v1.IngestService/AppendEvents" => (Some(&appends), Shape::Call, Some(APPEND_TIME), UNREAD_TIME),
             // Its time is that of each message, see `service`.
-            "/merganser.v1.IngestService/StreamEvents" => (Some(&streams), None, UNREAD_TIME),
+            "/merganser.v1.IngestService/StreamEvents" => (Some(&streams), Shape::Stream, None, UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
-                (Some(&questions), Some(QUESTION_TIME), UNREAD_TIME)
+                (Some(&questions), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME)
             }
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
-                (Some(&questions), Some(BATCH_TIME), UNREAD_EXPORT_TIME)
+                (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
             }
             // Whoever asks for it would end a busy server.
-            "/grpc.health.v1.Health/Check" => (None, Some(QUESTION_TIME), UNREAD_TIME),
-            _ => (Some(&others), Some(QUESTION_TIME), UNREAD_TIME),
+            "/grpc.health.v1.Health/Check" => (None, Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),
+            // Health watches and reflection are streams.
+            _ => (Some(&others), Shape::Stream, Some(QUESTION_TIME), UNREAD_TIME),
         };
-        let is_call = path.ends_with("/AppendEvents") || path.ends_with("/GetStates") || path.ends_with("/PrepareVersion");
-        Rule { room: room.cloned(), is_stream: !is_call, within, unread }
+        Rule { room: room.cloned(), shape, within, unread }
     })
 }

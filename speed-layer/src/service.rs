@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use prost::Message as _;
 use storage::machine::blocking;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,6 +29,12 @@ const STREAM_IN_FLIGHT: usize = 16;
 const STREAM_IDLE: Duration = Duration::from_secs(5 * 60);
 /// How long `PrepareVersion` waits for a fold of the log before it says "not yet".
 const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Of the 4 MiB of an answer, what the errors of refused rows may take with all that they say. The indices of 65,536 rows fit beside
+/// them.
+const ROW_ERROR_BYTES: usize = 3 << 20;
+/// Tag and length of one.
+const ROW_ERROR_FRAME_BYTES: usize = 3;
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -51,7 +58,7 @@ impl IngestService for IngestAdapter {
         Ok(Response::new(pb::AppendEventsResponse {
             accepted_count: accepted as i64,
             duplicate_count: duplicates as i64,
-            rejected: refused.into_iter().map(row_error).collect(),
+            rejected: row_errors(refused),
             position,
         }))
     }
@@ -89,7 +96,7 @@ impl IngestService for IngestAdapter {
             Ok(pb::StreamEventsResponse {
                 accepted_count: accepted as i64,
                 duplicate_count: duplicates as i64,
-                rejected: refused.into_iter().map(row_error).collect(),
+                rejected: row_errors(refused),
                 position,
             })
         });
@@ -172,6 +179,16 @@ fn raw_event(event: pb::Event) -> RawEvent {
     }
 }
 
+/// What is wrong with each row. Of more than an answer can hold the later ones have their index only: the dead letters have all.
+fn row_errors(refused: Vec<(usize, String, views::Refusal)>) -> Vec<pb::RowError> {
+    let mut room = ROW_ERROR_BYTES;
+    let mut bounded = |error: pb::RowError| {
+        room = room.saturating_sub(error.encoded_len() + ROW_ERROR_FRAME_BYTES);
+        if room > 0 { error } else { pb::RowError { index: error.index, ..pb::RowError::default() } }
+    };
+    refused.into_iter().map(|row| bounded(row_error(row))).collect()
+}
+
 fn row_error((index, event_id, refusal): (usize, String, views::Refusal)) -> pb::RowError {
     // One that is too long to be an id would come back as long as it came.
     let event_id = if event_id.len() > MAX_EVENT_ID_BYTES { String::new() } else { event_id };
@@ -217,4 +234,21 @@ fn status(error: &SpeedError) -> Status {
         details.set_retry_info(Some(RETRY_DELAY));
     }
     Status::with_error_details(code, error.chain(), details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that an answer holds the errors of as many rows as a request can have, and that no index is lost.
+    #[test]
+    fn many_refused_rows() {
+        let refusal = || views::Refusal { field: "attributes.quantity".into(), reason: "is not an integer".repeat(3) };
+        let row = |index| (index, "e".repeat(40), refusal());
+        let rejected = row_errors((0..65_536).map(row).collect());
+        assert!(rejected.iter().zip(0..).all(|(error, index)| error.index == index));
+        assert_eq!(rejected[0], row_error(row(0)));
+        let answer = pb::AppendEventsResponse { rejected, position: "p".repeat(200), ..pb::AppendEventsResponse::default() };
+        assert!((3 << 20..4 << 20).contains(&answer.encoded_len()), "{}", answer.encoded_len());
+    }
 }

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage::log::LogReader;
 use storage::machine::blocking;
@@ -20,6 +21,9 @@ use crate::error::SpeedError;
 use crate::partition::Partition;
 use crate::realtime::{Kept, Realtime};
 
+/// When what could not be trimmed is tried again, unless a new version comes first.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// Trims at start and after each version that was prepared, until `shutdown`.
 pub(crate) async fn trim_as_versions_come(realtime: Arc<Realtime>, dedup_window_rows: i64, shutdown: CancellationToken) {
     loop {
@@ -28,19 +32,29 @@ pub(crate) async fn trim_as_versions_come(realtime: Arc<Realtime>, dedup_window_
             () = shutdown.cancelled() => return,
             trimmed = trim(&realtime, dedup_window_rows) => trimmed,
         };
-        // What is not verified stays, and the next version tries again.
-        if let Err(e) = trimmed {
-            warn!(error = e.chain(), "the log could not be trimmed");
-        }
+        // What is not verified stays, and is tried again.
+        let retry = async {
+            match trimmed {
+                Ok(()) => std::future::pending().await,
+                Err(e) => {
+                    warn!(error = e.chain(), "the log could not be trimmed");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = realtime.prepared.notified() => {}
+            () = retry => {}
         }
     }
 }
 
-/// Trims every partition as far as it may.
+/// Trims every partition as far as it may. What is wrong with the archive of one keeps the log of no other.
+///
+/// # Errors
+/// The first there was.
 pub(crate) async fn trim(realtime: &Realtime, dedup_window_rows: i64) -> Result<(), SpeedError> {
     let kept = realtime.kept.lock().await.clone();
     let mut surplus: Vec<(&Partition, Vec<Range<i64>>)> = Vec::new();
@@ -58,12 +72,20 @@ pub(crate) async fn trim(realtime: &Realtime, dedup_window_rows: i64) -> Result<
         return Ok(());
     }
     let listed = list_segments(realtime.archive.store()).await?;
+    let mut outcome = Ok(());
     for (partition, segments) in surplus {
-        for segment in segments {
-            realtime.archive.verify(partition, &segment, &listed).await?;
-            for gone in partition.trim(segment.end).await? {
-                info!(partition = partition.number, start = gone.start, end = gone.end, "trimmed segment, which is archived");
-            }
+        let let_go = let_go(&realtime.archive, partition, segments, &listed).await;
+        outcome = outcome.and(let_go);
+    }
+    outcome
+}
+
+/// Removes segments from the log, from the oldest on, each once its archived copy was verified.
+async fn let_go(archive: &Archive, partition: &Partition, segments: Vec<Range<i64>>, listed: &[SegmentMeta]) -> Result<(), SpeedError> {
+    for segment in segments {
+        archive.verify(partition, &segment, listed).await?;
+        for gone in partition.trim(segment.end).await? {
+            info!(partition = partition.number, start = gone.start, end = gone.end, "trimmed segment, which is archived");
         }
     }
     Ok(())

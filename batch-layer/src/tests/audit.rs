@@ -2,6 +2,7 @@ use storage::store::StoreError;
 
 use super::fake_speed_layer::FakeSpeedLayer;
 use super::*;
+use crate::dedup::EXAMPLES;
 
 /// Version 1 is published over one half of random events, and the other half is archived.
 async fn half_published(seed: u64) -> (Master, Vec<Event>) {
@@ -33,6 +34,25 @@ async fn passes_against_an_honest_speed_layer() {
     assert_eq!(master.answers().await, oracle(&events));
     let audit = master.latest().await.unwrap().audit.unwrap();
     assert_eq!((audit.keys_compared, audit.keys_refolded), (report.keys_compared, report.keys_refolded));
+}
+
+/// Proves that late duplicates are told from differences however many there were before: more than a report gives as examples.
+#[tokio::test]
+async fn many_late_duplicates() {
+    let once: Vec<_> = (0..EXAMPLES + 20).map(|number| event("user-1", &format!("e{number:04}"), 0, 1)).collect();
+    let mut master = Master::with(&once).await;
+    master.append(&once).await;
+    let last = event("user-1", "later", 0, 7);
+    master.append(std::slice::from_ref(&last)).await;
+    let url = FakeSpeedLayer::of(&master).serve().await;
+    master.publish(&RunOptions { speed_layer: Some(url), ..master.options() }).await;
+
+    master.append(&[last, event("user-1", "new", 0, 5)]).await;
+    let url = FakeSpeedLayer::of(&master).serve().await;
+    let report = master.publish(&RunOptions { speed_layer: Some(url), ..master.options() }).await;
+    assert_eq!((report.version, report.late_duplicate_count), (2, EXAMPLES as i64 + 21));
+    assert_eq!((report.audit_kind.as_str(), report.audit_fallback.as_deref()), ("speed layer", None));
+    assert_eq!(report.refolded_keys, ["user-1"]);
 }
 
 /// Proves that a speed layer that folded one event otherwise, missed a key, or has one too many stops the publish and names the key.

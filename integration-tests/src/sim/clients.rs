@@ -12,7 +12,8 @@ use merganser_proto::v1::{AppendEventsRequest, Event};
 use prost_types::Timestamp;
 use storage::dead_letter;
 use tokio::time::{sleep, timeout};
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::Report;
 use super::faults::Fault;
@@ -144,6 +145,7 @@ impl Clients {
         let response = match answered {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
+                check_error(&status)?;
                 // Where it all goes to one place, a refusal for want of room is one of every event.
                 let one_place = bad.is_empty() && (ids.len() == 1 || self.world.config.log.partitions == 1);
                 match one_place && status.code() == Code::ResourceExhausted {
@@ -255,6 +257,17 @@ impl Clients {
 
     pub(crate) fn user_count(&self) -> usize {
         self.users
+    }
+}
+
+/// Nothing here damages what was written, and no client asks for what there is not: a server that says so is wrong. That a log has
+/// failed may be true.
+pub(super) fn check_error(status: &Status) -> Outcome {
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    let blames = matches!(status.code(), Code::Internal | Code::DataLoss | Code::InvalidArgument | Code::Unimplemented | Code::Unknown);
+    match reason {
+        Some(reason) if blames && reason != "LOG_FAILED" => Err(format!("an error that no fault explains: {status:?}")),
+        _ => Ok(()),
     }
 }
 

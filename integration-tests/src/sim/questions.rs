@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, Provenance, UserStats};
 use tokio::time::{sleep, timeout};
 
-use super::clients::{Clients, Outcome, PATIENCE, user_id};
+use super::clients::{Clients, Outcome, PATIENCE, check_error, user_id};
 use super::oracle::{Asked, Oracle};
 
 impl Clients {
@@ -42,6 +42,7 @@ impl Clients {
             self.count(|r| r.unanswered += 1);
             self.count(|r| r.refused_apart += u64::from(apart));
             if let Ok(Err(status)) = answered {
+                check_error(&status)?;
                 self.world.trace.note(|| format!("no answer about {user}: {}", status.message()));
             }
             return Ok(false);
@@ -82,7 +83,7 @@ impl Clients {
         let Ok(Ok(response)) = answered else {
             self.count(|r| r.unanswered += 1);
             self.count(|r| r.refused_apart += u64::from(apart));
-            return Ok(());
+            return answered.map_or(Ok(()), |outcome| outcome.map_or_else(|status| check_error(&status), |_| Ok(())));
         };
         let response = response.into_inner();
         let Some(provenance) = response.provenance else { return Err("an answer without provenance".to_owned()) };

@@ -32,9 +32,9 @@ const WAITING_PER_PLACE: usize = 1;
 /// Answers that may wait to be read, for each place there is. Whoever does not read keeps memory, but keeps nobody from being
 /// answered.
 const UNREAD_PER_PLACE: usize = 8;
-/// What is read and thrown away of a question that is refused. Refusing it in the middle would leave the rest of it on its way,
-/// and a connection with enough of that is closed as an attacker's.
-const DRAINED_BYTES: usize = 64 << 10;
+/// What is read and thrown away of a question that is refused: as much as may be on its way, which is the window of a stream.
+/// Refusing it in the middle would leave that over, and a connection with enough of it is closed as an attacker's.
+const DRAINED_BYTES: usize = 1 << 20;
 /// How long the rest of a refused question may be on its way.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,7 +57,8 @@ impl Room {
     #[must_use]
     pub fn new(kind: &'static str, places: usize, patience: Duration) -> Self {
         let [free, line, unread] = [1, WAITING_PER_PLACE, UNREAD_PER_PLACE].map(|each| Arc::new(Semaphore::new(places * each)));
-        Self { kind, places, patience, free, line, unread, questions: Memory::default(), answers: Memory::default() }
+        let [questions, answers] = [Memory::of_places(places), Memory::of_places(places)];
+        Self { kind, places, patience, free, line, unread, questions, answers }
     }
 
     /// As many for each core, for calls that mostly compute: more at once would all be late together.
@@ -75,6 +76,13 @@ impl Room {
         timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 
+    /// The question in `request`, weighed with the others of this room, and its weight for as long as the call takes.
+    fn weigh(&self, request: Request<Body>) -> (Request<Body>, Arc<Mutex<Taken>>) {
+        let taken = Arc::new(Mutex::new(self.questions.nothing()));
+        let weighed = request.map(|body| Body::new(Weighed::new(body, Some(Arc::clone(&taken)), self.no_memory())));
+        (weighed, taken)
+    }
+
     /// A place for an answer of so many bytes until it has been read.
     fn keep(&self, answer_bytes: usize) -> Option<UnreadPlace> {
         let place = Arc::clone(&self.unread).try_acquire_owned().ok()?;
@@ -84,18 +92,33 @@ impl Room {
     fn refusal(&self) -> Status {
         refusal("OVERLOADED", format!("{} {} are in flight; try again", self.places, self.kind))
     }
+
+    fn no_memory(&self) -> Status {
+        refusal("OVERLOADED", format!("large {} in flight have taken all memory there is for them; try again", self.kind))
+    }
 }
 
 /// A place among the answers that wait to be read, and memory.
 type UnreadPlace = (OwnedSemaphorePermit, Taken);
+
+/// What goes to and fro in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One question, one answer. The place is given back when it is answered; the answer has another until it is read.
+    Call,
+    /// One question, and a stream of answers or a long wait for one. It keeps its place to its end.
+    Export,
+    /// A stream of questions, each of them bounded by its service. It keeps its place to its end.
+    Stream,
+}
 
 /// What one method may take.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Where its calls are counted. Without one they are let in always.
     pub room: Option<Room>,
-    /// Whether its answers are a stream, which keeps its place to its end. Others give it back when they are answered.
-    pub is_stream: bool,
+    /// What goes to and fro.
+    pub shape: Shape,
     /// From the first byte of the question to the answer, or for a stream to the first of its answers: reading a slow question is
     /// part of it.
     pub within: Option<Duration>,
@@ -136,7 +159,7 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let Rule { room, is_stream, within, unread } = (self.rules)(request.uri().path());
+        let Rule { room, shape, within, unread } = (self.rules)(request.uri().path());
         let (mut routes, cut) = (self.routes.clone(), self.cut.clone());
         Box::pin(async move {
             let mut place = None;
@@ -147,14 +170,18 @@ impl Service<Request<Body>> for Calls {
                     return Ok(room.refusal().into_http());
                 }
             }
-            // Held until the call is over: each message of a stream is a question of its own, and bounded by itself.
-            let mut _memory = None;
-            if let (Some(room), false) = (&room, is_stream) {
-                let taken = Arc::new(Mutex::new(room.questions.nothing()));
-                let (weighed, refusal) = (Arc::clone(&taken), room.refusal());
-                request = request.map(|body| Body::new(Weighed::new(body, weighed, refusal)));
-                _memory = Some(taken);
-            }
+            let memory = match (&room, shape) {
+                (_, Shape::Stream) => None,
+                (Some(room), _) => {
+                    let (weighed, memory) = room.weigh(request);
+                    request = weighed;
+                    Some(memory)
+                }
+                (None, _) => {
+                    request = request.map(|body| Body::new(Weighed::new(body, None, too_large())));
+                    None
+                }
+            };
             // It is ready whenever its clone was.
             let answer = routes.call(request);
             let response = match within {
@@ -164,7 +191,8 @@ impl Service<Request<Body>> for Calls {
                     Err(_) => return Ok(too_late(limit).into_http()),
                 },
             };
-            let (Some(room), false) = (room, is_stream) else {
+            drop(memory);
+            let (Some(room), Shape::Call) = (room, shape) else {
                 return Ok(response.map(|body| Body::new(Unread::new(None, body, place, unread, cut))));
             };
             let (head, mut body) = response.into_parts();
@@ -172,7 +200,7 @@ impl Service<Request<Body>> for Calls {
             let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             let bytes = first.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
             // What was done stays done: to ask again is safe.
-            let Some(unread_place) = room.keep(bytes) else { return Ok(room.refusal().into_http()) };
+            let Some(unread_place) = room.keep(bytes) else { return Ok(room.no_memory().into_http()) };
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, unread_place, unread, cut))))
         })
@@ -211,7 +239,16 @@ fn refusal(reason: &str, message: impl Into<String>) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-fn too_late(limit: Duration) -> Status {
+/// For a method that takes small questions only.
+fn too_large() -> Status {
+    Status::with_error_details(
+        Code::InvalidArgument,
+        "the question is too large",
+        ErrorDetails::with_error_info("TOO_LARGE", "merganser", []),
+    )
+}
+
+pub(super) fn too_late(limit: Duration) -> Status {
     let details = ErrorDetails::with_error_info("TOO_LATE", "merganser", []);
     let message = format!("the call took longer than {} s, from its first byte on", limit.as_secs());
     Status::with_error_details(Code::DeadlineExceeded, message, details)

@@ -3,39 +3,52 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
 
-use super::calls::drain;
+use super::calls::{drain, too_late};
 
-/// All of it. A message of the largest size is an eighth.
-const MEMORY_KIB: usize = 32 << 10;
+/// What each place adds to it,
+const KIB_PER_PLACE: usize = 512;
+/// and what there is at least.
+const LEAST_KIB: usize = 32 << 10;
 /// What a message may have without asking, so that large ones keep no small one out.
 const FREE_BYTES: usize = 16 << 10;
+/// A question may be larger only where its service says so; then it takes more as it comes in.
+const MAX_CLAIM_BYTES: usize = 4 << 20;
+/// Before each message on the wire: whether it is compressed, and its length in four bytes.
+const PREFIX_BYTES: usize = 5;
+/// A question is there by then: the time that its answer may take is not for reading it.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
-pub(super) struct Memory(Arc<Semaphore>);
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MEMORY_KIB)))
-    }
+pub(super) struct Memory {
+    kib: Arc<Semaphore>,
+    all_kib: usize,
 }
 
 impl Memory {
-    /// Takes what a message of so many bytes needs, unless there is less.
+    /// For the messages of so many calls at once.
+    pub(super) fn of_places(places: usize) -> Self {
+        let all_kib = (places * KIB_PER_PLACE).max(LEAST_KIB);
+        Self { kib: Arc::new(Semaphore::new(all_kib)), all_kib }
+    }
+
+    /// Takes what a message of so many bytes needs, unless there is less. One that is larger than all there is takes all of it.
     pub(super) fn take(&self, bytes: usize) -> Option<Taken> {
         let mut taken = self.nothing();
-        taken.grow(bytes).then_some(taken)
+        taken.reach(bytes).then_some(taken)
     }
 
     /// What a message has before its first byte is there.
     pub(super) fn nothing(&self) -> Taken {
-        Taken { memory: self.clone(), permit: None, bytes: 0 }
+        Taken { memory: self.clone(), permit: None, kib: 0 }
     }
 }
 
@@ -44,18 +57,19 @@ impl Memory {
 pub(super) struct Taken {
     memory: Memory,
     permit: Option<OwnedSemaphorePermit>,
-    bytes: usize,
+    kib: usize,
 }
 
 impl Taken {
-    /// Takes so many bytes more, unless there are less.
-    fn grow(&mut self, bytes: usize) -> bool {
-        let kib = |bytes: usize| bytes.saturating_sub(FREE_BYTES).div_ceil(1 << 10);
-        let more = kib(self.bytes + bytes) - kib(self.bytes);
-        let Some(more) = u32::try_from(more).ok().and_then(|kib| Arc::clone(&self.memory.0).try_acquire_many_owned(kib).ok()) else {
-            return false;
-        };
-        self.bytes += bytes;
+    /// Takes as much more as a message of so many bytes needs, unless there is less.
+    fn reach(&mut self, bytes: usize) -> bool {
+        let kib = bytes.saturating_sub(FREE_BYTES).div_ceil(1 << 10).min(self.memory.all_kib);
+        if kib <= self.kib {
+            return true;
+        }
+        let more = u32::try_from(kib - self.kib).ok().and_then(|more| Arc::clone(&self.memory.kib).try_acquire_many_owned(more).ok());
+        let Some(more) = more else { return false };
+        self.kib = kib;
         match &mut self.permit {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),
@@ -64,18 +78,36 @@ impl Taken {
     }
 }
 
-/// The body of a question, weighed as it comes in. What is read of it stays in memory, as bytes or decoded, until the call is
-/// over, so the weight is shared with the call.
+/// The body of a call that is one question, weighed as soon as its first bytes tell how long it is. What is read of it stays in
+/// memory, as bytes or decoded, until the call is over, so the weight is shared with the call.
 pub(super) struct Weighed {
     body: Body,
-    taken: Arc<Mutex<Taken>>,
+    /// Absent where there is no memory to share, and a question has to be small.
+    taken: Option<Arc<Mutex<Taken>>>,
+    bytes: usize,
+    claimed_bytes: usize,
     refusal: Option<Status>,
+    late: Pin<Box<Sleep>>,
 }
 
 impl Weighed {
-    /// Fails with `refusal` where there is no memory for more of `body`.
-    pub(super) fn new(body: Body, taken: Arc<Mutex<Taken>>, refusal: Status) -> Self {
-        Self { body, taken, refusal: Some(refusal) }
+    /// Fails with `refusal` where there is no memory for `body`.
+    pub(super) fn new(body: Body, taken: Option<Arc<Mutex<Taken>>>, refusal: Status) -> Self {
+        Self { body, taken, bytes: 0, claimed_bytes: 0, refusal: Some(refusal), late: Box::pin(sleep(BODY_PATIENCE)) }
+    }
+
+    /// Whether there is room for what has come in with `data`, and for what it announces.
+    fn has_room_for(&mut self, data: &[u8]) -> bool {
+        if let (0, Some((prefix, _))) = (self.bytes, data.split_first_chunk::<PREFIX_BYTES>()) {
+            let [_, length @ ..] = *prefix;
+            self.claimed_bytes = (u32::from_be_bytes(length) as usize).min(MAX_CLAIM_BYTES) + PREFIX_BYTES;
+        }
+        self.bytes += data.len();
+        let bytes = self.bytes.max(self.claimed_bytes);
+        match &self.taken {
+            None => bytes <= FREE_BYTES,
+            Some(taken) => taken.lock().unwrap_or_else(PoisonError::into_inner).reach(bytes),
+        }
     }
 }
 
@@ -84,12 +116,17 @@ impl http_body::Body for Weighed {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(bytes)) = frame.as_ref().map(|frame| frame.as_ref().map(|frame| frame.data_ref().map_or(0, Bytes::len)))
-            && !self.taken.lock().unwrap_or_else(PoisonError::into_inner).grow(bytes)
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            ready!(this.late.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(too_late(BODY_PATIENCE))));
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && !this.has_room_for(data)
         {
-            tokio::spawn(drain(std::mem::take(&mut self.body)));
-            return Poll::Ready(self.refusal.take().map(Err));
+            tokio::spawn(drain(std::mem::take(&mut this.body)));
+            return Poll::Ready(this.refusal.take().map(Err));
         }
         Poll::Ready(frame)
     }
@@ -111,17 +148,44 @@ mod tests {
     /// Proves that messages share the memory, that small ones need none of it, and that it comes back.
     #[test]
     fn shared() {
-        let memory = Memory::default();
+        let memory = Memory::of_places(1);
         let mut large: Vec<_> = (0..8).map(|_| memory.take(4 << 20).unwrap()).collect();
         // Eight times 16 KiB are free.
-        assert!(large[0].grow(8 * FREE_BYTES));
+        assert!(large[0].reach((4 << 20) + 7 * FREE_BYTES));
+        assert!(large[1].reach((4 << 20) + FREE_BYTES));
         assert!(memory.take(FREE_BYTES + 1).is_none());
-        assert!(!large[0].grow(1 << 10));
+        assert!(!large[0].reach((4 << 20) + 8 * FREE_BYTES));
         let mut small = memory.take(FREE_BYTES).unwrap();
-        assert!(!small.grow(1));
+        assert!(!small.reach(FREE_BYTES + 1));
         drop(large);
-        assert!(small.grow(1));
-        assert!(memory.take((MEMORY_KIB - 1) * 1024 + FREE_BYTES).is_some());
-        assert!(memory.take(MEMORY_KIB * 1024 + FREE_BYTES).is_none(), "one more is taken by the small one");
+        assert!(small.reach(FREE_BYTES + 1));
+        assert!(memory.take(LEAST_KIB * 1024).is_some());
+        assert!(memory.take(LEAST_KIB * 1024 + FREE_BYTES).is_none(), "a part is taken by the small one");
+    }
+
+    /// Proves that a message larger than all there is can still have all of it.
+    #[test]
+    fn larger_than_all() {
+        let memory = Memory::of_places(1);
+        let all = memory.take(1 << 30).unwrap();
+        assert!(memory.take(FREE_BYTES + 1).is_none());
+        drop(all);
+        assert!(memory.take(FREE_BYTES + 1).is_some());
+    }
+
+    /// Proves that the first bytes of a question take room for all of it, at most for the largest there may be.
+    #[tokio::test]
+    async fn announced() {
+        let memory = Memory::of_places(1);
+        let question = |length: u32| {
+            let taken = Arc::new(Mutex::new(memory.nothing()));
+            let mut weighed = Weighed::new(Body::empty(), Some(Arc::clone(&taken)), Status::unknown(""));
+            let has_room = weighed.has_room_for(&[&[0][..], &length.to_be_bytes(), b"beginning"].concat());
+            (has_room, taken)
+        };
+        let all: Vec<_> = (0..8).map(|_| question(u32::MAX)).collect();
+        assert!(all.iter().all(|(has_room, _)| *has_room));
+        assert!(!question(1 << 20).0);
+        assert!(question(1 << 10).0);
     }
 }

@@ -10,8 +10,8 @@
 //!                       └─► the services
 //! ```
 //!
-//! Whatever is over a bound is refused at once with RESOURCE_EXHAUSTED and how long to wait, before it has cost memory or
-//! waited for anything. Times are tokio's, so that a simulated clock drives them too.
+//! Whatever is over a bound is refused soon with RESOURCE_EXHAUSTED and how long to wait: for want of a place before anything of
+//! it is read, for want of memory as soon as its length is known, an answer once it is encoded. Times are tokio's, so that a simulated clock drives them too.
 
 /// Calls in flight: how many, how long.
 mod calls;
@@ -37,7 +37,7 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
-pub use calls::{Room, Rule, Rules};
+pub use calls::{Room, Rule, Rules, Shape};
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;

@@ -17,10 +17,13 @@ use tonic::body::Body;
 use tonic::codegen::Bytes;
 use tracing::debug;
 
+/// Small frames need not wait for the peer: what a connection's streams have of them is little.
+const SMALL_BYTES: usize = 1 << 10;
+
 /// The body of an answer, which keeps a `P` while it is there.
 pub(super) struct Unread<P> {
-    /// What `body` has given already.
-    first: Option<Result<Frame<Bytes>, Status>>,
+    /// What comes before the next frame of `body`.
+    next: Option<Result<Frame<Bytes>, Status>>,
     body: Body,
     /// Since when the peer has been waited for; absent while it waits for us.
     since: Arc<Mutex<Option<Instant>>>,
@@ -29,9 +32,9 @@ pub(super) struct Unread<P> {
 }
 
 impl<P> Unread<P> {
-    /// Cancels `cut` when the peer has not read on for `patience`.
+    /// Cancels `cut` when the peer has not read on for `patience`. `next` is what `body` has given already.
     pub(super) fn new(
-        first: Option<Result<Frame<Bytes>, Status>>,
+        next: Option<Result<Frame<Bytes>, Status>>,
         body: Body,
         place: P,
         patience: Duration,
@@ -39,7 +42,7 @@ impl<P> Unread<P> {
     ) -> Self {
         let since = Arc::new(Mutex::new(Some(Instant::now())));
         let watch = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&since), patience, cut)));
-        Self { first, body, since, _watch: watch, _place: place }
+        Self { next, body, since, _watch: watch, _place: place }
     }
 
     fn waits_for_peer(&self, since: Option<Instant>) {
@@ -60,25 +63,37 @@ async fn watch(since: Arc<Mutex<Option<Instant>>>, patience: Duration, cut: Canc
     }
 }
 
+/// Takes the last byte off a frame that is large. hyper hands a frame on as soon as the peer has room for one byte of it and asks
+/// for what comes next: only when it asks for this byte the peer has room for all before it.
+fn last_byte(frame: &mut Frame<Bytes>) -> Option<Bytes> {
+    let data = frame.data_mut().filter(|data| data.len() > SMALL_BYTES)?;
+    let last = data.split_off(data.len() - 1);
+    // It must not keep all of them.
+    Some(Bytes::copy_from_slice(&last))
+}
+
 impl<P: Unpin> http_body::Body for Unread<P> {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
+        let mut polled = match self.next.take() {
+            Some(next) => Poll::Ready(Some(next)),
             None => Pin::new(&mut self.body).poll_frame(cx),
         };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            self.next = last_byte(frame).map(|byte| Ok(Frame::data(byte)));
+        }
         self.waits_for_peer(polled.is_ready().then(Instant::now));
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.body.is_end_stream()
+        self.next.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.first {
+        match &self.next {
             Some(_) => SizeHint::default(),
             None => self.body.size_hint(),
         }

@@ -69,8 +69,11 @@ impl Rig {
     }
 
     async fn publish(&self, layer: &SpeedLayer, version: i64, boundary: i64) {
+        self.publish_as(&Definition::user_stats(&self.config.events), layer, version, boundary).await;
+    }
+
+    async fn publish_as(&self, definition: &Definition, layer: &SpeedLayer, version: i64, boundary: i64) {
         let view = layer.realtime.view.clone();
-        let definition = Definition::user_stats(&self.config.events);
         let stored = DefinitionFile {
             format_version: FORMAT_VERSION,
             sql: definition.sql().to_owned(),
@@ -157,9 +160,12 @@ impl SpeedLayer {
 
     /// How many events the slices from `boundary` on have counted.
     fn counted(&self, boundary: i64) -> i64 {
-        use arrow::array::AsArray;
         let visible = self.partition().visible.read().unwrap();
-        let slices = visible.views.values().next().unwrap();
+        Self::counted_in(visible.views.values().next().unwrap(), boundary)
+    }
+
+    fn counted_in(slices: &crate::slices::Slices, boundary: i64) -> i64 {
+        use arrow::array::AsArray;
         let runs = slices.runs(boundary, None).unwrap();
         let outputs = views::fold::finish(slices.definition(), runs.iter().map(Arc::as_ref), views::Granularity::Total).unwrap();
         outputs.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum()
@@ -412,4 +418,28 @@ async fn ready_when_it_has_caught_up() {
     assert!(matches!(refused, Err(SpeedError::Log(LogError::Locked { .. }))), "{refused:?}");
     shutdown.cancel();
     server.await.unwrap().unwrap();
+}
+
+/// Proves that events which are acknowledged while the log is folded for a version are counted in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_while_a_version_is_prepared() {
+    let rig = rig();
+    let layer = rig.quiet().await;
+    layer.append((0..20_000).map(event).collect()).await;
+    let boundary = layer.realtime.cut().await.unwrap()[0];
+    layer.append((20_000..40_000).map(event).collect()).await;
+    // Nothing of it is folded yet.
+    let sql = "SELECT user_id, count(*) AS event_count FROM events GROUP BY user_id, date_trunc('day', event_time)";
+    let definition = Definition::parse(sql, &rig.config.events).unwrap();
+    rig.publish_as(&definition, &layer, 1, boundary).await;
+    let appends = async {
+        for id in 40_000..40_200 {
+            layer.append(vec![event(id)]).await;
+        }
+    };
+    let (prepared, ()) = tokio::join!(layer.realtime.prepare(1), appends);
+    prepared.unwrap();
+    let counted = SpeedLayer::counted_in(&layer.partition().visible.read().unwrap().views[definition.fingerprint()], boundary);
+    assert_eq!(counted, layer.range().end - boundary);
+    layer.close().await;
 }

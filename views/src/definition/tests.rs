@@ -121,6 +121,25 @@ fn edges() {
     assert_eq!(edges("date_bin(interval '15 minutes', event_time)", 0), Edges { start_us: 0, end_us: 900_000_000 });
 }
 
+/// Proves that a definition names every column that it reads, wherever it reads it: what it does not name is not read from the
+/// master dataset, and would be null there.
+#[test]
+fn columns_that_are_read() {
+    let of = |sql: &str| {
+        let mut columns = Definition::parse(sql, &schema()).unwrap().event_columns();
+        columns.sort_unstable();
+        columns
+    };
+    assert_eq!(of("SELECT user_id, count(*) AS n FROM events GROUP BY user_id"), ["user_id"]);
+    assert_eq!(of("SELECT user_id, sum(quantity) AS n FROM events GROUP BY user_id"), ["quantity", "user_id"]);
+    assert_eq!(of("SELECT user_id, count(*) AS n FROM events WHERE amount > 0 GROUP BY user_id"), ["amount", "user_id"]);
+    assert_eq!(
+        of("SELECT user_id, count(*) FILTER (WHERE event_type = 'return') AS n FROM events GROUP BY user_id"),
+        ["event_type", "user_id"]
+    );
+    assert_eq!(of("SELECT user_id, count(*) AS n FROM events GROUP BY user_id, date_trunc('day', event_time)"), ["event_time", "user_id"]);
+}
+
 /// Proves that integers are summed without wrapping around at 64 bits.
 #[test]
 fn integer_sums_do_not_wrap() {
