@@ -43,6 +43,8 @@ mod shard;
 mod sort;
 /// Segments → batches of events.
 mod source;
+/// Where a sort spills to.
+mod spill;
 /// The published versions, checked and listed.
 pub mod versions;
 

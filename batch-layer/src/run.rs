@@ -31,6 +31,7 @@ use crate::service::SpeedLayer;
 use crate::shard::{Shard, ShardWork};
 use crate::sort::SortBounds;
 use crate::source::{EventColumns, Source};
+use crate::spill::SpillFolder;
 
 /// What became of a run that did not fail.
 #[derive(Debug)]
@@ -239,11 +240,9 @@ impl Run<'_> {
         running.buffered(threads).try_collect().await
     }
 
-    /// A folder of our own, removed when it is dropped; a killed run leaves it behind.
-    fn spill_folder(&self) -> Result<tempfile::TempDir, RunError> {
+    fn spill_folder(&self) -> Result<SpillFolder, RunError> {
         let parent = self.options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let made = std::fs::create_dir_all(&parent).and_then(|()| tempfile::Builder::new().prefix("merganser-spill-").tempdir_in(&parent));
-        made.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
+        SpillFolder::open(&parent).map_err(|source| RunError::Local { path: parent.display().to_string(), source })
     }
 
     /// Sums up what was removed; the answer is the keys that the speed layer counted too often.

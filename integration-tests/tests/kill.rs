@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use integration_tests::chaos::audit;
 use integration_tests::chaos::killer::Pace;
 use integration_tests::chaos::limits;
 use integration_tests::chaos::loader::Shared;
@@ -48,6 +49,7 @@ async fn nothing_is_lost_when_processes_are_killed() {
     println!("{figures}");
     assert_eq!(figures.wrongs(), 0, "SEED={seed}\n{figures}");
     assert!(figures.kills() >= LEAST_KILLS && figures.kills_with_appends.get() > 0, "too little was killed\n{figures}");
+    assert!(audit::trimmed_records(&shared.world.data).unwrap() > 0, "the log was never trimmed");
     assert!(figures.answers.get() > 1000 && figures.publishes.get() > 2 && figures.unknown.get() > 0, "too little happened\n{figures}");
 }
 

@@ -31,8 +31,10 @@ struct SpillWatch {
 }
 
 impl SpillWatch {
+    /// Locks are no rows.
     fn files(folder: &Path) -> usize {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let entries = entries.filter(|path| !path.to_string_lossy().to_lowercase().ends_with("lock"));
         entries.map(|path| if path.is_dir() { Self::files(&path) } else { 1 }).sum()
     }
 }

@@ -1,6 +1,7 @@
 //! What must hold once everything is answered: for every user, partition and refused row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -107,9 +108,12 @@ pub fn read_log(data: &Path) -> Result<Vec<Vec<Kept>>> {
     Ok(partitions)
 }
 
-/// The events of every partition by offset: what the log still has, and below that the Parquet files that took its place. Where
-/// there are both they must be the same.
-fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
+/// The events of every partition by offset: what the log still has, and below that the sealed Parquet files that took its place.
+/// Where there are both they must be the same. The files of a partition must follow each other from the first offset on.
+///
+/// # Errors
+/// They are damaged, contradict each other, or leave something out.
+pub fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
     let logged = read_log(data)?;
     let folder = LogFolder::open(data, PARTITIONS)?;
     let mut partitions: Vec<BTreeMap<i64, Kept>> = Vec::new();
@@ -117,19 +121,17 @@ fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
         let start = folder.partition(partition)?.reader().start();
         partitions.push((start..).zip(events).collect());
     }
-    for path in archived_files(&data.join("store/master/events"))? {
-        // p0000-00000000000000000000-00000000000000100000.parquet
-        let name = path.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
-        let [partition, start, end] = name.trim_start_matches('p').splitn(3, '-').collect::<Vec<_>>()[..] else { bail!("{name}") };
-        let (partition, mut offset, end): (usize, i64, i64) = (partition.parse()?, start.parse()?, end.parse()?);
-        for event in plain_fold::rows(&path)? {
+    let mut ends = [0; PARTITIONS as usize];
+    for (partition, range, path) in sealed_files(&data.join("store/master/events"))? {
+        let end = std::mem::replace(&mut ends[partition], range.end);
+        ensure!(range.start == end, "{} does not follow {end}", path.display());
+        for (offset, event) in (range.start..).zip(plain_fold::rows(&path)?) {
             let event = event?.with_context(|| format!("{}: no event at {offset}", path.display()))?;
+            ensure!(offset < range.end, "{} goes on at {offset}", path.display());
             let archived = Kept::new(&event.user_id, &event.event_id, event.amount, event.time_us)?;
             let logged = partitions[partition].entry(offset).or_insert(archived);
             ensure!(*logged == archived, "offset {offset} of partition {partition}: {logged:?} in the log, {archived:?} in the archive");
-            offset += 1;
         }
-        ensure!(offset == end, "{} ends at {offset}", path.display());
     }
     for (partition, events) in partitions.iter().enumerate() {
         let hole = (0..).zip(events.keys()).find(|(expected, offset)| expected != *offset);
@@ -138,18 +140,32 @@ fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
     Ok(partitions.into_iter().map(|events| events.into_values().collect()).collect())
 }
 
-/// The Parquet files of every day; none before the first is there.
-fn archived_files(events: &Path) -> Result<Vec<PathBuf>> {
+/// How many records the log has let go.
+///
+/// # Errors
+/// It is damaged.
+pub fn trimmed_records(data: &Path) -> Result<i64> {
+    let folder = LogFolder::open(data, PARTITIONS)?;
+    (0..PARTITIONS).map(|partition| Ok(folder.partition(partition)?.reader().start())).sum()
+}
+
+/// The sealed Parquet files of every day, by partition and offset: only they are archived. None before the first is there.
+fn sealed_files(events: &Path) -> Result<Vec<(usize, Range<i64>, PathBuf)>> {
     let mut files = Vec::new();
     if !events.exists() {
         return Ok(files);
     }
     for day in std::fs::read_dir(events).with_context(|| events.display().to_string())? {
         for file in std::fs::read_dir(day?.path())? {
-            files.push(file?.path());
+            let path = file?.path();
+            // p0000-00000000000000000000-00000000000000100000.seal.json, beside ….parquet
+            let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+            let Some(name) = name.strip_suffix(".seal.json") else { continue };
+            let [partition, start, end] = name.trim_start_matches('p').splitn(3, '-').collect::<Vec<_>>()[..] else { bail!("{name}") };
+            files.push((partition.parse()?, start.parse()?..end.parse()?, path.with_file_name(format!("{name}.parquet"))));
         }
     }
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "parquet"));
+    files.sort_by_key(|(partition, range, _)| (*partition, range.start));
     Ok(files)
 }
 
