@@ -7,6 +7,8 @@
 //!
 //! Nothing here waits for a fixed time as a proof of anything: it polls for a condition, with a deadline.
 
+/// Where versions end.
+pub mod boundaries;
 /// Real processes, killed and unplugged.
 pub mod chaos;
 /// Three real servers in one process.
@@ -26,5 +28,5 @@ pub mod processes;
 pub mod schedule;
 /// Consecutive seeds on every core.
 pub mod seeds;
-// T1: everything on one thread, from one seed.
+/// T1: everything on one thread, from one seed.
 pub mod sim;

@@ -15,6 +15,8 @@ use crate::partition::{Appended, Partition, Verdict};
 const DEAD_LETTER_QUEUE: usize = 1024;
 /// A row without its texts, as it came and as it was checked.
 const ROW_BYTES: usize = 256;
+/// An attribute without its texts: two strings in a map.
+const ATTRIBUTE_BYTES: usize = 96;
 
 /// What became of a request, row by row. Accepted + duplicate + refused = received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +122,7 @@ impl Ingest {
 
 /// What a row takes at least while it waits.
 fn bytes_of(row: &RawEvent) -> usize {
-    let attributes: usize = row.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let attributes: usize = row.attributes.iter().map(|(name, value)| ATTRIBUTE_BYTES + name.len() + value.len()).sum();
     ROW_BYTES + row.event_id.len() + row.user_id.len() + row.event_type.len() + row.amount.len() + attributes
 }
 

@@ -1,7 +1,6 @@
 //! Questions without a pause, each answer held against the model.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,33 +15,13 @@ use tonic::transport::Channel;
 use super::loader::{Shared, user_id};
 use super::model::{Before, Judged, Sums, Wrong};
 use super::world::Role;
+use crate::boundaries::Boundaries;
 use crate::plain_fold::text::money;
 
 /// Users of a question about many.
 const MANY: usize = 16;
 /// Wait after a question that failed.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Where each version's batch view ends, by version and partition, as answers have said.
-#[derive(Debug, Default)]
-pub struct Boundaries(Mutex<BTreeMap<(i32, i64), i64>>);
-
-impl Boundaries {
-    /// A version has one boundary, and no later one lies lower.
-    fn check(&self, provenance: &Provenance) -> Result<()> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for edge in &provenance.boundary {
-            let (partition, version, offset) = (edge.partition, provenance.version, edge.offset);
-            let first = *known.entry((partition, version)).or_insert(offset);
-            ensure!(first == offset, "version {version} ends at {first} and at {offset} in partition {partition}");
-            let later = known.range((partition, version + 1)..(partition + 1, 0)).find(|(_, later)| **later < offset);
-            ensure!(later.is_none(), "the boundary {offset} of version {version} in partition {partition} went back: {later:?}");
-            let earlier = known.range((partition, 0)..(partition, version)).find(|(_, earlier)| **earlier > offset);
-            ensure!(earlier.is_none(), "the boundary {offset} of version {version} in partition {partition} is below {earlier:?}");
-        }
-        Ok(())
-    }
-}
 
 /// Asks until `stop`.
 pub async fn read(shared: Arc<Shared>, boundaries: Arc<Boundaries>, seed: u64, stop: CancellationToken) {
@@ -149,7 +128,7 @@ fn whole(
     consistency: Consistency,
 ) -> Result<(Vec<Sums>, bool, Provenance)> {
     let provenance = provenance.context("no provenance")?;
-    boundaries.check(&provenance)?;
+    boundaries.check(&provenance).map_err(anyhow::Error::msg)?;
     ensure!(stats.iter().map(|of| &of.user_id).eq(&users.iter().map(|user| user_id(*user)).collect::<Vec<_>>()), "other users");
     let sums: Vec<Sums> = stats.iter().map(sums).collect::<Result<_>>()?;
     let counted: i64 = sums.iter().map(|sums| sums.count).sum();

@@ -14,9 +14,10 @@ use super::audit;
 use super::killer::{self, Pace};
 use super::loader::{self, Shared};
 use super::points;
-use super::reader::{self, Boundaries};
+use super::reader;
 use super::shim::Shim;
 use super::world::{Programs, Role, World};
+use crate::boundaries::Boundaries;
 
 /// How long what is open at the end may take.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(60);

@@ -21,6 +21,7 @@ use super::link::Link;
 use super::oracle::{Id, Oracle};
 use super::runs::Batch;
 use super::world::{DATA, NOTE, World};
+use crate::boundaries::Boundaries;
 
 /// Three sectors of a disk.
 const NOTE_BYTES: usize = 1_500;
@@ -41,7 +42,8 @@ pub(crate) struct Clients {
     pub(super) stats: UserStatsServiceClient<Transport>,
     to_speed: Link,
     pub(super) users: usize,
-    /// Whether the serving layer can reach the speed layer.
+    pub(super) boundaries: Arc<Boundaries>,
+    /// Whether the serving layer can reach the speed layer over a network; there is none in T1.
     pub(crate) between: Between,
 }
 
@@ -67,6 +69,7 @@ impl Clients {
             stats: UserStatsServiceClient::new(stats),
             to_speed: Link::new(&world.speed, &world.weather, &world.chance),
             users,
+            boundaries: Arc::default(),
             between: Between::default(),
         }
     }

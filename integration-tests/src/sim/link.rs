@@ -48,21 +48,25 @@ pub(super) struct Link {
     to: Address,
     weather: Weather,
     chance: super::chance::Chance,
-    cut_until: Arc<Mutex<Option<Instant>>>,
+    /// How many cuts there were, and when the last ends.
+    cuts: Arc<Mutex<(u64, Option<Instant>)>>,
 }
 
 impl Link {
     pub(super) fn new(to: &Address, weather: &Weather, chance: &super::chance::Chance) -> Self {
-        Self { to: to.clone(), weather: weather.clone(), chance: chance.clone(), cut_until: Arc::default() }
+        Self { to: to.clone(), weather: weather.clone(), chance: chance.clone(), cuts: Arc::default() }
     }
 
     /// Lets nothing through for a while.
     pub(super) fn cut(&self, pause: Duration) {
-        *self.cut_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        *cuts = (cuts.0 + 1, Some(Instant::now() + pause));
     }
 
-    fn is_cut(&self) -> bool {
-        !self.weather.is_calm() && self.cut_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    /// The number of the cut there is: the same number twice is the same cut all the while.
+    pub(super) fn cut_there_is(&self) -> Option<u64> {
+        let (number, until) = *self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.weather.is_calm() && until.is_some_and(|until| Instant::now() < until)).then_some(number)
     }
 
     async fn carry(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
@@ -70,7 +74,7 @@ impl Link {
         if self.weather.strikes(Fault::CallSlow) {
             sleep(self.chance.micros(6_000_000)).await;
         }
-        if self.is_cut() || self.weather.strikes(Fault::CallLost) {
+        if self.cut_there_is().is_some() || self.weather.strikes(Fault::CallLost) {
             return Err(Status::unavailable("the call did not arrive").into());
         }
         let Some((routes, process)) = self.to.up() else {
@@ -86,7 +90,7 @@ impl Link {
             return Err(Status::unavailable("connection reset").into());
         }
         sleep(self.chance.micros(500)).await;
-        if self.is_cut() || self.weather.strikes(Fault::ReplyLost) {
+        if self.cut_there_is().is_some() || self.weather.strikes(Fault::ReplyLost) {
             return Err(Status::unavailable("the reply did not arrive").into());
         }
         Ok(answer?)

@@ -3,6 +3,7 @@
 //! Each event of a user has an amount that is a power of four of its own, so that a sum tells how often each event was counted:
 //! digit k of the sum, written to the base of four, is the number of times that event k is in it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Events of one user at most: the sum of all must fit the amounts of an event.
@@ -24,6 +25,8 @@ struct Fact {
 #[derive(Clone, Debug)]
 pub(crate) struct Oracle {
     users: Vec<Vec<Fact>>,
+    /// What the batch view alone has answered, by user and version.
+    versions: BTreeMap<(usize, i64), i64>,
     step: u64,
     /// Resends at any distance are recognised.
     whole_window: bool,
@@ -59,7 +62,7 @@ impl fmt::Display for Id {
 
 impl Oracle {
     pub(crate) fn new(users: usize, whole_window: bool) -> Self {
-        Self { users: vec![Vec::new(); users], step: 0, whole_window }
+        Self { users: vec![Vec::new(); users], versions: BTreeMap::new(), step: 0, whole_window }
     }
 
     /// The time by which questions are compared with acknowledgements.
@@ -121,6 +124,25 @@ impl Oracle {
         self.users.iter().enumerate().flat_map(of_user).collect()
     }
 
+    /// Judges what the batch view alone answers: a version says the same whenever it is asked, counts no event twice, and has all
+    /// that an earlier one had.
+    pub(crate) fn judge_version(&mut self, user: usize, version: i64, sum: i64) -> Result<(), String> {
+        let first = *self.versions.entry((user, version)).or_insert(sum);
+        if first != sum {
+            return Err(format!("version {version} answers {first} about user {user}, and then {sum}"));
+        }
+        if (0..EVENTS_PER_USER).any(|digit| digit_of(sum, digit) > 1) {
+            return Err(format!("version {version} counts an event of user {user} more than once: {sum}"));
+        }
+        let has_all_of = |newer: i64, older: i64| (0..EVENTS_PER_USER).all(|digit| digit_of(newer, digit) >= digit_of(older, digit));
+        let earlier = self.versions.range((user, i64::MIN)..(user, version)).next_back();
+        let later = self.versions.range((user, version + 1)..=(user, i64::MAX)).next();
+        if earlier.is_some_and(|(_, older)| !has_all_of(sum, *older)) || later.is_some_and(|(_, newer)| !has_all_of(*newer, sum)) {
+            return Err(format!("about user {user} version {version} answers {sum}, beside {earlier:?} and {later:?}"));
+        }
+        Ok(())
+    }
+
     /// Compares an answer with what was known when the question was asked. What it shows is sure from now on.
     ///
     /// With `may_lack`, events may be missing, as in an answer that says so. With `covered`, a batch view has removed all copies.
@@ -149,4 +171,9 @@ impl Oracle {
         shown.into_iter().for_each(|id| self.sure(id));
         Ok(())
     }
+}
+
+/// How often a sum counts the event of this digit.
+fn digit_of(sum: i64, digit: usize) -> i64 {
+    sum / 4_i64.pow(digit as u32) % 4
 }

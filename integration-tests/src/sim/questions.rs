@@ -33,11 +33,11 @@ impl Clients {
         let (asked, min_position) = self.about_to_ask();
         let request =
             GetUserStatsRequest { user_id: user_id(user), consistency: consistency.into(), min_position, ..GetUserStatsRequest::default() };
-        let cut = self.between.cut();
+        let cut = self.cut_between();
         let under_way = self.world.weather.under_way();
         let answered = timeout(PATIENCE, self.stats.clone().get_user_stats(request)).await;
         drop(under_way);
-        let apart = cut.is_some() && cut == self.between.cut();
+        let apart = cut.is_some() && cut == self.cut_between();
         let Ok(Ok(response)) = answered else {
             self.count(|r| r.unanswered += 1);
             self.count(|r| r.refused_apart += u64::from(apart));
@@ -55,6 +55,11 @@ impl Clients {
         self.judge(user, &asked, &stats, &provenance, consistency, covered)?;
         self.check_halves(&[stats], &provenance)?;
         Ok(true)
+    }
+
+    /// What keeps the serving layer from the speed layer, on a network or a link.
+    fn cut_between(&self) -> Option<u64> {
+        self.between.cut().or_else(|| self.world.between.cut_there_is())
     }
 
     /// What is known, and now and then the position of the newest acknowledgement, all of which a complete answer then counts.
@@ -75,11 +80,11 @@ impl Clients {
             min_position,
             ..BatchGetUserStatsRequest::default()
         };
-        let cut = self.between.cut();
+        let cut = self.cut_between();
         let under_way = self.world.weather.under_way();
         let answered = timeout(PATIENCE, self.stats.clone().batch_get_user_stats(request)).await;
         drop(under_way);
-        let apart = cut.is_some() && cut == self.between.cut();
+        let apart = cut.is_some() && cut == self.cut_between();
         let Ok(Ok(response)) = answered else {
             self.count(|r| r.unanswered += 1);
             self.count(|r| r.refused_apart += u64::from(apart));
@@ -115,8 +120,12 @@ impl Clients {
         self.count(|r| r.incomplete += u64::from(!provenance.complete));
         let sum = whole_number(&stats.revenue)?;
         self.world.trace.note(|| format!("answer about {user}: {} events, {sum}, v{}", stats.event_count, provenance.version));
+        self.boundaries.check(provenance)?;
         self.oracle(|o| o.judge(user, asked, stats.event_count, sum, may_lack, covered))
             .map_err(|e| format!("{e}; {consistency:?}, covered {covered}, {provenance:?}"))?;
+        if consistency == Consistency::BatchOnly {
+            self.oracle(|o| o.judge_version(user, provenance.version, sum))?;
+        }
         self.count(|r| r.answers += 1);
         self.world.weather.recovered();
         Ok(())
