@@ -28,5 +28,5 @@ pub mod processes;
 pub mod schedule;
 /// Consecutive seeds on every core.
 pub mod seeds;
-/// T1: everything on one thread, from one seed.
+// T1: everything on one thread, from one seed. (Its own text links to its items, which do not resolve beside text of this file.)
 pub mod sim;
