@@ -213,6 +213,7 @@ impl World {
 
     /// The disk after the death of a speed layer, by a power cut or not.
     pub(crate) fn clear_up(&self, process: &Process, power_cut: bool) {
+        self.note_disk_fault();
         if power_cut {
             process.trace(|| "power cut".to_owned());
             self.disk.power_cut(Survivors::Drawn(&mut self.chance.fork()));
