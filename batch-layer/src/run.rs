@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use merganser_proto::Transport;
-use storage::machine::{Machine, RealMachine, driven};
+use storage::machine::{Machine, RealMachine, blocking, driven};
 use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
@@ -218,7 +218,7 @@ impl Run<'_> {
 
     /// One file for each partition, a few partitions at a time.
     async fn recompute(&self, sources: &[Source]) -> Result<Vec<Shard>, RunError> {
-        let spill = self.spill_folder()?;
+        let spill = self.spill_folder().await?;
         let threads = self.options.threads.get();
         let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / threads;
         let work = sources.iter().map(|source| ShardWork {
@@ -240,9 +240,11 @@ impl Run<'_> {
         running.buffered(threads).try_collect().await
     }
 
-    fn spill_folder(&self) -> Result<SpillFolder, RunError> {
+    /// Waits for others that look through the same parent, and may have much to remove.
+    async fn spill_folder(&self) -> Result<SpillFolder, RunError> {
         let parent = self.options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
-        SpillFolder::open(&parent).map_err(|source| RunError::Local { path: parent.display().to_string(), source })
+        let place = parent.clone();
+        blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
     }
 
     /// Sums up what was removed; the answer is the keys that the speed layer counted too often.

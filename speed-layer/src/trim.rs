@@ -32,21 +32,16 @@ pub(crate) async fn trim_as_versions_come(realtime: Arc<Realtime>, dedup_window_
             () = shutdown.cancelled() => return,
             trimmed = trim(&realtime, dedup_window_rows) => trimmed,
         };
+        let failed = trimmed.is_err();
         // What is not verified stays, and is tried again.
-        let retry = async {
-            match trimmed {
-                Ok(()) => std::future::pending().await,
-                Err(e) => {
-                    warn!(error = e.chain(), "the log could not be trimmed");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        };
+        if let Err(e) = trimmed {
+            warn!(error = e.chain(), "the log could not be trimmed");
+        }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = realtime.prepared.notified() => {}
-            () = retry => {}
+            () = tokio::time::sleep(RETRY), if failed => {}
         }
     }
 }
@@ -74,8 +69,7 @@ pub(crate) async fn trim(realtime: &Realtime, dedup_window_rows: i64) -> Result<
     let listed = list_segments(realtime.archive.store()).await?;
     let mut outcome = Ok(());
     for (partition, segments) in surplus {
-        let let_go = let_go(&realtime.archive, partition, segments, &listed).await;
-        outcome = outcome.and(let_go);
+        outcome = outcome.and(let_go(&realtime.archive, partition, segments, &listed).await);
     }
     outcome
 }

@@ -87,21 +87,18 @@ impl Kept {
     }
 }
 
-/// The events of every partition that were not trimmed. The folder is opened as a server opens it, so a torn tail is cut.
-///
-/// # Errors
-/// The log is damaged.
-pub fn read_log(data: &Path) -> Result<Vec<Vec<Kept>>> {
+/// The events of every partition that were not trimmed, by offset. The folder is opened as a server opens it, so a torn tail is cut.
+fn read_log(data: &Path) -> Result<Vec<BTreeMap<i64, Kept>>> {
     let folder = LogFolder::open(data, PARTITIONS)?;
     let schema = EventSchema::default();
     let mut partitions = Vec::new();
     for partition in 0..PARTITIONS {
         let reader = folder.partition(partition)?.reader();
-        let mut events = Vec::new();
+        let mut events = BTreeMap::new();
         for entry in reader.read(reader.start()..reader.head())? {
             let entry = entry?;
             let (event, _) = record::decode(&entry.payload, partition as i32, entry.offset, &schema)?;
-            events.push(Kept::new(&event.user_id, &event.event_id, event.amount, event.event_time_us)?);
+            events.insert(entry.offset, Kept::new(&event.user_id, &event.event_id, event.amount, event.event_time_us)?);
         }
         partitions.push(events);
     }
@@ -114,13 +111,7 @@ pub fn read_log(data: &Path) -> Result<Vec<Vec<Kept>>> {
 /// # Errors
 /// They are damaged, contradict each other, or leave something out.
 pub fn read_log_and_archive(data: &Path) -> Result<Vec<Vec<Kept>>> {
-    let logged = read_log(data)?;
-    let folder = LogFolder::open(data, PARTITIONS)?;
-    let mut partitions: Vec<BTreeMap<i64, Kept>> = Vec::new();
-    for (partition, events) in (0..).zip(logged) {
-        let start = folder.partition(partition)?.reader().start();
-        partitions.push((start..).zip(events).collect());
-    }
+    let mut partitions = read_log(data)?;
     let mut ends = [0; PARTITIONS as usize];
     for (partition, range, path) in sealed_files(&data.join("store/master/events"))? {
         let end = std::mem::replace(&mut ends[partition], range.end);

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, Provenance, UserStats};
 use tokio::time::{sleep, timeout};
+use tonic::{Response, Status};
 
 use super::clients::{Clients, Outcome, PATIENCE, check_error, user_id};
 use super::oracle::{Asked, Oracle};
@@ -33,28 +34,40 @@ impl Clients {
         let (asked, min_position) = self.about_to_ask();
         let request =
             GetUserStatsRequest { user_id: user_id(user), consistency: consistency.into(), min_position, ..GetUserStatsRequest::default() };
-        let cut = self.cut_between();
-        let under_way = self.world.weather.under_way();
-        let answered = timeout(PATIENCE, self.stats.clone().get_user_stats(request)).await;
-        drop(under_way);
-        let apart = cut.is_some() && cut == self.cut_between();
-        let Ok(Ok(response)) = answered else {
-            self.count(|r| r.unanswered += 1);
-            self.count(|r| r.refused_apart += u64::from(apart));
-            if let Ok(Err(status)) = answered {
-                check_error(&status)?;
-                self.world.trace.note(|| format!("no answer about {user}: {}", status.message()));
-            }
-            return Ok(false);
-        };
-        let response = response.into_inner();
+        let (response, apart) = self.answer(&[user], self.stats.clone().get_user_stats(request)).await?;
+        let Some(response) = response else { return Ok(false) };
         let (Some(stats), Some(provenance)) = (response.stats, response.provenance) else {
             return Err("an answer without stats or provenance".to_owned());
         };
         check_reason(&provenance, consistency, apart)?;
+        self.boundaries.check(&provenance)?;
         self.judge(user, &asked, &stats, &provenance, consistency, covered)?;
         self.check_halves(&[stats], &provenance)?;
         Ok(true)
+    }
+
+    /// What a call about `users` is answered, if it is, and whether the halves were apart all the while.
+    async fn answer<T>(
+        &self,
+        users: &[usize],
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<(Option<T>, bool), String> {
+        let cut = self.cut_between();
+        let under_way = self.world.weather.under_way();
+        let answered = timeout(PATIENCE, Box::pin(call)).await;
+        drop(under_way);
+        let apart = cut.is_some() && cut == self.cut_between();
+        match answered {
+            Ok(Ok(response)) => return Ok((Some(response.into_inner()), apart)),
+            Ok(Err(status)) => {
+                check_error(&status)?;
+                self.world.trace.note(|| format!("no answer about {users:?}: {}", status.message()));
+            }
+            Err(_) => {}
+        }
+        self.count(|r| r.unanswered += 1);
+        self.count(|r| r.refused_apart += u64::from(apart));
+        Ok((None, apart))
     }
 
     /// What keeps the serving layer from the speed layer, on a network or a link.
@@ -80,22 +93,14 @@ impl Clients {
             min_position,
             ..BatchGetUserStatsRequest::default()
         };
-        let cut = self.cut_between();
-        let under_way = self.world.weather.under_way();
-        let answered = timeout(PATIENCE, self.stats.clone().batch_get_user_stats(request)).await;
-        drop(under_way);
-        let apart = cut.is_some() && cut == self.cut_between();
-        let Ok(Ok(response)) = answered else {
-            self.count(|r| r.unanswered += 1);
-            self.count(|r| r.refused_apart += u64::from(apart));
-            return answered.map_or(Ok(()), |outcome| outcome.map_or_else(|status| check_error(&status), |_| Ok(())));
-        };
-        let response = response.into_inner();
+        let (response, apart) = self.answer(users, self.stats.clone().batch_get_user_stats(request)).await?;
+        let Some(response) = response else { return Ok(()) };
         let Some(provenance) = response.provenance else { return Err("an answer without provenance".to_owned()) };
         if response.stats.len() != users.len() {
             return Err(format!("{} answers to {} questions", response.stats.len(), users.len()));
         }
         check_reason(&provenance, consistency, apart)?;
+        self.boundaries.check(&provenance)?;
         for (user, stats) in users.iter().zip(&response.stats) {
             self.judge(*user, &asked, stats, &provenance, consistency, false)?;
         }
@@ -120,7 +125,6 @@ impl Clients {
         self.count(|r| r.incomplete += u64::from(!provenance.complete));
         let sum = whole_number(&stats.revenue)?;
         self.world.trace.note(|| format!("answer about {user}: {} events, {sum}, v{}", stats.event_count, provenance.version));
-        self.boundaries.check(provenance)?;
         self.oracle(|o| o.judge(user, asked, stats.event_count, sum, may_lack, covered))
             .map_err(|e| format!("{e}; {consistency:?}, covered {covered}, {provenance:?}"))?;
         if consistency == Consistency::BatchOnly {

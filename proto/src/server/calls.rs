@@ -29,8 +29,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Calls that may wait for a place, for each place there is: they wait for a short time only.
 const WAITING_PER_PLACE: usize = 1;
-/// Answers that may wait to be read, for each place there is. Whoever does not read keeps memory, but keeps nobody from being
-/// answered.
+/// Answers that may wait to be read, for each place there is. Whoever does not read keeps memory, but keeps no small answer from
+/// being given.
 const UNREAD_PER_PLACE: usize = 8;
 /// What is read and thrown away of a question that is refused: as much as may be on its way, which is the window of a stream.
 /// Refusing it in the middle would leave that over, and a connection with enough of it is closed as an attacker's.
@@ -57,7 +57,7 @@ impl Room {
     #[must_use]
     pub fn new(kind: &'static str, places: usize, patience: Duration) -> Self {
         let [free, line, unread] = [1, WAITING_PER_PLACE, UNREAD_PER_PLACE].map(|each| Arc::new(Semaphore::new(places * each)));
-        let [questions, answers] = [Memory::of_places(places), Memory::of_places(places)];
+        let [questions, answers] = [Memory::new(kind, places), Memory::new(kind, places)];
         Self { kind, places, patience, free, line, unread, questions, answers }
     }
 
@@ -76,25 +76,15 @@ impl Room {
         timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 
-    /// The question in `request`, weighed with the others of this room, and its weight for as long as the call takes.
-    fn weigh(&self, request: Request<Body>) -> (Request<Body>, Arc<Mutex<Taken>>) {
-        let taken = Arc::new(Mutex::new(self.questions.nothing()));
-        let weighed = request.map(|body| Body::new(Weighed::new(body, Some(Arc::clone(&taken)), self.no_memory())));
-        (weighed, taken)
-    }
-
     /// A place for an answer of so many bytes until it has been read.
-    fn keep(&self, answer_bytes: usize) -> Option<UnreadPlace> {
-        let place = Arc::clone(&self.unread).try_acquire_owned().ok()?;
-        Some((place, self.answers.take(answer_bytes)?))
+    fn keep(&self, answer_bytes: usize) -> Result<UnreadPlace, Status> {
+        let place = Arc::clone(&self.unread).try_acquire_owned().map_err(|_| self.refusal())?;
+        let memory = self.answers.take(answer_bytes).ok_or_else(|| self.answers.refusal())?;
+        Ok((place, memory))
     }
 
     fn refusal(&self) -> Status {
         refusal("OVERLOADED", format!("{} {} are in flight; try again", self.places, self.kind))
-    }
-
-    fn no_memory(&self) -> Status {
-        refusal("OVERLOADED", format!("large {} in flight have taken all memory there is for them; try again", self.kind))
     }
 }
 
@@ -170,18 +160,11 @@ impl Service<Request<Body>> for Calls {
                     return Ok(room.refusal().into_http());
                 }
             }
-            let memory = match (&room, shape) {
-                (_, Shape::Stream) => None,
-                (Some(room), _) => {
-                    let (weighed, memory) = room.weigh(request);
-                    request = weighed;
-                    Some(memory)
-                }
-                (None, _) => {
-                    request = request.map(|body| Body::new(Weighed::new(body, None, too_large())));
-                    None
-                }
-            };
+            // Given back when the call is over.
+            let memory = room.as_ref().map(|room| Arc::new(Mutex::new(room.questions.nothing())));
+            if shape != Shape::Stream {
+                request = request.map(|body| Body::new(Weighed::new(body, memory.clone())));
+            }
             // It is ready whenever its clone was.
             let answer = routes.call(request);
             let response = match within {
@@ -200,7 +183,10 @@ impl Service<Request<Body>> for Calls {
             let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
             let bytes = first.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
             // What was done stays done: to ask again is safe.
-            let Some(unread_place) = room.keep(bytes) else { return Ok(room.no_memory().into_http()) };
+            let unread_place = match room.keep(bytes) {
+                Ok(unread_place) => unread_place,
+                Err(refused) => return Ok(refused.into_http()),
+            };
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, unread_place, unread, cut))))
         })
@@ -233,14 +219,14 @@ fn is_not_grpc(request: &Request<Body>) -> Option<StatusCode> {
 }
 
 /// RESOURCE_EXHAUSTED, and when to try again.
-fn refusal(reason: &str, message: impl Into<String>) -> Status {
+pub(super) fn refusal(reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 /// For a method that takes small questions only.
-fn too_large() -> Status {
+pub(super) fn too_large() -> Status {
     Status::with_error_details(
         Code::InvalidArgument,
         "the question is too large",

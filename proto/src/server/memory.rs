@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
 
-use super::calls::{drain, too_late};
+use super::calls::{drain, refusal, too_large, too_late};
 
 /// What each place adds to it,
 const KIB_PER_PLACE: usize = 512;
@@ -29,15 +29,16 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
+    kind: &'static str,
     kib: Arc<Semaphore>,
     all_kib: usize,
 }
 
 impl Memory {
-    /// For the messages of so many calls at once.
-    pub(super) fn of_places(places: usize) -> Self {
+    /// For the messages of so many calls of a kind at once.
+    pub(super) fn new(kind: &'static str, places: usize) -> Self {
         let all_kib = (places * KIB_PER_PLACE).max(LEAST_KIB);
-        Self { kib: Arc::new(Semaphore::new(all_kib)), all_kib }
+        Self { kind, kib: Arc::new(Semaphore::new(all_kib)), all_kib }
     }
 
     /// Takes what a message of so many bytes needs, unless there is less. One that is larger than all there is takes all of it.
@@ -49,6 +50,11 @@ impl Memory {
     /// What a message has before its first byte is there.
     pub(super) fn nothing(&self) -> Taken {
         Taken { memory: self.clone(), permit: None, kib: 0 }
+    }
+
+    /// What a message is told for which there is not enough.
+    pub(super) fn refusal(&self) -> Status {
+        refusal("OVERLOADED", format!("large {} in flight have taken all memory there is for them; try again", self.kind))
     }
 }
 
@@ -85,29 +91,25 @@ pub(super) struct Weighed {
     /// Absent where there is no memory to share, and a question has to be small.
     taken: Option<Arc<Mutex<Taken>>>,
     bytes: usize,
-    claimed_bytes: usize,
-    refusal: Option<Status>,
     late: Pin<Box<Sleep>>,
 }
 
 impl Weighed {
-    /// Fails with `refusal` where there is no memory for `body`.
-    pub(super) fn new(body: Body, taken: Option<Arc<Mutex<Taken>>>, refusal: Status) -> Self {
-        Self { body, taken, bytes: 0, claimed_bytes: 0, refusal: Some(refusal), late: Box::pin(sleep(BODY_PATIENCE)) }
+    pub(super) fn new(body: Body, taken: Option<Arc<Mutex<Taken>>>) -> Self {
+        Self { body, taken, bytes: 0, late: Box::pin(sleep(BODY_PATIENCE)) }
     }
 
-    /// Whether there is room for what has come in with `data`, and for what it announces.
-    fn has_room_for(&mut self, data: &[u8]) -> bool {
-        if let (0, Some((prefix, _))) = (self.bytes, data.split_first_chunk::<PREFIX_BYTES>()) {
-            let [_, length @ ..] = *prefix;
-            self.claimed_bytes = (u32::from_be_bytes(length) as usize).min(MAX_CLAIM_BYTES) + PREFIX_BYTES;
-        }
+    /// Takes what has come in with `data`, and what its first bytes announce.
+    fn weigh(&mut self, data: &[u8]) -> Result<(), Status> {
+        let announced = match data.split_first_chunk::<PREFIX_BYTES>() {
+            Some(([_, length @ ..], _)) if self.bytes == 0 => (u32::from_be_bytes(*length) as usize).min(MAX_CLAIM_BYTES) + PREFIX_BYTES,
+            _ => 0,
+        };
         self.bytes += data.len();
-        let bytes = self.bytes.max(self.claimed_bytes);
-        match &self.taken {
-            None => bytes <= FREE_BYTES,
-            Some(taken) => taken.lock().unwrap_or_else(PoisonError::into_inner).reach(bytes),
-        }
+        let bytes = self.bytes.max(announced);
+        let Some(taken) = &self.taken else { return if bytes <= FREE_BYTES { Ok(()) } else { Err(too_large()) } };
+        let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.reach(bytes) { Ok(()) } else { Err(taken.memory.refusal()) }
     }
 }
 
@@ -123,10 +125,10 @@ impl http_body::Body for Weighed {
         };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
-            && !this.has_room_for(data)
+            && let Err(refused) = this.weigh(data)
         {
             tokio::spawn(drain(std::mem::take(&mut this.body)));
-            return Poll::Ready(this.refusal.take().map(Err));
+            return Poll::Ready(Some(Err(refused)));
         }
         Poll::Ready(frame)
     }
@@ -148,7 +150,7 @@ mod tests {
     /// Proves that messages share the memory, that small ones need none of it, and that it comes back.
     #[test]
     fn shared() {
-        let memory = Memory::of_places(1);
+        let memory = Memory::new("messages", 1);
         let mut large: Vec<_> = (0..8).map(|_| memory.take(4 << 20).unwrap()).collect();
         // Eight times 16 KiB are free.
         assert!(large[0].reach((4 << 20) + 7 * FREE_BYTES));
@@ -166,7 +168,7 @@ mod tests {
     /// Proves that a message larger than all there is can still have all of it.
     #[test]
     fn larger_than_all() {
-        let memory = Memory::of_places(1);
+        let memory = Memory::new("messages", 1);
         let all = memory.take(1 << 30).unwrap();
         assert!(memory.take(FREE_BYTES + 1).is_none());
         drop(all);
@@ -176,12 +178,12 @@ mod tests {
     /// Proves that the first bytes of a question take room for all of it, at most for the largest there may be.
     #[tokio::test]
     async fn announced() {
-        let memory = Memory::of_places(1);
+        let memory = Memory::new("messages", 1);
         let question = |length: u32| {
             let taken = Arc::new(Mutex::new(memory.nothing()));
-            let mut weighed = Weighed::new(Body::empty(), Some(Arc::clone(&taken)), Status::unknown(""));
-            let has_room = weighed.has_room_for(&[&[0][..], &length.to_be_bytes(), b"beginning"].concat());
-            (has_room, taken)
+            let mut weighed = Weighed::new(Body::empty(), Some(Arc::clone(&taken)));
+            let weighed = weighed.weigh(&[&[0][..], &length.to_be_bytes(), b"beginning"].concat());
+            (weighed.is_ok(), taken)
         };
         let all: Vec<_> = (0..8).map(|_| question(u32::MAX)).collect();
         assert!(all.iter().all(|(has_room, _)| *has_room));
