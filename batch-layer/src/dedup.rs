@@ -1,15 +1,16 @@
 //! Same identity, counted once: of rows with one user and event id the lowest offset stays, over all history.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::filter_record_batch;
+use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use views::schema::{CONTENT_HASH, OFFSET};
-use views::shard_of;
+use views::{Definition, shard_of};
 
 use crate::error::RunError;
 use crate::report::Removed;
-use crate::source::column;
+use crate::source::{EventColumns, Source, column};
 
 /// Removed rows that a report lists; all are counted.
 pub(crate) const EXAMPLES: usize = 100;
@@ -25,13 +26,14 @@ pub(crate) struct Duplicates {
     pub(crate) late: Vec<Removed>,
     /// The first of the latter.
     pub(crate) conflicts: Vec<Removed>,
-    /// Users with a removed row at or above the boundary of the version before: the speed layer counted it. Held in memory, a key
-    /// each.
+    /// Keys of removed rows at or above the boundary of the version before: the speed layer counted them. Held in memory.
     pub(crate) touched_keys: BTreeSet<String>,
 }
 
 /// Drops repeated identities from rows in order of user, event and offset.
 pub(crate) struct Dedup {
+    definition: Arc<Definition>,
+    columns: Arc<EventColumns>,
     partition: u32,
     partitions: u32,
     /// Where the events begin that the version before does not cover.
@@ -49,8 +51,10 @@ struct Kept {
 }
 
 impl Dedup {
-    pub(crate) fn new(partition: u32, partitions: u32, new_from: i64) -> Self {
-        Self { partition, partitions, new_from, kept: None, found: Duplicates::default() }
+    /// For the events of `source`, of which the version before does not cover those from `new_from` on.
+    pub(crate) fn new(definition: &Arc<Definition>, source: &Source, partitions: u32, new_from: i64) -> Self {
+        let (definition, columns) = (Arc::clone(definition), Arc::clone(&source.columns));
+        Self { definition, columns, partition: source.partition, partitions, new_from, kept: None, found: Duplicates::default() }
     }
 
     /// The rows that count.
@@ -63,6 +67,7 @@ impl Dedup {
         let offsets = column::<Int64Array>(rows, OFFSET);
         let hashes = column::<Int64Array>(rows, CONTENT_HASH);
         let mut stays = Vec::with_capacity(rows.num_rows());
+        let mut touching: Vec<u32> = Vec::new();
         for row in 0..rows.num_rows() {
             let (user_id, event_id, offset) = (users.value(row), events.value(row), offsets.value(row));
             let same_user = self.kept.as_ref().is_some_and(|kept| kept.user_id == user_id);
@@ -70,6 +75,7 @@ impl Dedup {
             stays.push(!repeated);
             if repeated {
                 self.remove(offset, hashes.value(row));
+                touching.extend((offset >= self.new_from).then_some(row as u32));
                 continue;
             }
             if !same_user {
@@ -77,6 +83,7 @@ impl Dedup {
             }
             self.kept = Some(Kept { user_id: user_id.to_owned(), event_id: event_id.to_owned(), offset, content_hash: hashes.value(row) });
         }
+        self.touch(rows, touching)?;
         if stays.iter().all(|stays| *stays) {
             return Ok(rows.clone());
         }
@@ -100,9 +107,18 @@ impl Dedup {
                 removed_offset: offset,
             });
         }
-        if offset >= self.new_from {
-            found.touched_keys.insert(kept.user_id.clone());
+    }
+
+    /// Notes the keys of removed rows. They are the rows' own: a row with the identity of another may have another key.
+    fn touch(&mut self, rows: &RecordBatch, touching: Vec<u32>) -> Result<(), RunError> {
+        if touching.is_empty() {
+            return Ok(());
         }
+        let removed = take_record_batch(rows, &UInt32Array::from(touching)).expect("the indices are those of rows");
+        let keys = self.definition.keys(&self.columns.widen(&removed));
+        let keys = keys.map_err(|source| RunError::Fold { partition: self.partition, source })?;
+        self.found.touched_keys.extend(keys.iter().flatten().map(str::to_owned));
+        Ok(())
     }
 
     fn check_place(&self, user_id: &str, event_id: &str, offset: i64) -> Result<(), RunError> {

@@ -1,27 +1,58 @@
-//! Which SQL a run folds with: the file of the view, or what is built in.
+//! Which views there are, and which SQL a run folds with: the file of the view, or what is built in.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest};
+use storage::paths::ViewName;
 use storage::store::Store;
 use views::Definition;
 
 use crate::error::RunError;
 use crate::options::RunOptions;
 
-/// The view that needs no file.
-const BUILT_IN: &str = "user_stats";
+/// What the files of views end in.
+const EXTENSION: &str = "sql";
+
+/// The views that have a file in `views_dir`, and the built-in one, by name.
+///
+/// # Errors
+/// The folder cannot be read, or a file of it is named as no view can be.
+pub fn declared(views_dir: &Path) -> Result<BTreeSet<ViewName>, RunError> {
+    let mut views = BTreeSet::from([ViewName::user_stats()]);
+    let local = |source| RunError::Local { path: views_dir.display().to_string(), source };
+    let entries = match std::fs::read_dir(views_dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(views),
+        entries => entries.map_err(local)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(local)?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            views.insert(name.try_into().map_err(|source| RunError::ViewName { file: path.display().to_string(), source })?);
+        }
+    }
+    Ok(views)
+}
 
 /// Reads and checks the definition of the view. The built-in one applies as long as nothing else was ever published: a folder
 /// that is not where it should be must not undo a view.
 pub(crate) fn load(options: &RunOptions, parent: Option<&Manifest>) -> Result<Definition, RunError> {
-    let path = options.views_dir.join(format!("{}.sql", options.view));
+    let path = options.views_dir.join(format!("{}.{EXTENSION}", options.view));
     let file = path.display().to_string();
     match std::fs::read_to_string(&path) {
-        Ok(sql) => Definition::parse(&sql, &options.events).map_err(|source| RunError::Definition { file, source }),
+        Ok(sql) => {
+            let definition =
+                Definition::parse(&sql, &options.events).map_err(|source| RunError::Definition { file: file.clone(), source })?;
+            let is_by_user_alone = definition.is_by_user() && definition.key_columns().len() == 1;
+            match options.view == ViewName::user_stats() && !is_by_user_alone {
+                true => Err(RunError::UserStatsKey { file }),
+                false => Ok(definition),
+            }
+        }
         Err(e) if e.kind() != ErrorKind::NotFound => Err(RunError::Local { path: file, source: e }),
-        Err(_) if options.view.as_str() == BUILT_IN => {
+        Err(_) if options.view == ViewName::user_stats() => {
             let built_in = Definition::user_stats(&options.events);
             match parent.filter(|parent| parent.fingerprint != built_in.fingerprint()) {
                 Some(parent) => Err(RunError::DefinitionGone { file: absolute(&path), version: parent.version }),
@@ -45,6 +76,12 @@ pub(crate) async fn check_amount(definition: &Definition, options: &RunOptions, 
         true => Ok(()),
         false => Err(RunError::AmountType { version: parent.version, before, here }),
     }
+}
+
+/// Where the first bucket starts that a version as of that moment keeps; `None` if it keeps all.
+pub(crate) fn kept_from(definition: &Definition, as_of: Option<i64>) -> Result<Option<i64>, RunError> {
+    let Some(as_of) = as_of else { return Ok(None) };
+    definition.kept_from(as_of).map_err(|source| RunError::Limit { source })
 }
 
 /// The definition as it is stored beside the manifests.

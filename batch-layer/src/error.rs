@@ -146,6 +146,28 @@ pub enum RunError {
         /// What the SQL said.
         reason: String,
     },
+    /// A file in the folder of views is named as no view can be.
+    #[error("{file}: rename the file")]
+    ViewName {
+        /// The file.
+        file: String,
+        /// How views are named.
+        #[source]
+        source: StoreError,
+    },
+    /// `GetUserStats` answers from this view.
+    #[error("{file}: user_stats answers questions about one user, so its key is user_id alone; give a view by another key another name")]
+    UserStatsKey {
+        /// The file.
+        file: String,
+    },
+    /// The buckets that a limit keeps cannot be told.
+    #[error("the view's bucket fails at the end of what it keeps")]
+    Limit {
+        /// What the SQL said.
+        #[source]
+        source: FoldError,
+    },
     /// The definition fails, on no event alone but on many together.
     #[error("the view fails on events of partition {partition} taken together")]
     Fold {
@@ -245,6 +267,8 @@ impl RunError {
         use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
         match self {
             Self::Definition { .. }
+            | Self::ViewName { .. }
+            | Self::UserStatsKey { .. }
             | Self::NoDefinition { .. }
             | Self::DefinitionGone { .. }
             | Self::AmountType { .. }

@@ -49,6 +49,7 @@ mod spill;
 pub mod versions;
 
 pub use audit::Difference;
+pub use definition::declared;
 pub use error::RunError;
 pub use options::RunOptions;
 pub use report::{Removed, RunReport};

@@ -1,6 +1,7 @@
 //! The command line of the batch layer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -33,16 +34,16 @@ struct Cli {
     /// Settings; without it merganser.toml if there is one, or the built-in defaults
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// The view
-    #[arg(long, global = true, default_value = "user_stats")]
-    view: ViewName,
+    /// The view; without it run recomputes every view that is declared, and the others mean user_stats
+    #[arg(long, global = true)]
+    view: Option<ViewName>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Recompute the view once and publish it
+    /// Recompute the views once and publish them
     Run {
         /// Do not ask for a cut; take what is archived already
         #[arg(long, conflicts_with = "speed_layer")]
@@ -136,25 +137,24 @@ fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
 
 /// Does what was asked; the answer is the exit code.
 async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8> {
+    let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
         Command::Run { no_speed_layer, speed_layer, memory_limit, threads, force } => {
-            let mut options = RunOptions { force, ..RunOptions::from_config(config, cli.view) };
-            options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
-            options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
-            options.threads = threads.unwrap_or(options.threads);
-            let speed_layer = options.speed_layer.as_deref().unwrap_or("none");
-            info!(store = config.store.url, view = %options.view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, "batch run");
-            match batch_layer::run(&options, store, Arc::new(Terminal::default())).await? {
-                RunOutcome::Published(report) => {
-                    println!("{report}");
-                    return Ok(0);
-                }
-                RunOutcome::NothingToDo(reason) => println!("nothing to do: {reason}"),
-            }
-            return Ok(NOTHING_TO_DO);
+            let views = match cli.view {
+                Some(view) => BTreeSet::from([view]),
+                None => batch_layer::declared(&config.views.dir)?,
+            };
+            let options = |view| {
+                let mut options = RunOptions { force, ..RunOptions::from_config(config, view) };
+                options.speed_layer = if no_speed_layer { None } else { speed_layer.clone().or(options.speed_layer) };
+                options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
+                options.threads = threads.unwrap_or(options.threads);
+                options
+            };
+            return Ok(run_all(views.into_iter().map(options), store, &config.store.url).await);
         }
-        Command::Versions => println!("{}", versions::table(&versions::list(store, &cli.view).await?, RealMachine.now().into())),
-        Command::Verify { version } => match versions::verify(store, &cli.view, version).await? {
+        Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
+        Command::Verify { version } => match versions::verify(store, &one, version).await? {
             Some(sound) => println!("v{} is sound: {} files, {} rows", sound.version, sound.files.len(), sound.row_count),
             None => println!("no version yet"),
         },
@@ -164,6 +164,28 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
         Command::Expire(rest) => return Ok(not_built("expire", &rest)),
     }
     Ok(0)
+}
+
+/// Runs over one view after the other. One that fails does not keep the others from being published. The exit code is that of the
+/// first failure; without one it says whether anything was published.
+async fn run_all(runs: impl Iterator<Item = RunOptions>, store: &Store, url: &str) -> u8 {
+    let (mut failed, mut code) = (None, NOTHING_TO_DO);
+    for options in runs {
+        let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
+        info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, "batch run");
+        match batch_layer::run(&options, store, Arc::new(Terminal::default())).await {
+            Ok(RunOutcome::Published(report)) => {
+                println!("{report}");
+                code = 0;
+            }
+            Ok(RunOutcome::NothingToDo(reason)) => println!("nothing to do for {view}: {reason}"),
+            Err(error) => {
+                failed.get_or_insert(error.exit_code());
+                eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
+            }
+        }
+    }
+    failed.unwrap_or(code)
 }
 
 fn not_built(command: &str, rest: &NotBuilt) -> u8 {

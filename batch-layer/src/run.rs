@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use merganser_proto::Transport;
 use storage::machine::{Machine, RealMachine, blocking, driven};
-use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
+use storage::manifest::{Definitions, FORMAT_VERSION, FORMAT_VERSION_WITH_LIMIT, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
 use storage::store::{Retry, Store, StoreError};
@@ -20,7 +20,7 @@ use views::{Definition, digest};
 use crate::audit::{Audit, Audited};
 use crate::collect::{Collected, collect};
 use crate::cut::Cut;
-use crate::dedup::EXAMPLES;
+use crate::dedup::{Duplicates, EXAMPLES};
 use crate::definition;
 use crate::error::RunError;
 use crate::keeper::Keeper;
@@ -28,7 +28,7 @@ use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::report::{RunReport, new_run_id};
 use crate::service::SpeedLayer;
-use crate::shard::{Shard, ShardWork};
+use crate::shard::{Chunk, ChunkWork, MergeWork, Part, Shard, ShardWork, Work};
 use crate::sort::SortBounds;
 use crate::source::{EventColumns, Source};
 use crate::spill::SpillFolder;
@@ -177,9 +177,11 @@ impl Run<'_> {
     async fn publish(&mut self, segments: &[SegmentMeta]) -> Result<(), RunError> {
         let sources = self.sources(segments)?;
         let boundary_records = sources.iter().map(Source::last_record).collect();
-        let shards = self.recompute(&sources).await?;
-        let touched_keys = self.note_duplicates(&shards);
-        let mut manifest = self.manifest(shards, boundary_records);
+        let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
+        let kept_from = definition::kept_from(&self.definition, as_of)?;
+        let (shards, duplicates) = self.recompute(&sources, kept_from).await?;
+        let touched_keys = self.note_duplicates(&duplicates);
+        let mut manifest = self.manifest(shards, boundary_records, as_of);
         let audited = Box::pin(self.audit(&manifest, sources, touched_keys)).await?;
         self.check_counts(audited.event_count)?;
         manifest.event_count = audited.event_count;
@@ -216,28 +218,49 @@ impl Run<'_> {
         Ok((0..).zip(self.cut.chains(segments)?).map(source).collect())
     }
 
-    /// One file for each partition, a few partitions at a time.
-    async fn recompute(&self, sources: &[Source]) -> Result<Vec<Shard>, RunError> {
+    /// When the newest event was appended. A clock that was ahead then does not let everything go now.
+    async fn as_of(&self, sources: &[Source]) -> Result<i64, RunError> {
+        let now = DateTime::<Utc>::from(self.machine.now()).timestamp_micros();
+        let mut newest = None;
+        for source in sources {
+            newest = newest.max(source.newest_append_time_us().await?);
+        }
+        Ok(newest.map_or(now, |newest| newest.min(now)))
+    }
+
+    /// A file for each shard, a few at a time.
+    async fn recompute(&self, sources: &[Source], kept_from: Option<i64>) -> Result<(Vec<Shard>, Vec<Duplicates>), RunError> {
         let spill = self.spill_folder().await?;
         let threads = self.options.threads.get();
         let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / threads;
-        let work = sources.iter().map(|source| ShardWork {
+        let work = Work {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
-            source: source.clone(),
             partitions: sources.len() as u32,
-            path: ViewFilePath {
-                view: self.options.view.clone(),
-                version: self.report.version,
-                run_id: self.run_id.clone(),
-                part: source.partition,
-            },
             bounds: SortBounds { memory_bytes, spill_dir: spill.path().to_owned() },
-            new_from: self.parent.as_ref().map_or(0, |p| p.boundary[source.partition as usize]),
+            kept_from,
             progress: Arc::clone(&self.progress),
-        });
-        let running = stream::iter(work).map(|work| on_blocking_thread(work.recompute()));
-        running.buffered(threads).try_collect().await
+        };
+        let part = |source: &Source| {
+            let new_from = self.parent.as_ref().map_or(0, |p| p.boundary[source.partition as usize]);
+            Part { source: source.clone(), new_from }
+        };
+        if self.definition.is_by_user() {
+            let shard = |source: &Source| ShardWork { work: work.clone(), part: part(source), path: self.file(source.partition) };
+            let running = stream::iter(sources).map(|source| on_blocking_thread(shard(source).recompute()));
+            return Ok(running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip());
+        }
+        let chunk = |source: &Source| ChunkWork { work: work.clone(), part: part(source) };
+        let running = stream::iter(sources).map(|source| on_blocking_thread(chunk(source).recompute()));
+        let (chunks, duplicates): (Vec<_>, Vec<_>) = running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip();
+        let chunks: Vec<Chunk> = chunks.into_iter().flatten().collect();
+        let merge = |shard| MergeWork::new(work.clone(), &chunks, self.file(shard));
+        let running = stream::iter(0..work.partitions).map(|shard| on_blocking_thread(merge(shard).merge()));
+        Ok((running.buffered(threads).try_collect().await?, duplicates))
+    }
+
+    fn file(&self, part: u32) -> ViewFilePath {
+        ViewFilePath { view: self.options.view.clone(), version: self.report.version, run_id: self.run_id.clone(), part }
     }
 
     /// Waits for others that look through the same parent, and may have much to remove.
@@ -248,9 +271,9 @@ impl Run<'_> {
     }
 
     /// Sums up what was removed; the answer is the keys that the speed layer counted too often.
-    fn note_duplicates(&mut self, shards: &[Shard]) -> BTreeSet<String> {
+    fn note_duplicates(&mut self, duplicates: &[Duplicates]) -> BTreeSet<String> {
         let report = &mut self.report;
-        let found = || shards.iter().map(|shard| &shard.duplicates);
+        let found = || duplicates.iter();
         report.late_duplicate_count = found().map(|d| d.late_count).sum();
         report.conflict_count = found().map(|d| d.conflict_count).sum();
         report.late_duplicates = found().flat_map(|d| d.late.iter().cloned()).take(EXAMPLES).collect();
@@ -259,15 +282,15 @@ impl Run<'_> {
     }
 
     /// The manifest as it will be published, but for what the audit has to say.
-    fn manifest(&mut self, shards: Vec<Shard>, boundary_records: Vec<String>) -> Manifest {
-        let digest = digest::combine(shards.iter().map(|shard| shard.digest.as_str()));
-        let files: Vec<_> = shards.into_iter().map(|shard| shard.file).collect();
+    fn manifest(&mut self, shards: Vec<Shard>, boundary_records: Vec<String>, as_of: Option<i64>) -> Manifest {
+        let digest = digest::combine(shards.iter().map(|(_, digest)| digest.as_str()));
+        let files: Vec<_> = shards.into_iter().map(|(file, _)| file).collect();
         let report = &mut self.report;
         report.digest.clone_from(&digest);
         report.state_rows = files.iter().map(|file| file.rows).sum();
         report.view_bytes = files.iter().map(|file| file.bytes).sum();
         Manifest {
-            format_version: FORMAT_VERSION,
+            format_version: if as_of.is_some() { FORMAT_VERSION_WITH_LIMIT } else { FORMAT_VERSION },
             view: self.options.view.clone(),
             version: report.version,
             parent: report.parent,
@@ -278,6 +301,7 @@ impl Run<'_> {
             boundary_records,
             lease: 0,
             fingerprint: self.definition.fingerprint().to_owned(),
+            as_of,
             digest,
             event_count: 0,
             row_count: report.state_rows,
@@ -312,10 +336,11 @@ impl Run<'_> {
         Ok(audited)
     }
 
-    /// Every row of the range was counted or removed, unless the view has a WHERE of its own.
+    /// Every row of the range was counted or removed, unless the view has a WHERE or a limit of its own.
     fn check_counts(&self, found: i64) -> Result<(), RunError> {
         let expected = self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count;
-        match found == expected || (self.definition.has_filter() && found < expected) {
+        let may_lack = self.definition.has_filter() || self.definition.has_limit();
+        match found == expected || (may_lack && found < expected) {
             true => Ok(()),
             false => Err(RunError::Counts { expected, found }),
         }

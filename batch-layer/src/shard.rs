@@ -1,16 +1,30 @@
-//! One partition's events, recomputed into one file of states.
+//! Events → files of states.
+//!
+//! A view by user has a file for each partition of the log, which holds the same users: [`ShardWork`] sorts one partition's events,
+//! drops what was sent twice, and folds whole users straight into the file. Any partition may have events of any other key: there the
+//! states of each partition go to disk first, a chunk at a time ([`ChunkWork`]), and those of each shard are then sorted and merged
+//! into its file ([`MergeWork`]).
 
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use datafusion::error::DataFusionError;
+use futures::{StreamExt, stream};
 use storage::batch_view::ViewWriter;
 use storage::manifest::ViewFile;
 use storage::paths::ViewFilePath;
 use storage::store::Store;
+use views::definition::KEY;
 use views::digest::Digest;
 use views::fold::{self, Fold};
 use views::schema::OFFSET;
-use views::{Definition, FoldError};
+use views::{Definition, FoldError, shard_of_key};
 
 use crate::dedup::{Dedup, Duplicates};
 use crate::error::RunError;
@@ -18,105 +32,269 @@ use crate::progress::{Progress, Stage};
 use crate::sort::{SortBounds, Sorted};
 use crate::source::{Source, column};
 
-/// A table of groups is emptied at the first user edge after so many events; one user with more is folded in pieces.
+/// A table of groups is emptied at the first edge after so many rows; one user with more is folded in pieces.
 const FOLD_ROWS: usize = 8192;
+/// Of a work's memory, what the table of groups of a chunk may take: the sort has the rest.
+const CHUNK_SHARE: usize = 2;
 
-/// Everything that one shard's file depends on, and where it goes.
-pub(crate) struct ShardWork {
+/// What every piece of work needs.
+#[derive(Clone)]
+pub(crate) struct Work {
     pub(crate) store: Store,
     pub(crate) definition: Arc<Definition>,
-    pub(crate) source: Source,
-    /// Partitions of the log, which are the shards of the view.
+    /// Partitions of the log, which is also how many shards the view has.
     pub(crate) partitions: u32,
-    pub(crate) path: ViewFilePath,
     pub(crate) bounds: SortBounds,
-    /// Where the events begin that the version before does not cover.
-    pub(crate) new_from: i64,
+    /// Where the first bucket starts that is kept.
+    pub(crate) kept_from: Option<i64>,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
-/// One shard, written.
-pub(crate) struct Shard {
-    pub(crate) file: ViewFile,
-    /// Of keys and exact states.
-    pub(crate) digest: String,
-    pub(crate) duplicates: Duplicates,
+/// A file of states, and the digest of its keys and exact states.
+pub(crate) type Shard = (ViewFile, String);
+
+/// One partition of the log, and where the events begin that the version before does not cover.
+pub(crate) struct Part {
+    pub(crate) source: Source,
+    pub(crate) new_from: i64,
+}
+
+/// One partition's events → one file.
+pub(crate) struct ShardWork {
+    pub(crate) work: Work,
+    pub(crate) part: Part,
+    pub(crate) path: ViewFilePath,
 }
 
 impl ShardWork {
     /// Sorts, deduplicates, folds and writes. Blocks on CPU and disk.
-    pub(crate) async fn recompute(self) -> Result<Shard, RunError> {
-        let partition = self.source.partition;
-        let writer = ViewWriter::create(&self.store, &self.path, Arc::clone(self.definition.state_schema()), partition).await?;
-        let mut dedup = Dedup::new(partition, self.partitions, self.new_from);
-        let mut folding = Folding::new(&self.definition, partition, writer)?;
-        let mut sorted = Sorted::start(&self.source, &self.bounds)?;
-        while let Some(rows) = sorted.next().await? {
-            let kept = dedup.keep(&rows)?;
-            folding.add(&self.source.columns.widen(&kept))?;
-            self.progress.advance(Stage::Fold, rows.num_rows() as u64, 0);
+    pub(crate) async fn recompute(self) -> Result<(Shard, Duplicates), RunError> {
+        let mut writing = Writing::create(&self.work, &self.path, self.part.source.partition).await?;
+        let mut folding = Folding::new(&self.work, self.part.source.partition, Edge::User)?;
+        let mut events = Events::start(&self.work, &self.part)?;
+        while let Some(rows) = events.next().await? {
+            folding.add(&rows, |states| writing.write(states))?;
         }
-        let (file, digest) = Box::pin(folding.finish()).await?;
-        Ok(Shard { file, digest, duplicates: dedup.found })
+        folding.flush(|states| writing.write(states))?;
+        Ok((Box::pin(writing.finish()).await?, events.dedup.found))
     }
 }
 
-/// Sorted events → states, handed on whole users at a time.
-struct Folding<'a> {
-    definition: &'a Definition,
+/// One partition's events → chunks of states on disk.
+pub(crate) struct ChunkWork {
+    pub(crate) work: Work,
+    pub(crate) part: Part,
+}
+
+/// Some states of one shard, in a file that is gone with its folder.
+pub(crate) struct Chunk {
+    shard: u32,
+    path: PathBuf,
+}
+
+impl ChunkWork {
+    /// Sorts, deduplicates, folds, and writes chunks. Blocks on CPU and disk.
+    pub(crate) async fn recompute(self) -> Result<(Vec<Chunk>, Duplicates), RunError> {
+        let Self { work, part } = self;
+        let partition = part.source.partition;
+        let mut chunks = Vec::new();
+        let mut folding = Folding::new(&work, partition, Edge::None)?;
+        let mut events = Events::start(&work, &part)?;
+        let mut write = |states: &RecordBatch| {
+            for (shard, states) in (0..).zip(by_shard(states, work.partitions)) {
+                if states.num_rows() > 0 {
+                    let path = work.bounds.spill_dir.join(format!("states-p{partition:04}-{:06}.arrow", chunks.len()));
+                    let written = write_chunk(&path, &states);
+                    written.map_err(|source| RunError::Local { path: path.display().to_string(), source })?;
+                    chunks.push(Chunk { shard, path });
+                }
+            }
+            Ok(())
+        };
+        while let Some(rows) = events.next().await? {
+            folding.add(&rows, &mut write)?;
+        }
+        folding.flush(&mut write)?;
+        Ok((chunks, events.dedup.found))
+    }
+}
+
+fn write_chunk(path: &PathBuf, states: &RecordBatch) -> std::io::Result<()> {
+    let mut writer = StreamWriter::try_new(BufWriter::new(File::create(path)?), &states.schema()).map_err(std::io::Error::other)?;
+    writer.write(states).and_then(|()| writer.finish()).map_err(|e| match e {
+        arrow::error::ArrowError::IoError(_, source) => source,
+        other => std::io::Error::other(other),
+    })
+}
+
+/// The chunks of one shard → its file.
+pub(crate) struct MergeWork {
+    work: Work,
+    shard: u32,
+    chunks: Vec<PathBuf>,
+    path: ViewFilePath,
+}
+
+impl MergeWork {
+    pub(crate) fn new(work: Work, chunks: &[Chunk], path: ViewFilePath) -> Self {
+        let shard = path.part;
+        let chunks = chunks.iter().filter(|chunk| chunk.shard == shard).map(|chunk| chunk.path.clone()).collect();
+        Self { work, shard, chunks, path }
+    }
+
+    /// Sorts, merges and writes. Blocks on CPU and disk.
+    pub(crate) async fn merge(self) -> Result<Shard, RunError> {
+        let mut writing = Writing::create(&self.work, &self.path, self.shard).await?;
+        let mut folding = Folding::new(&self.work, self.shard, Edge::Key)?;
+        let chunks = self.chunks;
+        let batches = move || {
+            let read = |path: PathBuf| {
+                File::open(path).map_err(DataFusionError::from).and_then(|file| Ok(StreamReader::try_new(BufReader::new(file), None)?))
+            };
+            let batches = chunks.clone().into_iter().flat_map(move |path| match read(path) {
+                Ok(batches) => Box::new(batches.map(|batch| Ok(batch?))) as Box<dyn Iterator<Item = _> + Send>,
+                Err(e) => Box::new(std::iter::once(Err(e))),
+            });
+            stream::iter(batches).boxed()
+        };
+        let mut sorted = Sorted::states(self.shard, self.work.definition.state_schema(), batches, &self.work.bounds)?;
+        while let Some(states) = sorted.next().await? {
+            folding.add(&states, |states| writing.write(states))?;
+        }
+        folding.flush(|states| writing.write(states))?;
+        Box::pin(writing.finish()).await
+    }
+}
+
+/// The rows of states that lie in each of `shards` shards, in their order.
+pub(crate) fn by_shard(states: &RecordBatch, shards: u32) -> Vec<RecordBatch> {
+    let mut rows = vec![Vec::new(); shards as usize];
+    for (row, key) in (0..).zip(states.column(0).as_string::<i32>()) {
+        rows[shard_of_key(key.unwrap_or_default(), shards) as usize].push(row);
+    }
+    let of = |rows: Vec<u32>| take_record_batch(states, &UInt32Array::from(rows)).expect("the indices are those of rows");
+    rows.into_iter().map(of).collect()
+}
+
+/// One partition's events in order of user, each identity once.
+struct Events<'a> {
+    source: &'a Source,
+    progress: &'a Arc<dyn Progress>,
+    sorted: Sorted,
+    dedup: Dedup,
+}
+
+impl<'a> Events<'a> {
+    fn start(work: &'a Work, part: &'a Part) -> Result<Self, RunError> {
+        let dedup = Dedup::new(&work.definition, &part.source, work.partitions, part.new_from);
+        Ok(Self { source: &part.source, progress: &work.progress, sorted: Sorted::events(&part.source, &work.bounds)?, dedup })
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>, RunError> {
+        let Some(rows) = self.sorted.next().await? else { return Ok(None) };
+        let kept = self.dedup.keep(&rows)?;
+        self.progress.advance(Stage::Fold, rows.num_rows() as u64, 0);
+        Ok(Some(self.source.columns.widen(&kept)))
+    }
+}
+
+/// One shard's file in the making.
+struct Writing {
     exact: Vec<bool>,
-    partition: u32,
-    fold: Fold<'a>,
-    /// Events in `fold`.
-    rows: usize,
-    /// The user of the last event, who may have more.
-    last_user: Option<String>,
     digest: Digest,
     writer: ViewWriter,
 }
 
-impl<'a> Folding<'a> {
-    fn new(definition: &'a Definition, partition: u32, writer: ViewWriter) -> Result<Self, RunError> {
-        let fold = Fold::new(definition).map_err(|source| RunError::Fold { partition, source })?;
-        let exact = definition.exact_states();
-        Ok(Self { definition, exact, partition, fold, rows: 0, last_user: None, digest: Digest::default(), writer })
+impl Writing {
+    async fn create(work: &Work, path: &ViewFilePath, shard: u32) -> Result<Self, RunError> {
+        let writer = ViewWriter::create(&work.store, path, Arc::clone(work.definition.state_schema()), shard).await?;
+        Ok(Self { exact: work.definition.exact_states(), digest: Digest::default(), writer })
     }
 
-    fn add(&mut self, events: &RecordBatch) -> Result<(), RunError> {
-        let users = column::<StringArray>(events, "user_id");
-        let Some(last_row) = events.num_rows().checked_sub(1) else { return Ok(()) };
-        let last_user = users.value(last_row);
-        let edge = (0..=last_row).rev().take_while(|row| users.value(*row) == last_user).last().expect("the last row is of the last user");
-        let continues = self.last_user.as_deref() == Some(last_user);
+    fn write(&mut self, states: &RecordBatch) -> Result<(), RunError> {
+        self.digest.update(states, &self.exact);
+        Ok(self.writer.write(states)?)
+    }
+
+    async fn finish(self) -> Result<Shard, RunError> {
+        Ok((self.writer.finish().await?, self.digest.finish()))
+    }
+}
+
+/// What rows have in common that must be handed on together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// Events of one user.
+    User,
+    /// States of one key.
+    Key,
+    /// Nothing: states of one key may be handed on in parts.
+    None,
+}
+
+/// Sorted rows → states, handed on a table at a time.
+struct Folding<'a> {
+    definition: &'a Definition,
+    partition: u32,
+    kept_from: Option<i64>,
+    edge: Edge,
+    /// A table without edges is emptied at this size, bytes.
+    full: usize,
+    fold: Fold<'a>,
+    /// Rows in `fold`.
+    rows: usize,
+    /// The user or key of the last row, which may have more.
+    last: Option<String>,
+}
+
+impl<'a> Folding<'a> {
+    fn new(work: &'a Work, partition: u32, edge: Edge) -> Result<Self, RunError> {
+        let definition: &Definition = &work.definition;
+        let fold = Fold::new(definition).map_err(|source| RunError::Fold { partition, source })?;
+        let full = work.bounds.memory_bytes / CHUNK_SHARE;
+        Ok(Self { definition, partition, kept_from: work.kept_from, edge, full, fold, rows: 0, last: None })
+    }
+
+    /// Folds rows; `hand_on` gets the states of what is complete.
+    fn add(&mut self, rows: &RecordBatch, hand_on: impl FnMut(&RecordBatch) -> Result<(), RunError>) -> Result<(), RunError> {
+        let Some(last_row) = rows.num_rows().checked_sub(1) else { return Ok(()) };
+        let by = match self.edge {
+            Edge::User => column::<StringArray>(rows, "user_id"),
+            Edge::Key => column::<StringArray>(rows, KEY),
+            Edge::None => {
+                self.update(rows)?;
+                return if self.fold.size() >= self.full { self.flush(hand_on) } else { Ok(()) };
+            }
+        };
+        let last = by.value(last_row);
+        let edge = (0..=last_row).rev().take_while(|row| by.value(*row) == last).last().expect("the last row is its own");
+        let continues = self.last.as_deref() == Some(last);
         if edge > 0 || !continues {
-            self.update(&events.slice(0, edge))?;
+            self.update(&rows.slice(0, edge))?;
             if self.rows >= FOLD_ROWS {
-                self.flush()?;
+                self.flush(hand_on)?;
             }
         }
-        self.update(&events.slice(edge, events.num_rows() - edge))?;
-        self.last_user = Some(last_user.to_owned());
+        self.update(&rows.slice(edge, rows.num_rows() - edge))?;
+        self.last = Some(last.to_owned());
         Ok(())
     }
 
-    fn update(&mut self, events: &RecordBatch) -> Result<(), RunError> {
-        self.rows += events.num_rows();
-        self.fold.update(events).map_err(|error| failed_on(self.definition, self.partition, events, error))
+    fn update(&mut self, rows: &RecordBatch) -> Result<(), RunError> {
+        self.rows += rows.num_rows();
+        if self.edge == Edge::Key {
+            return self.fold.merge(rows).map_err(|source| RunError::Fold { partition: self.partition, source });
+        }
+        self.fold.update(rows).map_err(|error| failed_on(self.definition, self.partition, rows, error))
     }
 
-    /// Writes the states of the whole users so far.
-    fn flush(&mut self) -> Result<(), RunError> {
+    /// Hands on the states of what was folded so far.
+    fn flush(&mut self, mut hand_on: impl FnMut(&RecordBatch) -> Result<(), RunError>) -> Result<(), RunError> {
         let failed = |source| RunError::Fold { partition: self.partition, source };
         let fresh = Fold::new(self.definition).map_err(failed)?;
         let states = std::mem::replace(&mut self.fold, fresh).into_states().map_err(failed)?;
         self.rows = 0;
-        self.digest.update(&states, &self.exact);
-        Ok(self.writer.write(&states)?)
-    }
-
-    async fn finish(mut self) -> Result<(ViewFile, String), RunError> {
-        self.flush()?;
-        Ok((self.writer.finish().await?, self.digest.finish()))
+        hand_on(&fold::from_bucket(&states, self.kept_from).map_err(failed)?)
     }
 }
 

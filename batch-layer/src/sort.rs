@@ -1,4 +1,5 @@
-//! Sorting the events of one partition by user, event and offset, within a memory limit: DataFusion's external sort.
+//! Sorting within a memory limit: DataFusion's external sort, over the events of one partition by user, event and offset, or over
+//! states by key and bucket.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -18,16 +19,20 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionConfig;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use storage::store::StoreError;
+use views::definition::{BUCKET, KEY};
 use views::schema::OFFSET;
 
 use crate::error::RunError;
 use crate::progress::Stage;
 use crate::source::Source;
 
-/// What the rows are ordered by: an identity's rows are neighbours, the original first, and a user's rows are together.
-const ORDER: [&str; 3] = ["user_id", "event_id", OFFSET];
+/// What events are ordered by: an identity's rows are neighbours, the original first, and a user's rows are together.
+const EVENT_ORDER: [&str; 3] = ["user_id", "event_id", OFFSET];
+/// What states are ordered by.
+const STATE_ORDER: [&str; 2] = [KEY, BUCKET];
 /// Rows of a batch where memory is plenty.
 const MAX_BATCH_ROWS: usize = 8192;
 /// Rows of a batch where memory is scarce; fewer cost more than they save.
@@ -66,8 +71,9 @@ impl SortBounds {
     }
 }
 
-/// Events in order. Drained batch by batch.
+/// Rows in order. Drained batch by batch.
 pub(crate) struct Sorted {
+    /// For errors: the partition of events, the shard of states.
     partition: u32,
     rows: SendableRecordBatchStream,
     failure: Failure,
@@ -76,12 +82,45 @@ pub(crate) struct Sorted {
 /// The store's own error, kept beside the sort: DataFusion would wrap it past recognition.
 type Failure = Arc<Mutex<Option<StoreError>>>;
 
+type Batches = BoxStream<'static, Result<RecordBatch, DataFusionError>>;
+
 impl Sorted {
-    /// Starts sorting what `source` has.
-    pub(crate) fn start(source: &Source, bounds: &SortBounds) -> Result<Self, RunError> {
-        let partition = source.partition;
+    /// Starts sorting the events that `source` has.
+    pub(crate) fn events(source: &Source, bounds: &SortBounds) -> Result<Self, RunError> {
         let failure = Failure::default();
-        let rows = execute(source, bounds, &failure).map_err(|source| RunError::Sort { partition, source })?;
+        let (read, kept) = (source.clone(), Arc::clone(&failure));
+        let batches = move || {
+            let kept = Arc::clone(&kept);
+            let batches = read.batches(Stage::Read).map_err(move |error| {
+                let told = DataFusionError::Execution(error.to_string());
+                *kept.lock().expect("nobody panics with the lock") = Some(error);
+                told
+            });
+            batches.boxed()
+        };
+        Self::start(source.partition, source.columns.read(), &EVENT_ORDER, Box::new(batches), bounds, failure)
+    }
+
+    /// Starts sorting states of one shard.
+    pub(crate) fn states(
+        shard: u32,
+        schema: &SchemaRef,
+        batches: impl Fn() -> Batches + Send + Sync + 'static,
+        bounds: &SortBounds,
+    ) -> Result<Self, RunError> {
+        Self::start(shard, schema, &STATE_ORDER, Box::new(batches), bounds, Failure::default())
+    }
+
+    fn start(
+        partition: u32,
+        schema: &SchemaRef,
+        order: &[&str],
+        batches: Box<dyn Fn() -> Batches + Send + Sync>,
+        bounds: &SortBounds,
+        failure: Failure,
+    ) -> Result<Self, RunError> {
+        let input = Input { schema: Arc::clone(schema), batches, batch_rows: bounds.batch_rows() };
+        let rows = execute(input, order, bounds).map_err(|source| RunError::Sort { partition, source })?;
         Ok(Self { partition, rows, failure })
     }
 
@@ -94,38 +133,36 @@ impl Sorted {
     }
 }
 
-fn execute(source: &Source, bounds: &SortBounds, failure: &Failure) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let schema = source.columns.read();
-    let by = |name: &&str| Ok::<_, DataFusionError>(PhysicalSortExpr::new_default(col(name, schema)?));
-    let order = LexOrdering::new(ORDER.iter().map(by).collect::<Result<Vec<_>, _>>()?).expect("there are columns to order by");
-    let input = Input { source: source.clone(), batch_rows: bounds.batch_rows(), failure: Arc::clone(failure) };
-    let scan = StreamingTableExec::try_new(Arc::clone(schema), vec![Arc::new(input)], None, [], false, None)?;
+fn execute(input: Input, order: &[&str], bounds: &SortBounds) -> Result<SendableRecordBatchStream, DataFusionError> {
+    let schema = Arc::clone(&input.schema);
+    let by = |name: &&str| Ok::<_, DataFusionError>(PhysicalSortExpr::new_default(col(name, &schema)?));
+    let order = LexOrdering::new(order.iter().map(by).collect::<Result<Vec<_>, _>>()?).expect("there are columns to order by");
+    let scan = StreamingTableExec::try_new(Arc::clone(&schema), vec![Arc::new(input)], None, [], false, None)?;
     SortExec::new(order, Arc::new(scan)).execute(0, bounds.context()?)
 }
 
-/// The source as DataFusion wants it.
-#[derive(Debug)]
+/// What is sorted, as DataFusion wants it.
 struct Input {
-    source: Source,
+    schema: SchemaRef,
+    batches: Box<dyn Fn() -> Batches + Send + Sync>,
     batch_rows: usize,
-    failure: Failure,
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input").field("batch_rows", &self.batch_rows).finish_non_exhaustive()
+    }
 }
 
 impl PartitionStream for Input {
     fn schema(&self) -> &SchemaRef {
-        self.source.columns.read()
+        &self.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let failure = Arc::clone(&self.failure);
         let batch_rows = self.batch_rows;
-        let batches = self.source.batches(Stage::Read).map_err(move |error| {
-            let told = DataFusionError::Execution(error.to_string());
-            *failure.lock().expect("nobody panics with the lock") = Some(error);
-            told
-        });
-        let pieces = batches.map_ok(move |batch| stream::iter(pieces(&batch, batch_rows).into_iter().map(Ok))).try_flatten();
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.source.columns.read()), pieces))
+        let pieces = (self.batches)().map_ok(move |batch| stream::iter(pieces(&batch, batch_rows).into_iter().map(Ok))).try_flatten();
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), pieces))
     }
 }
 

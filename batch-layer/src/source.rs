@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::{Float64Array, TimestampMicrosecondArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::compute::{CastOptions, cast_with_options, max};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
@@ -16,7 +16,7 @@ use storage::master::{self, SegmentMeta};
 use storage::store::{Store, StoreError};
 use views::Definition;
 use views::event::Typed;
-use views::schema::{AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
+use views::schema::{APPEND_TIME, AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
 
 use crate::progress::{Progress, Stage};
 
@@ -168,6 +168,17 @@ impl Source {
     /// Fingerprint of the last record, as its segment was sealed; empty where there is none.
     pub(crate) fn last_record(&self) -> String {
         self.segments.last().map_or_else(String::new, |segment| segment.seal.last_record.clone())
+    }
+
+    /// When the newest event of the last segment was appended, in microseconds since 1970; `None` where there is none.
+    pub(crate) async fn newest_append_time_us(&self) -> Result<Option<i64>, StoreError> {
+        let Some(last) = self.segments.last() else { return Ok(None) };
+        let mut batches = master::read_segment(&self.store, last, Some(&[APPEND_TIME.to_owned()])).await?;
+        let mut newest = None;
+        while let Some(batch) = batches.try_next().await? {
+            newest = newest.max(max(column::<TimestampMicrosecondArray>(&batch, APPEND_TIME)));
+        }
+        Ok(newest)
     }
 
     async fn open(self, segment: SegmentMeta, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {

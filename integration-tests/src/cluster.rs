@@ -10,6 +10,7 @@ use batch_layer::{RunOptions, RunOutcome};
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, GetUserStatsRequest};
 use storage::config::{Config, Period};
 use storage::store::Store;
@@ -38,6 +39,8 @@ pub struct Cluster {
     pub ingest: IngestServiceClient<Channel>,
     /// Of the serving layer.
     pub stats: UserStatsServiceClient<Channel>,
+    /// Of the serving layer.
+    pub views: ViewServiceClient<Channel>,
     realtime: RealtimeViewServiceClient<Channel>,
     folder: TempDir,
 }
@@ -105,6 +108,7 @@ impl Cluster {
             ingest: IngestServiceClient::new(speed.channel()?),
             realtime: RealtimeViewServiceClient::new(speed.channel()?),
             stats: UserStatsServiceClient::new(serving.channel()?),
+            views: ViewServiceClient::new(serving.channel()?),
             config,
             speed,
             serving,
@@ -209,7 +213,16 @@ impl Cluster {
     /// published, or nothing when there was nothing to do.
     #[must_use]
     pub fn start_batch_run(&self) -> JoinHandle<Result<Option<i64>>> {
-        let options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
+        self.start_batch_run_of("user_stats")
+    }
+
+    /// [`Self::start_batch_run`] over another view.
+    ///
+    /// # Panics
+    /// It is not the name of a view.
+    #[must_use]
+    pub fn start_batch_run_of(&self, view: &str) -> JoinHandle<Result<Option<i64>>> {
+        let options = RunOptions::from_config(&self.config, view.parse().expect("it is the name of a view"));
         let store = self.store.clone();
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {

@@ -30,3 +30,6 @@ pub mod schedule;
 pub mod seeds;
 // T1: everything on one thread, from one seed. (Its own text links to its items, which do not resolve beside text of this file.)
 pub mod sim;
+/// What every row of a view must be, from a list of acknowledged events.
+#[allow(missing_docs, reason = "every name says it")]
+pub mod view_oracle;

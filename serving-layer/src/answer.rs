@@ -4,20 +4,22 @@
 //! layer has let go of the version meanwhile, the whole question is asked again of a newer one; halves of two versions
 //! never meet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt, stream};
+use storage::machine::blocking;
 use tokio::time::{Instant, sleep, timeout_at};
 use views::definition::EVENT_COUNT_COLUMN;
-use views::{Definition, FoldError, Granularity, fold};
+use views::{Definition, Granularity, fold};
 
 use crate::ServingError;
+use crate::grouping::{self, Grouping};
 use crate::position::Offsets;
-use crate::question::{Consistency, Question};
+use crate::question::{About, Consistency, Question, Resolved, TimeRange};
 use crate::speed::{SpeedClient, SpeedStates};
 use crate::states::RowsByKey;
 use crate::version::Version;
@@ -42,36 +44,37 @@ pub(crate) struct Answers {
 /// An answer, in the columns of the view.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// One for each id of the question, in its order.
-    pub(crate) users: Vec<UserAnswer>,
+    /// One for each user of the question, in its order; one for all keys that begin as it says.
+    pub(crate) parts: Vec<Part>,
     /// The version that was read throughout.
     pub(crate) version: Arc<Version>,
     /// How far the realtime half was read; the boundary if it was not.
     pub(crate) head: Offsets,
     /// Why the answer may lack events, if it may.
     pub(crate) incomplete: Option<String>,
-    /// Events below the boundary, each user's once.
+    /// Events below the boundary, each key's once.
     pub(crate) batch_event_count: i64,
-    /// Events from the boundary on, each user's once.
+    /// Events from the boundary on, each key's once.
     pub(crate) speed_event_count: i64,
 }
 
-/// The finished rows of one user: merged, and each half apart.
+/// Finished rows: merged, and each half apart.
 #[derive(Clone, Debug)]
-pub(crate) struct UserAnswer {
-    pub(crate) user_id: String,
+pub(crate) struct Part {
+    /// The user, or what the keys begin with.
+    pub(crate) key: String,
     pub(crate) merged: Finished,
     pub(crate) batch: Finished,
     /// Absent if the realtime half was not read.
     pub(crate) speed: Option<Finished>,
 }
 
-/// Outputs of one user, in the columns of [`Definition::output_schema`].
+/// Outputs, in the columns of [`Definition::output_schema`].
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
-    /// One row over the whole range; none if there are no events in it.
+    /// One row a key over the whole range; none if there are no events in it.
     pub(crate) total: RecordBatch,
-    /// One row a bucket, oldest first, if they were asked for.
+    /// One row a key and bucket, oldest first, if they were asked for.
     pub(crate) buckets: Option<RecordBatch>,
 }
 
@@ -93,14 +96,14 @@ impl Answers {
         let mut reloads = 0;
         loop {
             let version = self.versions.current();
-            check(question, &version)?;
-            let stale = match self.answer_from(&version, question, deadline).await {
+            let resolved = resolve(question, &version)?;
+            let stale = match self.answer_from(&version, question, &resolved, deadline).await {
                 Err(ServingError::Stale { reason }) => reason,
                 other => return other,
             };
             let out_of_time = Instant::now() + pause >= deadline;
             if reloads == MAX_RELOADS || out_of_time {
-                return self.without_speed(version, question, stale).await;
+                return self.without_speed(version, question, &resolved, stale).await;
             }
             reloads += 1;
             // Opening a large version may take longer than a question may wait; the watcher goes on with it.
@@ -112,32 +115,49 @@ impl Answers {
         }
     }
 
-    async fn answer_from(&self, version: &Arc<Version>, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
-        let (batch, speed) = tokio::try_join!(batch_half(version, question), self.speed_half(version, question, deadline))?;
-        assemble(Arc::clone(version), question, &batch, speed).await
+    async fn answer_from(
+        &self,
+        version: &Arc<Version>,
+        question: &Question,
+        resolved: &Resolved,
+        deadline: Instant,
+    ) -> Result<Answer, ServingError> {
+        let (batch, speed) = tokio::try_join!(batch_half(version, resolved), self.speed_half(version, question, resolved, deadline))?;
+        assemble(Arc::clone(version), question, resolved, batch, speed).await
     }
 
     /// The batch half alone, for those who take it.
-    async fn without_speed(&self, version: Arc<Version>, question: &Question, reason: String) -> Result<Answer, ServingError> {
+    async fn without_speed(
+        &self,
+        version: Arc<Version>,
+        question: &Question,
+        resolved: &Resolved,
+        reason: String,
+    ) -> Result<Answer, ServingError> {
         let unavailable = ServingError::SpeedUnavailable { reason };
         if question.consistency != Consistency::BestEffort {
             return Err(unavailable);
         }
-        let batch = batch_half(&version, question).await?;
-        assemble(version, question, &batch, SpeedHalf::Missing(unavailable.to_string())).await
+        let batch = batch_half(&version, resolved).await?;
+        assemble(version, question, resolved, batch, SpeedHalf::Missing(unavailable.to_string())).await
     }
 
-    async fn speed_half(&self, version: &Version, question: &Question, deadline: Instant) -> Result<SpeedHalf, ServingError> {
+    async fn speed_half(
+        &self,
+        version: &Version,
+        question: &Question,
+        resolved: &Resolved,
+        deadline: Instant,
+    ) -> Result<SpeedHalf, ServingError> {
         if question.consistency == Consistency::BatchOnly {
             return Ok(SpeedHalf::NotAsked);
         }
-        let keys = distinct(&question.user_ids).map(str::to_owned).collect();
         // Nothing is published, so no log is known here; the speed layer can tell whether the position is in its own.
         let log_id = match (version.log_id(), &question.min_position) {
             ("", Some(position)) => &position.log_id,
             (log_id, _) => log_id,
         };
-        match self.speed.states(self.versions.view(), version, log_id, keys, question.range, deadline).await {
+        match self.speed.states(self.versions.view(), version, log_id, resolved, deadline).await {
             Ok(states) => Ok(SpeedHalf::Read(states)),
             Err(e @ ServingError::Stale { .. }) => Err(e),
             Err(e) if question.consistency == Consistency::BestEffort => Ok(SpeedHalf::Missing(e.in_one_line())),
@@ -147,26 +167,35 @@ impl Answers {
 }
 
 /// Refuses what can be refused before anything is read.
-fn check(question: &Question, version: &Version) -> Result<(), ServingError> {
-    question.check(&version.definition)?;
+fn resolve(question: &Question, version: &Version) -> Result<Resolved, ServingError> {
+    let resolved = question.resolve(&version.definition, version.kept_from)?;
     match &question.min_position {
         Some(position) if !version.log_id().is_empty() && position.log_id != version.log_id() => {
             let (asked, kept) = (position.log_id.clone(), version.log_id().to_owned());
             Err(ServingError::OtherLog { asked, kept, version: version.number })
         }
-        _ => Ok(()),
+        _ => Ok(resolved),
     }
 }
 
-async fn batch_half(version: &Version, question: &Question) -> Result<RowsByKey, ServingError> {
-    let reads = distinct(&question.user_ids).map(|key| async move {
-        let rows = version.batch_rows(key, question.range).await?;
-        Ok((key.to_owned(), rows))
+async fn batch_half(version: &Version, resolved: &Resolved) -> Result<RowsByKey, ServingError> {
+    let reads = resolved.keys.iter().map(|key| async move {
+        let rows = match resolved.begin {
+            true => version.batch_rows_beginning(key, resolved.read).await?,
+            false => version.batch_rows(key, resolved.read).await?,
+        };
+        Ok((key.clone(), rows))
     });
     stream::iter(reads.collect::<Vec<_>>()).buffer_unordered(READS_AT_ONCE).try_collect().await
 }
 
-async fn assemble(version: Arc<Version>, question: &Question, batch: &RowsByKey, speed: SpeedHalf) -> Result<Answer, ServingError> {
+async fn assemble(
+    version: Arc<Version>,
+    question: &Question,
+    resolved: &Resolved,
+    batch: RowsByKey,
+    speed: SpeedHalf,
+) -> Result<Answer, ServingError> {
     let incomplete = shortcoming(&version, question, &speed)?;
     let (speed_rows, head) = match speed {
         SpeedHalf::Read(states) => (Some(states.rows), states.head),
@@ -174,17 +203,27 @@ async fn assemble(version: Arc<Version>, question: &Question, batch: &RowsByKey,
     };
     let mut by_key = HashMap::new();
     let (mut batch_event_count, mut speed_event_count) = (0, 0);
-    for key in distinct(&question.user_ids) {
+    for key in &resolved.keys {
         let rows_of = |half: &RowsByKey| half.get(key).cloned().unwrap_or_default();
-        let user = merge(key, &version.definition, question, rows_of(batch), speed_rows.as_ref().map(rows_of))?;
-        batch_event_count += event_count(&user.batch.total);
-        speed_event_count += user.speed.as_ref().map_or(0, |half| event_count(&half.total));
-        by_key.insert(key, user);
+        let halves = (rows_of(&batch), speed_rows.as_ref().map(rows_of));
+        let part = if resolved.begin {
+            // There may be many keys.
+            let (version, question, resolved, key) = (Arc::clone(&version), question.clone(), resolved.clone(), key.clone());
+            blocking(move || merge(&key, &version.definition, &question, &resolved, halves)).await?
+        } else {
+            merge(key, &version.definition, question, resolved, halves)?
+        };
+        batch_event_count += event_count(&part.batch.total);
+        speed_event_count += part.speed.as_ref().map_or(0, |half| event_count(&half.total));
+        by_key.insert(key, part);
         // A thousand users are a tenth of a second of merging: let others in between.
         tokio::task::yield_now().await;
     }
-    let users = question.user_ids.iter().map(|key| by_key[key.as_str()].clone()).collect();
-    Ok(Answer { users, version, head, incomplete, batch_event_count, speed_event_count })
+    let parts = match &question.about {
+        About::Users(users) => users.iter().map(|user| by_key[user].clone()).collect(),
+        About::Beginning { .. } => by_key.into_values().collect(),
+    };
+    Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count })
 }
 
 /// Why the answer may lack events, if it may.
@@ -217,33 +256,29 @@ fn merge(
     key: &str,
     definition: &Definition,
     question: &Question,
-    batch_rows: Vec<RecordBatch>,
-    speed_rows: Option<Vec<RecordBatch>>,
-) -> Result<UserAnswer, FoldError> {
+    resolved: &Resolved,
+    (batch_rows, speed_rows): (Vec<RecordBatch>, Option<Vec<RecordBatch>>),
+) -> Result<Part, ServingError> {
     // The halves' own buckets are shown only where they are explained.
-    let half_granularity = if question.explain { question.granularity } else { Granularity::Total };
-    let batch = finish(definition, &batch_rows, half_granularity)?;
-    let speed = speed_rows.as_ref().map(|rows| finish(definition, rows, half_granularity)).transpose()?;
+    let half_grouping = if question.explain { question.grouping } else { Grouping::Total };
+    let finish = |rows: &[RecordBatch], grouping| finish(definition, rows, grouping, resolved.range);
+    let batch = finish(&batch_rows, half_grouping)?;
+    let speed = speed_rows.as_ref().map(|rows| finish(rows, half_grouping)).transpose()?;
     let both = [batch_rows, speed_rows.unwrap_or_default()].concat();
-    let merged = finish(definition, &both, question.granularity)?;
-    Ok(UserAnswer { user_id: key.to_owned(), merged, batch, speed })
+    Ok(Part { key: key.to_owned(), merged: finish(&both, question.grouping)?, batch, speed })
 }
 
-fn finish(definition: &Definition, rows: &[RecordBatch], granularity: Granularity) -> Result<Finished, FoldError> {
+fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Grouping, range: TimeRange) -> Result<Finished, ServingError> {
     let total = fold::finish(definition, rows, Granularity::Total)?;
-    let buckets = match granularity {
-        Granularity::Total => None,
-        Granularity::Bucket => Some(fold::finish(definition, rows, Granularity::Bucket)?),
-    };
+    let buckets = grouping::finish(definition, rows, grouping)?;
+    // The rows before the range are there for the windows inside.
+    let from = range.start_us.filter(|_| grouping.reach_us() > 0);
+    let buckets = buckets.map(|rows| fold::from_bucket(&rows, from)).transpose()?;
     Ok(Finished { total, buckets })
 }
 
-/// How many events are in the first row of `outputs`; 0 if there is no row.
+/// How many events are in the rows of `outputs`.
 pub(crate) fn event_count(outputs: &RecordBatch) -> i64 {
     let counts = outputs.column_by_name(EVENT_COUNT_COLUMN).expect("every batch of outputs counts its events");
-    counts.as_primitive::<Int64Type>().iter().next().flatten().unwrap_or(0)
-}
-
-fn distinct(user_ids: &[String]) -> impl Iterator<Item = &str> {
-    user_ids.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter()
+    counts.as_primitive::<Int64Type>().iter().flatten().sum()
 }

@@ -1,5 +1,6 @@
 //! What can go wrong, in one list. `service/status.rs` says what each means to a client.
 
+use storage::paths::ViewName;
 use storage::store::StoreError;
 use views::FoldError;
 
@@ -110,6 +111,20 @@ pub enum ServingError {
         users: usize,
         /// Users whose statistics came before the limit.
         fitting: usize,
+    },
+    /// No view of that name has a version.
+    #[error("view: there is none of that name; the views are {}", known.iter().map(ViewName::as_str).collect::<Vec<_>>().join(", "))]
+    NoView {
+        /// Those that there are.
+        known: Vec<ViewName>,
+    },
+    /// A question would read too much of the view.
+    #[error(
+        "the answer would be made of up to {rows} rows of the view, and a question may read a million; name more columns of the key, or declare a view with fewer keys"
+    )]
+    TooManyRows {
+        /// Rows of the blocks that would be read.
+        rows: usize,
     },
     /// The answer about one user is larger than a client takes.
     #[error("the answer is larger than 4 MiB; {instead}")]

@@ -20,10 +20,14 @@
 mod answer;
 /// What can go wrong.
 mod error;
+/// Buckets, periods, windows.
+mod grouping;
 /// Places in the log.
 mod position;
 /// What is asked.
 mod question;
+/// Which views there are.
+mod served;
 /// Which services, within which bounds.
 mod server;
 /// The gRPC surface.
@@ -47,6 +51,8 @@ use futures::Stream;
 use merganser_proto::Transport;
 use storage::batch_view::BlockCache;
 use storage::config::ServingConfig;
+use storage::machine::{Machine, RealMachine};
+use storage::paths::ViewName;
 use storage::store::Store;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -60,15 +66,12 @@ use views::EventSchema;
 pub use error::ServingError;
 pub use position::Position;
 
-use answer::Answers;
+use served::{Opening, Served};
 use service::Service;
 use speed::SpeedClient;
-use versions::Versions;
 
 /// A poll interval of nothing at all would only ask the store.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
-/// The view that is served.
-const VIEW: &str = "user_stats";
 /// What of [`server::QUESTION_TIME`] the speed layer may use up at most: the rest is for saying that it did not answer.
 const SPEED_TIMEOUT_MAX: Duration = Duration::from_millis(4500);
 
@@ -104,14 +107,15 @@ pub async fn run_then(
 ) -> Result<(), ServingError> {
     let speed = speed::connection(&config.speed_layer)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_and_tell(config, store, events, speed, incoming, shutdown, ready).await
+    run_and_tell(Arc::new(RealMachine), config, store, events, speed, incoming, shutdown, ready).await
 }
 
-/// [`run`] on a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
+/// [`run`] on a machine and a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_on<IO>(
+    machine: Arc<dyn Machine>,
     config: ServingConfig,
     store: Store,
     events: EventSchema,
@@ -122,10 +126,12 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    run_and_tell(config, store, events, speed, incoming, shutdown, || {}).await
+    run_and_tell(machine, config, store, events, speed, incoming, shutdown, || {}).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "it is where the two ways to run meet")]
 async fn run_and_tell<IO>(
+    machine: Arc<dyn Machine>,
     config: ServingConfig,
     store: Store,
     events: EventSchema,
@@ -140,9 +146,9 @@ where
     let layer = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        opened = ServingLayer::open(&config, store, &events, speed) => opened?,
+        opened = ServingLayer::open(machine, &config, store, &events, speed) => opened?,
     };
-    let (reachable, _probe) = layer.service.0.speed.watch_health();
+    let (reachable, _probe) = layer.speed.watch_health();
     info!("serving");
     ready();
     server::serve(layer.routes(), reachable, incoming, shutdown).await;
@@ -152,8 +158,9 @@ where
 /// The layer without its network: it watches for new versions, and answers through its services.
 pub struct ServingLayer {
     service: Service,
-    /// Look for new versions, and at the files of the one that answers.
-    _watchers: [AbortOnDropHandle<()>; 2],
+    speed: SpeedClient,
+    /// Looks for new views.
+    _watcher: AbortOnDropHandle<()>,
 }
 
 impl ServingLayer {
@@ -161,18 +168,28 @@ impl ServingLayer {
     ///
     /// # Errors
     /// As [`run`].
-    pub async fn open(config: &ServingConfig, store: Store, events: &EventSchema, speed: Transport) -> Result<Self, ServingError> {
+    pub async fn open(
+        machine: Arc<dyn Machine>,
+        config: &ServingConfig,
+        store: Store,
+        events: &EventSchema,
+        speed: Transport,
+    ) -> Result<Self, ServingError> {
         let speed = SpeedClient::new(speed);
-        let speed_timeout = config.speed_timeout.0.min(SPEED_TIMEOUT_MAX);
-        let cache = BlockCache::new(config.cache_bytes.0);
-        let view = VIEW.parse().expect("the name of the built-in view is one");
-        let versions = Arc::new(Versions::open(view, store, cache, speed.clone(), speed_timeout, events).await?);
-        let watched = Arc::clone(&versions);
-        let period = config.poll_interval.0.max(POLL_INTERVAL_MIN);
-        let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(period).await }));
-        let (scrubbed, scrub_interval) = (Arc::clone(&versions), config.scrub_interval.0);
-        let scrubber = AbortOnDropHandle::new(tokio::spawn(async move { scrubbed.scrub(scrub_interval).await }));
-        Ok(Self { service: Service(Answers { versions, speed, speed_timeout }), _watchers: [watcher, scrubber] })
+        let opening = Opening {
+            store,
+            events: events.clone(),
+            cache: BlockCache::new(config.cache_bytes.0),
+            speed: speed.clone(),
+            speed_timeout: config.speed_timeout.0.min(SPEED_TIMEOUT_MAX),
+            poll_interval: config.poll_interval.0.max(POLL_INTERVAL_MIN),
+            scrub_interval: config.scrub_interval.0,
+        };
+        let served = Arc::new(Served::open(opening).await?);
+        let stats = served.view(ViewName::user_stats().as_str())?;
+        let watched = Arc::clone(&served);
+        let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
+        Ok(Self { service: Service { stats, served, machine }, speed, _watcher: watcher })
     }
 
     /// `UserStatsService` and `ViewService`.

@@ -1,9 +1,12 @@
 //! A question, and what can be wrong with it once the view is known.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, SecondsFormat};
-use views::{Definition, Granularity};
+use views::{Definition, key};
 
 use crate::ServingError;
+use crate::grouping::Grouping;
 use crate::position::Position;
 
 /// Most users of one question.
@@ -24,26 +27,72 @@ pub(crate) enum Consistency {
     BatchOnly,
 }
 
+/// Whom or what a question is about.
+#[derive(Clone, Debug)]
+pub(crate) enum About {
+    /// Users, each by itself, in the order of the answer; one may come twice. Of a view whose key is the user alone.
+    Users(Vec<String>),
+    /// All keys that begin with these columns, each a text of the column's value or null. None at all means every key.
+    Beginning {
+        parts: Vec<Option<String>>,
+        /// The field of the request that has them.
+        field: &'static str,
+    },
+}
+
 /// What somebody wants to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
-    /// In the order of the answer; an id may come twice.
-    pub(crate) user_ids: Vec<String>,
+    pub(crate) about: About,
     pub(crate) range: TimeRange,
-    pub(crate) granularity: Granularity,
+    /// Whether the range starts with the bucket that holds its start, which need not be an edge then.
+    pub(crate) starts_within: bool,
+    pub(crate) grouping: Grouping,
     pub(crate) consistency: Consistency,
     pub(crate) min_position: Option<Position>,
     /// Whether the halves are shown apart as well.
     pub(crate) explain: bool,
 }
 
+/// A question in the terms of one version.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    /// As the view has them; distinct, in order.
+    pub(crate) keys: Vec<String>,
+    /// Whether all keys are meant that begin so.
+    pub(crate) begin: bool,
+    /// What the answer is over.
+    pub(crate) range: TimeRange,
+    /// What has to be read for that.
+    pub(crate) read: TimeRange,
+}
+
 impl Question {
-    /// Refuses what `definition` cannot answer.
-    pub(crate) fn check(&self, definition: &Definition) -> Result<(), ServingError> {
-        if self.granularity == Granularity::Bucket && !definition.has_buckets() {
+    /// Refuses what a version with `definition`, which keeps buckets from `kept_from` on, cannot answer.
+    pub(crate) fn resolve(&self, definition: &Definition, kept_from: Option<i64>) -> Result<Resolved, ServingError> {
+        if self.grouping != Grouping::Total && !definition.has_buckets() {
             return Err(ServingError::field("granularity", "the view has no buckets; ask for GRANULARITY_TOTAL"));
         }
-        self.range.check(definition)
+        let (keys, begin) = match &self.about {
+            About::Users(users) => (users.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect(), false),
+            About::Beginning { parts, field } => {
+                let texts: Vec<Option<&str>> = parts.iter().map(Option::as_deref).collect();
+                let parts = definition.canonical_parts(&texts).map_err(|reason| ServingError::field(*field, reason))?;
+                let parts = || parts.iter().map(Option::as_deref);
+                match parts().len() {
+                    0 => (vec![String::new()], true),
+                    all if all == definition.key_columns().len() => (vec![key::encode(parts())], false),
+                    _ => (vec![key::prefix(parts())], true),
+                }
+            }
+        };
+        let mut range = self.range;
+        if let (true, Some(start_us), true) = (self.starts_within, range.start_us, definition.has_buckets()) {
+            range.start_us = Some(definition.edges_near(start_us.clamp(FIRST_US, END_US - 1))?.start_us);
+        }
+        range.check(definition)?;
+        let before = range.start_us.map(|start_us| start_us.saturating_sub(self.grouping.reach_us()));
+        Ok(Resolved { keys, begin, range, read: TimeRange { start_us: before.max(kept_from), ..range } })
     }
 }
 
@@ -95,7 +144,8 @@ fn check_edge(field: &str, time_us: i64, definition: &Definition) -> Result<(), 
     Err(ServingError::field(field, format!("is inside a bucket of the view; the nearest edges are {before} and {after}")))
 }
 
-fn rfc3339(time_us: i64) -> String {
+/// RFC 3339 in UTC.
+pub(crate) fn rfc3339(time_us: i64) -> String {
     let time = DateTime::from_timestamp_micros(time_us).expect("an edge near the years 1900 to 2200 is a date");
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

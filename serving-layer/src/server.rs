@@ -24,6 +24,10 @@ use crate::service::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Service};
 const QUESTIONS_PER_CORE: usize = 4;
 /// What a question waits for its turn at most: a burst of small ones is through by then.
 const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
+/// Each reads a whole view, up to a million rows.
+const RANKINGS: usize = 1;
+/// What one waits for its turn: it takes as long as all others.
+const RANKING_PATIENCE: Duration = Duration::from_secs(1);
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -97,11 +101,13 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
 
 fn rules() -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
+    let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape) = match path {
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call),
+            "/merganser.v1.ViewService/GetTopRows" => (Some(&rankings), Shape::Call),
             // Not built; a watch will be one question and a stream of answers.
             "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&questions), Shape::Export),
             _ if path.starts_with("/merganser.v1.") => (Some(&questions), Shape::Call),

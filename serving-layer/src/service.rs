@@ -8,21 +8,26 @@ mod stats;
 /// Error → status.
 mod status;
 
+/// Any view.
+mod view;
+
+use std::sync::Arc;
+
 use futures::stream::Empty;
 use merganser_proto::v1::user_stats_service_server::UserStatsService;
-use merganser_proto::v1::view_service_server::ViewService;
 use merganser_proto::v1::{
-    BatchGetUserStatsRequest, BatchGetUserStatsResponse, Explanation, GetUserStatsRequest, GetUserStatsResponse, GetViewRowsRequest,
-    GetViewRowsResponse, ListVersionsRequest, ListVersionsResponse, ListViewsRequest, ListViewsResponse, PartitionOffset, Provenance,
-    WatchUserStatsRequest, WatchUserStatsResponse,
+    BatchGetUserStatsRequest, BatchGetUserStatsResponse, Explanation, GetUserStatsRequest, GetUserStatsResponse, PartitionOffset,
+    Provenance, WatchUserStatsRequest, WatchUserStatsResponse,
 };
 use prost::Message;
+use storage::machine::Machine;
 use tonic::{Request, Response, Status};
 
 use crate::ServingError;
 use crate::answer::{Answer, Answers};
 use crate::position::Offsets;
 use crate::question::Question;
+use crate::served::Served;
 
 /// Largest request that is read: 1000 ids of 256 bytes take half of it.
 pub(crate) const MAX_REQUEST_BYTES: usize = 512 << 10;
@@ -31,7 +36,14 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// Both services of the serving layer.
 #[derive(Clone, Debug)]
-pub(crate) struct Service(pub(crate) Answers);
+pub(crate) struct Service {
+    /// Of the view that `UserStatsService` answers from.
+    pub(crate) stats: Answers,
+    /// Of all views.
+    pub(crate) served: Arc<Served>,
+    /// Tells the time of day, for questions that count back from now.
+    pub(crate) machine: Arc<dyn Machine>,
+}
 
 #[tonic::async_trait]
 impl UserStatsService for Service {
@@ -55,32 +67,17 @@ impl UserStatsService for Service {
     }
 }
 
-#[tonic::async_trait]
-impl ViewService for Service {
-    async fn list_views(&self, _: Request<ListViewsRequest>) -> Result<Response<ListViewsResponse>, Status> {
-        Err(status::not_built("ListViews"))
-    }
-
-    async fn get_view_rows(&self, _: Request<GetViewRowsRequest>) -> Result<Response<GetViewRowsResponse>, Status> {
-        Err(status::not_built("GetViewRows"))
-    }
-
-    async fn list_versions(&self, _: Request<ListVersionsRequest>) -> Result<Response<ListVersionsResponse>, Status> {
-        Err(status::not_built("ListVersions"))
-    }
-}
-
 impl Service {
     async fn get(&self, request: GetUserStatsRequest) -> Result<GetUserStatsResponse, ServingError> {
         let question = Question::try_from(request)?;
-        let answer = self.0.answer(&question).await?;
-        let user = answer.users.first().expect("an answer has a user for each id of its question");
+        let answer = self.stats.answer(&question).await?;
+        let user = answer.parts.first().expect("an answer has a part for each id of its question");
         let explanation = question.explain.then(|| Explanation {
-            batch: Some(stats::user_stats(&user.user_id, &user.batch)),
-            speed: user.speed.as_ref().map(|half| stats::user_stats(&user.user_id, half)),
+            batch: Some(stats::user_stats(&user.key, &user.batch)),
+            speed: user.speed.as_ref().map(|half| stats::user_stats(&user.key, half)),
         });
-        let stats = stats::user_stats(&user.user_id, &user.merged);
-        let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(self.provenance(&answer)), explanation };
+        let stats = stats::user_stats(&user.key, &user.merged);
+        let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(provenance(&self.stats, &answer)), explanation };
         if response.encoded_len() > MAX_ANSWER_BYTES {
             return Err(ServingError::TooLarge { instead: what_fits(&response) });
         }
@@ -88,34 +85,36 @@ impl Service {
     }
 
     async fn batch_get(&self, request: BatchGetUserStatsRequest) -> Result<BatchGetUserStatsResponse, ServingError> {
-        let answer = self.0.answer(&Question::try_from(request)?).await?;
-        let mut response = BatchGetUserStatsResponse { stats: Vec::new(), provenance: Some(self.provenance(&answer)) };
+        let answer = self.stats.answer(&Question::try_from(request)?).await?;
+        let mut response = BatchGetUserStatsResponse { stats: Vec::new(), provenance: Some(provenance(&self.stats, &answer)) };
         let mut bytes = response.encoded_len();
-        for user in &answer.users {
-            let stats = stats::user_stats(&user.user_id, &user.merged);
+        for user in &answer.parts {
+            let stats = stats::user_stats(&user.key, &user.merged);
             bytes += bytes_in_list(&stats);
             if bytes > MAX_ANSWER_BYTES {
-                return Err(ServingError::TooManyUsers { users: answer.users.len(), fitting: response.stats.len() });
+                return Err(ServingError::TooManyUsers { users: answer.parts.len(), fitting: response.stats.len() });
             }
             response.stats.push(stats);
         }
         Ok(response)
     }
+}
 
-    fn provenance(&self, answer: &Answer) -> Provenance {
-        let version = &answer.version;
-        Provenance {
-            view: self.0.versions.view().to_owned(),
-            version: version.number,
-            computed_time: version.computed_us().map(stats::timestamp),
-            boundary: partition_offsets(&version.boundary),
-            head: partition_offsets(&answer.head),
-            complete: answer.incomplete.is_none(),
-            incomplete_reason: answer.incomplete.clone().unwrap_or_default(),
-            batch_event_count: answer.batch_event_count,
-            speed_event_count: answer.speed_event_count,
-            fingerprint: version.definition.fingerprint().to_owned(),
-        }
+/// Where an answer came from.
+fn provenance(view: &Answers, answer: &Answer) -> Provenance {
+    let version = &answer.version;
+    Provenance {
+        view: view.versions.view().to_owned(),
+        version: version.number,
+        computed_time: version.computed_us().map(stats::timestamp),
+        boundary: partition_offsets(&version.boundary),
+        head: partition_offsets(&answer.head),
+        complete: answer.incomplete.is_none(),
+        incomplete_reason: answer.incomplete.clone().unwrap_or_default(),
+        batch_event_count: answer.batch_event_count,
+        speed_event_count: answer.speed_event_count,
+        fingerprint: version.definition.fingerprint().to_owned(),
+        kept_from_time: version.kept_from.map(stats::timestamp),
     }
 }
 

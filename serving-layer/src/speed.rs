@@ -20,9 +20,9 @@ use views::wire;
 
 use crate::ServingError;
 use crate::position::Offsets;
-use crate::question::TimeRange;
+use crate::question::Resolved;
 use crate::states::{self, RowsByKey};
-use crate::version::Version;
+use crate::version::{Version, rows_in};
 
 /// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -100,15 +100,14 @@ impl SpeedClient {
         within(deadline, client.prepare_version(request)).await.map(|_| ())
     }
 
-    /// The states of `keys` from the boundary of `version` on, in one call that is this question's own: it is sent after the
+    /// The states of the question's keys from the boundary of `version` on, in one call that is this question's own: it is sent after the
     /// question arrived, and so finds every event that was acknowledged before. `log_id` may be empty, which any log is.
     pub(crate) async fn states(
         &self,
         view: &str,
         version: &Version,
         log_id: &str,
-        keys: Vec<String>,
-        range: TimeRange,
+        resolved: &Resolved,
         deadline: Instant,
     ) -> Result<SpeedStates, ServingError> {
         let boundary = version.boundary.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset });
@@ -117,11 +116,12 @@ impl SpeedClient {
             fingerprint: version.definition.fingerprint().to_owned(),
             log_id: log_id.to_owned(),
             boundary: boundary.collect(),
-            keys,
+            keys: resolved.keys.clone(),
+            keys_begin: resolved.begin,
         };
         let mut client = self.realtime.clone();
         let response = within(deadline, client.get_states(request)).await?;
-        read(&response, version, range)
+        read(&response, version, resolved)
     }
 }
 
@@ -143,7 +143,7 @@ fn failure(status: &Status) -> ServingError {
     if mended { ServingError::Stale { reason } } else { ServingError::SpeedRefused { reason } }
 }
 
-fn read(response: &GetStatesResponse, version: &Version, range: TimeRange) -> Result<SpeedStates, ServingError> {
+fn read(response: &GetStatesResponse, version: &Version, resolved: &Resolved) -> Result<SpeedStates, ServingError> {
     let unusable = |reason: String| ServingError::SpeedAnswer { reason };
     let batches = wire::decode(&response.states).map_err(|e| unusable(e.to_string()))?;
     if let Some(reason) = batches.iter().find_map(|batch| states::misfit(&batch.schema(), &version.definition)) {
@@ -154,5 +154,12 @@ fn read(response: &GetStatesResponse, version: &Version, range: TimeRange) -> Re
     if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
         return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
     }
-    Ok(SpeedStates { rows: states::by_key(&batches, range)?, head })
+    let rows = match resolved.keys.as_slice() {
+        [prefix] if resolved.begin => {
+            let in_range = batches.iter().map(|batch| rows_in(batch, resolved.read)).collect::<Result<_, _>>()?;
+            RowsByKey::from([(prefix.clone(), in_range)])
+        }
+        _ => states::by_key(&batches, resolved.read)?,
+    };
+    Ok(SpeedStates { rows, head })
 }

@@ -1,19 +1,23 @@
 //! One version of the view: its definition, its boundary, and the batch half behind it.
 
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::DateTime;
-use storage::batch_view::{BlockCache, OpenView};
+use storage::batch_view::{BLOCK_ROWS, BlockCache, OpenView};
 use storage::manifest::{Definitions, Manifest, ViewFile};
 use storage::store::Store;
-use views::{Definition, EventSchema, FoldError, shard_of};
+use views::{Definition, EventSchema, FoldError, shard_of_key};
 
 use crate::ServingError;
 use crate::position::Offsets;
 use crate::question::TimeRange;
+
+/// Most rows of the batch view that one answer is made of.
+const MAX_ROWS: usize = 1_000_000;
 
 /// What one answer reads throughout. It never changes; the next version is another one.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Version {
     pub(crate) definition: Definition,
     /// Where the batch half ends.
     pub(crate) boundary: Offsets,
+    /// Where the first bucket starts that the view keeps, in either half.
+    pub(crate) kept_from: Option<i64>,
     batch: Option<OpenView>,
     /// What was found when its files were read again. It answers nothing while there is something.
     damage: RwLock<Option<String>>,
@@ -31,7 +37,14 @@ pub(crate) struct Version {
 impl Version {
     /// What answers while nothing is published: the built-in view, with every event still in the speed layer.
     pub(crate) fn unpublished(events: &EventSchema) -> Self {
-        Self { number: 0, definition: Definition::user_stats(events), boundary: Offsets::new(), batch: None, damage: RwLock::default() }
+        Self {
+            number: 0,
+            definition: Definition::user_stats(events),
+            boundary: Offsets::new(),
+            kept_from: None,
+            batch: None,
+            damage: RwLock::default(),
+        }
     }
 
     /// Opens and verifies a published version.
@@ -49,13 +62,18 @@ impl Version {
             let (here, there) = (definition.fingerprint(), &manifest.fingerprint);
             return Err(refuse(format!("its states were folded as {there}, and its definition means {here} to this program")));
         }
+        let kept_from = match manifest.as_of {
+            Some(as_of) => definition.kept_from(as_of)?,
+            None if definition.has_limit() => return Err(refuse("its definition has a limit, and it does not say as of when".to_owned())),
+            None => None,
+        };
         let boundary = (0..).zip(manifest.boundary.iter().copied()).collect();
         let number = manifest.version;
         let batch = OpenView::open(store, manifest, cache).await?;
         if let Some(reason) = crate::states::misfit(batch.schema(), &definition) {
             return Err(ServingError::VersionRefused { version: number, reason: format!("its files: {reason}") });
         }
-        Ok(Self { number, definition, boundary, batch: Some(batch), damage: RwLock::default() })
+        Ok(Self { number, definition, boundary, kept_from, batch: Some(batch), damage: RwLock::default() })
     }
 
     /// The log that the boundary counts in; empty while nothing is published.
@@ -75,8 +93,7 @@ impl Version {
 
     /// When it was computed, in microseconds since 1970, if its manifest says so.
     pub(crate) fn computed_us(&self) -> Option<i64> {
-        let time = DateTime::parse_from_rfc3339(&self.manifest()?.created_time).ok()?;
-        Some(time.timestamp_micros())
+        computed_us(self.manifest()?)
     }
 
     fn manifest(&self) -> Option<&Manifest> {
@@ -101,13 +118,47 @@ impl Version {
     /// # Errors
     /// The store's. A failed read is never an empty one.
     pub(crate) async fn batch_rows(&self, key: &str, range: TimeRange) -> Result<Vec<RecordBatch>, ServingError> {
-        let Some(batch) = &self.batch else { return Ok(Vec::new()) };
+        let Some(batch) = self.sound_batch()? else { return Ok(Vec::new()) };
+        let rows = batch.rows(shard_of_key(key, batch.shards()), key).await?;
+        Ok(rows.iter().map(|rows| rows_in(rows, range)).collect::<Result<_, _>>()?)
+    }
+
+    /// The batch half of all keys that begin with `prefix`: their state rows in `range`.
+    ///
+    /// # Errors
+    /// The store's; and there are too many of them.
+    pub(crate) async fn batch_rows_beginning(&self, prefix: &str, range: TimeRange) -> Result<Vec<RecordBatch>, ServingError> {
+        let Some(batch) = self.sound_batch()? else { return Ok(Vec::new()) };
+        // Keys with the same first column lie together.
+        let shards = if prefix.is_empty() { 0..batch.shards() } else { one(shard_of_key(prefix, batch.shards())) };
+        let rows: usize = shards.clone().map(|shard| batch.most_rows_beginning(shard, prefix)).sum();
+        if rows > MAX_ROWS + shards.len() * BLOCK_ROWS {
+            return Err(ServingError::TooManyRows { rows });
+        }
+        let mut found = Vec::new();
+        for shard in shards {
+            for rows in batch.rows_beginning(shard, prefix).await? {
+                found.push(rows_in(&rows, range)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn sound_batch(&self) -> Result<Option<&OpenView>, ServingError> {
         if let Some(reason) = &*self.damage.read().unwrap_or_else(PoisonError::into_inner) {
             return Err(ServingError::VersionDamaged { version: self.number, reason: reason.clone() });
         }
-        let rows = batch.rows(shard_of(key, batch.shards()), key).await?;
-        Ok(rows.iter().map(|rows| rows_in(rows, range)).collect::<Result<_, _>>()?)
+        Ok(self.batch.as_ref())
     }
+}
+
+/// When a version was computed, in microseconds since 1970, if its manifest says so.
+pub(crate) fn computed_us(manifest: &Manifest) -> Option<i64> {
+    Some(DateTime::parse_from_rfc3339(&manifest.created_time).ok()?.timestamp_micros())
+}
+
+fn one(shard: u32) -> Range<u32> {
+    shard..shard + 1
 }
 
 /// A copy of the rows whose bucket is in `range`. It is a copy so that a slice of a large block does not keep all of it.

@@ -1,6 +1,6 @@
 //! The layer without its network: open what is on the disk, offer the services, work in the background, close.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use storage::config::Config;
 use storage::dead_letter::DeadLetters;
 use storage::log::{LogFolder, LogId, PartitionLog};
 use storage::machine::{Machine, Owner, blocking};
-use storage::manifest::Manifests;
+use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::{Retry, Store};
 use tokio::sync::{Mutex, Notify, watch};
@@ -34,8 +34,6 @@ use crate::scrub::Scrub;
 use crate::service::{IngestAdapter, RealtimeAdapter};
 use crate::trim::trim_as_versions_come;
 
-/// The view that is kept. Others are recomputed by the batch layer, but nobody serves them yet.
-const VIEW: &str = "user_stats";
 /// Largest request.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Largest answer to a producer: what gRPC clients take unless told otherwise.
@@ -63,7 +61,6 @@ impl SpeedLayer {
     /// As [`crate::run`].
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
         let schema = Arc::new(config.events.clone());
-        let view = ViewName::try_from(VIEW.to_owned())?;
         let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
             blocking(move || open_folder(&*machine, &dir, partitions)).await?
@@ -73,7 +70,10 @@ impl SpeedLayer {
 
         // A restart does not fail for a bad moment of the store.
         let store = store.with_retry(Retry::seeded(machine.random() as u64));
-        let mut kept = newest_versions(&store, &view, &config, &log_id).await?;
+        let mut kept = Vec::new();
+        for view in list_views(&store).await? {
+            kept.extend(newest_versions(&store, &view, &config, &log_id).await?);
+        }
         let partitions = config.log.partitions;
         let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), partitions as usize, &log_id).await?);
         let mut logs = Vec::new();
@@ -89,7 +89,6 @@ impl SpeedLayer {
         owners.push(owner);
         let realtime = Arc::new(Realtime {
             log_id: Arc::clone(&log_id),
-            view,
             store,
             schema: Arc::clone(&schema),
             partitions: Arc::clone(&partitions),
@@ -188,7 +187,8 @@ fn open_folder(machine: &dyn Machine, dir: &Path, partitions: u32) -> Result<(Lo
     Ok((folder, letters))
 }
 
-/// The two newest versions in the store, oldest first. Before the first one there is version 0: the built-in view of nothing.
+/// The two newest versions of a view in the store, oldest first. Before the first one of the built-in view there is version 0: that
+/// of nothing.
 ///
 /// A version that this program cannot use is left out, for ingest must go on and a new version can mend it.
 ///
@@ -198,9 +198,10 @@ async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id
     let manifests = Manifests::new(store.clone(), view.clone());
     let newest = manifests.newest().await?.unwrap_or(0);
     let mut kept = Vec::new();
-    if newest <= 1 {
+    if newest <= 1 && *view == ViewName::user_stats() {
         let definition = Arc::new(Definition::user_stats(&config.events));
-        kept.push(Kept { version: 0, definition, boundary: vec![0; config.log.partitions as usize], boundary_records: Vec::new() });
+        let boundary = vec![0; config.log.partitions as usize];
+        kept.push(Kept { view: view.clone(), version: 0, definition, boundary, boundary_records: Vec::new() });
     }
     for version in (newest - 1..=newest).filter(|version| *version > 0) {
         let loaded = match manifests.read(version).await {
@@ -211,7 +212,7 @@ async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id
         match loaded {
             Ok(version) => kept.push(version),
             Err(e @ (SpeedError::OtherLog { .. } | SpeedError::ColumnType { .. })) => return Err(e),
-            Err(e) => error!(error = e.chain(), "a stored version cannot be used here; a new batch run can mend it"),
+            Err(e) => error!(%view, error = e.chain(), "a stored version cannot be used here; a new batch run can mend it"),
         }
     }
     Ok(kept)
@@ -259,28 +260,46 @@ async fn start_partitions(
 
 /// Keeps up with what the batch layer publishes, so that slices are let go though nobody asks.
 async fn follow_versions(realtime: Arc<Realtime>, interval: Duration, shutdown: CancellationToken) {
-    let manifests = Manifests::new(realtime.store.clone(), realtime.view.clone());
     let mut tick = tokio::time::interval(interval);
-    let mut complaint = None;
+    let mut complaints = BTreeMap::new();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let prepared = match manifests.latest().await {
-            Ok(None) => Ok(()),
-            Ok(Some(newest)) => realtime.prepare(newest.version).await,
-            Err(e) => Err(e.into()),
+        let views = match list_views(&realtime.store).await {
+            Ok(views) => views,
+            Err(e) => {
+                complain(&mut complaints, None, Some(SpeedError::from(e).chain()));
+                continue;
+            }
         };
-        // Once for each failure, not once for each poll.
-        let reason = prepared.err().map(|e| e.chain());
-        if let Some(reason) = &reason
-            && complaint.as_ref() != Some(reason)
-        {
-            warn!(reason, "the newest version cannot be prepared; the older one stays");
+        complain(&mut complaints, None, None);
+        for view in views {
+            let reason = prepare_newest(&realtime, &view).await.err().map(|e| e.chain());
+            complain(&mut complaints, Some(view), reason);
         }
-        complaint = reason;
+    }
+}
+
+async fn prepare_newest(realtime: &Realtime, view: &ViewName) -> Result<(), SpeedError> {
+    match Manifests::new(realtime.store.clone(), view.clone()).latest().await? {
+        Some(newest) => realtime.prepare(view, newest.version).await,
+        None => Ok(()),
+    }
+}
+
+/// Once for each failure of a view, or of the list of views, not once for each poll.
+fn complain(known: &mut BTreeMap<Option<ViewName>, String>, view: Option<ViewName>, reason: Option<String>) {
+    let Some(reason) = reason else {
+        known.remove(&view);
+        return;
+    };
+    if known.get(&view) != Some(&reason) {
+        let view_name = view.as_ref().map_or("", ViewName::as_str);
+        warn!(view = view_name, reason, "the newest version cannot be prepared; the older one stays");
+        known.insert(view, reason);
     }
 }
 

@@ -11,7 +11,7 @@ use storage::paths::ViewName;
 use storage::store::Store;
 use tokio::sync::{Mutex, Notify};
 use tracing::info;
-use views::{Definition, EventSchema, fold, shard_of, wire};
+use views::{Definition, EventSchema, fold, shard_of_key, wire};
 
 use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
@@ -19,12 +19,15 @@ use crate::error::SpeedError;
 use crate::partition::{Partition, fold_log};
 use crate::slices::rows_of;
 
+/// Versions of each view that can be answered from.
+const KEPT_VERSIONS: usize = 2;
 /// Rows of one message of an export.
 const EXPORT_ROWS: usize = 8192;
 
 /// A definition and the boundary from which its slices are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
+    pub(crate) view: ViewName,
     pub(crate) version: i64,
     pub(crate) definition: Arc<Definition>,
     /// One entry a partition.
@@ -35,12 +38,11 @@ pub(crate) struct Kept {
 
 pub(crate) struct Realtime {
     pub(crate) log_id: Arc<str>,
-    pub(crate) view: ViewName,
     pub(crate) store: Store,
     pub(crate) schema: Arc<EventSchema>,
     pub(crate) partitions: Arc<[Partition]>,
     pub(crate) archive: Arc<Archive>,
-    /// The versions whose boundaries can be answered from, oldest first: the two newest that are prepared. One at a time
+    /// The versions whose boundaries can be answered from, a view's oldest first: its two newest that are prepared. One at a time
     /// changes it.
     pub(crate) kept: Mutex<Vec<Kept>>,
     /// A version was prepared.
@@ -48,27 +50,32 @@ pub(crate) struct Realtime {
 }
 
 impl Realtime {
-    /// The states of `keys` from `boundary` on, as wire bytes, and the head of every partition, each read once.
+    /// The states of `keys`, or of all keys that begin so, from `boundary` on, as wire bytes, and the head of every partition, each
+    /// read once.
     pub(crate) fn states(
         &self,
         fingerprint: &str,
         log_id: &str,
         boundary: &BTreeMap<usize, i64>,
         keys: &[String],
+        begin: bool,
     ) -> Result<(Vec<u8>, Vec<i64>), SpeedError> {
         self.check_log(log_id)?;
         if let Some(unknown) = boundary.keys().find(|p| **p >= self.partitions.len()) {
             return Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len())));
         }
         let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
+        let partitions = self.partitions.len() as u32;
         let mut heads = Vec::with_capacity(self.partitions.len());
         let mut found = Vec::new();
         for partition in self.partitions.iter() {
             let start = boundary.get(&partition.number).copied().unwrap_or(0);
-            let (head, runs) = partition.runs(fingerprint, start, None)?;
+            let Runs { head, definition, runs } = partition.runs(fingerprint, start, None)?;
             heads.push(head);
-            for key in keys.iter().filter(|key| shard_of(key, self.partitions.len() as u32) as usize == partition.number) {
-                found.extend(runs.iter().map(|run| rows_of(run, key)).filter(|rows| rows.num_rows() > 0));
+            let everywhere = !definition.is_by_user() || (begin && keys.contains(""));
+            let may_have = |key: &&&str| everywhere || shard_of_key(key, partitions) as usize == partition.number;
+            for key in keys.iter().filter(may_have) {
+                found.extend(runs.iter().map(|run| rows_of(run, key, begin)).filter(|rows| rows.num_rows() > 0));
             }
         }
         let bytes = match found.first() {
@@ -94,9 +101,8 @@ impl Realtime {
         if range.is_empty() {
             return Err(SpeedError::BadRequest(format!("the range [{}, {}) is empty", range.start, range.end)));
         }
-        let (_, runs) = partition.runs(fingerprint, range.start, Some(range.end))?;
+        let Runs { definition, runs, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
         let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
-        let definition = partition.definition(fingerprint)?;
         let merged = fold::merge(&definition, runs.iter().map(Arc::as_ref)).map_err(fail)?;
         let part = |start: usize| merged.slice(start, EXPORT_ROWS.min(merged.num_rows() - start));
         let parts = (0..merged.num_rows()).step_by(EXPORT_ROWS).map(|start| wire::encode(&[part(start)]));
@@ -124,29 +130,30 @@ impl Realtime {
 
     /// Makes sure that a version's definition can be answered from its boundary, folding the log under it if need be, then
     /// lets go of what no kept version needs.
-    pub(crate) async fn prepare(&self, version: i64) -> Result<(), SpeedError> {
+    pub(crate) async fn prepare(&self, view: &ViewName, version: i64) -> Result<(), SpeedError> {
         let mut kept = self.kept.lock().await;
-        if kept.iter().any(|k| k.version == version) {
+        if kept.iter().any(|k| k.view == *view && k.version == version) {
             return Ok(());
         }
-        if kept.last().is_some_and(|newest| newest.version > version) {
-            return Err(SpeedError::BadRequest(format!(
-                "version {version} of {} is older than the versions kept here",
-                self.view.as_str()
-            )));
+        if kept.iter().any(|k| k.view == *view && k.version > version) {
+            return Err(SpeedError::BadRequest(format!("version {version} of {view} is older than the versions kept here")));
         }
-        let manifest = Manifests::new(self.store.clone(), self.view.clone()).read(version).await?;
-        let next = load_kept(&self.store, &self.view, &manifest, &self.log_id, &self.schema).await?;
+        let manifest = Manifests::new(self.store.clone(), view.clone()).read(version).await?;
+        let next = load_kept(&self.store, view, &manifest, &self.log_id, &self.schema).await?;
         check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
         if let Err(e) = self.prepare_partitions(&next, &kept).await {
             // What some partitions have folded for it would refuse events on which it fails.
             self.partitions.iter().for_each(|partition| partition.retire(&kept));
             return Err(e);
         }
-        info!(version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
+        info!(%view, version, fingerprint = next.definition.fingerprint(), boundary = ?next.boundary, "prepared version");
         kept.push(next);
-        let surplus = kept.len().saturating_sub(2);
-        kept.drain(..surplus);
+        let mut surplus = kept.iter().filter(|k| k.view == *view).count().saturating_sub(KEPT_VERSIONS);
+        kept.retain(|k| {
+            let goes = k.view == *view && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
         self.partitions.iter().for_each(|partition| partition.retire(&kept));
         self.prepared.notify_one();
         Ok(())
@@ -204,6 +211,7 @@ pub(crate) async fn load_kept(
     }
     check_types(&definition, here, manifest.version)?;
     Ok(Kept {
+        view: view.clone(),
         version: manifest.version,
         definition: Arc::new(definition),
         boundary: manifest.boundary.clone(),
@@ -230,19 +238,21 @@ fn check_types(definition: &Definition, here: &EventSchema, version: i64) -> Res
     Ok(())
 }
 
+/// A view in a range of slices of one partition, from one moment.
+struct Runs {
+    head: i64,
+    definition: Arc<Definition>,
+    /// Each in order of key and bucket.
+    runs: Vec<Arc<RecordBatch>>,
+}
+
 impl Partition {
-    /// The head and the runs of a view in a range of slices, from one moment.
-    fn runs(&self, fingerprint: &str, start: i64, end: Option<i64>) -> Result<(i64, Vec<Arc<RecordBatch>>), SpeedError> {
+    /// What there is of a view in a range of slices.
+    fn runs(&self, fingerprint: &str, start: i64, end: Option<i64>) -> Result<Runs, SpeedError> {
         let visible = self.visible.read().expect("no writer panics while it holds the lock");
         let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
         let runs = slices.runs(start, end).map_err(|e| SpeedError::BoundaryRetired { partition: self.number, offset: e.offset })?;
-        Ok((visible.head, runs))
-    }
-
-    fn definition(&self, fingerprint: &str) -> Result<Arc<Definition>, SpeedError> {
-        let visible = self.visible.read().expect("no writer panics while it holds the lock");
-        let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
-        Ok(Arc::clone(slices.definition()))
+        Ok(Runs { head: visible.head, definition: Arc::clone(slices.definition()), runs })
     }
 
     /// Drops views and slices that no kept version needs.

@@ -11,6 +11,7 @@ use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
 use prost::Message as _;
 use storage::machine::blocking;
+use storage::paths::ViewName;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -117,9 +118,10 @@ impl RealtimeViewService for RealtimeAdapter {
 
     async fn prepare_version(&self, request: Request<pb::PrepareVersionRequest>) -> Result<Response<pb::PrepareVersionResponse>, Status> {
         let request = request.into_inner();
-        self.check_view(&request.view)?;
+        // The name that was asked for may be anything, and as long as a request.
+        let view: ViewName = request.view.parse().map_err(|_| Status::invalid_argument("view: is not the name of a view"))?;
         let realtime = Arc::clone(&self.0);
-        let prepare = tokio::spawn(async move { realtime.prepare(request.version).await });
+        let prepare = tokio::spawn(async move { realtime.prepare(&view, request.version).await });
         match tokio::time::timeout(PREPARE_PATIENCE, prepare).await {
             Err(_) => Err(Status::unavailable(format!("version {} is being folded from the log; ask again", request.version))),
             Ok(Err(_)) => Err(status(&SpeedError::Stopping)),
@@ -129,36 +131,24 @@ impl RealtimeViewService for RealtimeAdapter {
 
     async fn get_states(&self, request: Request<pb::GetStatesRequest>) -> Result<Response<pb::GetStatesResponse>, Status> {
         let request = request.into_inner();
-        self.check_view(&request.view)?;
         let mut boundary = BTreeMap::new();
         for edge in &request.boundary {
             let partition = usize::try_from(edge.partition).map_err(|_| Status::invalid_argument("a partition is negative"))?;
             boundary.insert(partition, edge.offset);
         }
-        let (states, heads) = self.0.states(&request.fingerprint, &request.log_id, &boundary, &request.keys).map_err(|e| status(&e))?;
+        let (states, heads) =
+            self.0.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, request.keys_begin).map_err(|e| status(&e))?;
         Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads) }))
     }
 
     async fn export_states(&self, request: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
         let request = request.into_inner();
-        self.check_view(&request.view)?;
         let partition = usize::try_from(request.partition).map_err(|_| Status::invalid_argument("the partition is negative"))?;
         let realtime = Arc::clone(&self.0);
         let export = move || realtime.export(&request.fingerprint, &request.log_id, partition, request.start_offset..request.end_offset);
         let parts = blocking(export).await.map_err(|e| status(&e))?;
         let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into() }));
         Ok(Response::new(Box::pin(futures::stream::iter(messages))))
-    }
-}
-
-impl RealtimeAdapter {
-    fn check_view(&self, view: &str) -> Result<(), Status> {
-        let here = self.0.view.as_str();
-        if view == here {
-            return Ok(());
-        }
-        // The name that was asked for may be anything, and as long as a request.
-        Err(Status::not_found(format!("the speed layer keeps the view {here} and no other")))
     }
 }
 

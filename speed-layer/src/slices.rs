@@ -119,8 +119,8 @@ impl Slices {
     }
 }
 
-/// The rows of `key` in a run, which is sorted by key.
-pub(crate) fn rows_of(run: &RecordBatch, key: &str) -> RecordBatch {
+/// The rows of `key` in a run, which is sorted by key; of all keys that begin with it, if `begin` is set.
+pub(crate) fn rows_of(run: &RecordBatch, key: &str, begin: bool) -> RecordBatch {
     let keys = run.column(0).as_string::<i32>();
     let first_where = |past: &dyn Fn(&str) -> bool| -> usize {
         let Range { mut start, mut end } = 0..keys.len();
@@ -131,7 +131,7 @@ pub(crate) fn rows_of(run: &RecordBatch, key: &str) -> RecordBatch {
         start
     };
     let start = first_where(&|k| k >= key);
-    let end = first_where(&|k| k > key);
+    let end = first_where(&|k| k > key && !(begin && k.starts_with(key)));
     run.slice(start, end - start)
 }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn count(slices: &Slices, user: &str, start: i64, end: Option<i64>) -> i64 {
-        let rows: Vec<_> = slices.runs(start, end).unwrap().iter().map(|run| rows_of(run, user)).collect();
+        let rows: Vec<_> = slices.runs(start, end).unwrap().iter().map(|run| rows_of(run, user, false)).collect();
         let outputs = fold::finish(slices.definition(), &rows, Granularity::Total).unwrap();
         outputs.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum()
     }

@@ -16,26 +16,30 @@ pub mod definitions;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::{ManifestPath, ViewName, manifests_folder};
+use crate::paths::{ManifestPath, ViewName, manifests_folder, views_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Claim, Store, StoreError};
 
 pub use definitions::{DefinitionFile, Definitions};
 
-/// The manifest format that this program writes, and the newest it reads.
+/// The format of manifests and definitions that this program writes where nothing needs a newer one.
 pub const FORMAT_VERSION: u32 = 2;
+/// The format of a manifest with [`Manifest::as_of`], which older programs must not overlook.
+pub const FORMAT_VERSION_WITH_LIMIT: u32 = 3;
 /// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
-const FORMATS: Formats = Formats { known: FORMAT_VERSION, checked_from: 2 };
+const FORMATS: Formats = Formats { known: FORMAT_VERSION_WITH_LIMIT, checked_from: 2 };
 
 /// One version of a batch view: the partial states of the events `[0, boundary)`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`] of whoever wrote it.
+    /// [`FORMAT_VERSION`], or [`FORMAT_VERSION_WITH_LIMIT`].
     pub format_version: u32,
     /// The view.
     pub view: ViewName,
@@ -60,6 +64,10 @@ pub struct Manifest {
     pub lease: i64,
     /// Fingerprint of the definition, which names the format of the states.
     pub fingerprint: String,
+    /// What the definition's limit is counted back from, in microseconds since 1970: when the newest event below the boundary was
+    /// appended. Only in manifests of format 3, whose definitions have a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<i64>,
     /// Digest of keys and exact states in canonical form.
     pub digest: String,
     /// Events counted, after deduplication.
@@ -104,6 +112,17 @@ impl Manifest {
     pub fn path(&self) -> ObjectPath {
         ManifestPath { view: self.view.clone(), version: self.version }.path()
     }
+}
+
+/// The views that somebody has begun to publish, and the built-in one, by name.
+///
+/// # Errors
+/// What the store says.
+pub async fn list_views(store: &Store) -> Result<BTreeSet<ViewName>, StoreError> {
+    let folders = store.folders(&views_folder()).await?;
+    // Folders of other names are not ours.
+    let declared = folders.iter().filter_map(|folder| folder.filename()?.parse().ok());
+    Ok(declared.chain([ViewName::user_stats()]).collect())
 }
 
 /// One file of a version.

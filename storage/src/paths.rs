@@ -48,6 +48,12 @@ pub fn manifests_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("views/{view}/manifests"))
 }
 
+/// The folder of the folders of all views.
+#[must_use]
+pub fn views_folder() -> ObjectPath {
+    ObjectPath::from("views")
+}
+
 /// The folder of everything of a view.
 #[must_use]
 pub fn view_folder(view: &ViewName) -> ObjectPath {
@@ -117,6 +123,14 @@ checked_name!(
         (1..=63).contains(&bytes.len()) && plain(bytes[0]) && bytes.iter().all(|&b| plain(b) || b == b'_' || b == b'-')
     }
 );
+
+impl ViewName {
+    /// The view that is there before anybody declares one.
+    #[must_use]
+    pub fn user_stats() -> Self {
+        Self("user_stats".to_owned())
+    }
+}
 
 checked_name!(
     /// A run id or a definition's fingerprint: `^[0-9A-Za-z_-]{1,128}$`.

@@ -16,7 +16,7 @@ pub const MAX_EVENT_TYPE_BYTES: usize = 128;
 pub const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
 
 /// 1900-01-01T00:00:00Z, the first accepted `event_time`, in microseconds.
-const FIRST_TIME_US: i64 = -2_208_988_800_000_000;
+pub(crate) const FIRST_TIME_US: i64 = -2_208_988_800_000_000;
 /// 2200-01-01T00:00:00Z, the first refused one, in microseconds.
 const END_TIME_US: i64 = 7_258_118_400_000_000;
 

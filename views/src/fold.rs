@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{SortColumn, filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -34,6 +34,12 @@ pub enum FoldError {
     /// The bucket of an event is null, so that the event would have no place.
     #[error("the view's bucket is null")]
     NullBucket,
+    /// The key of an event has more than [`crate::key::MAX_KEY_BYTES`].
+    #[error("the view's key has {bytes} bytes; the longest has {}", crate::key::MAX_KEY_BYTES)]
+    KeyTooLong {
+        /// Its length.
+        bytes: usize,
+    },
 }
 
 impl FoldError {
@@ -43,7 +49,7 @@ impl FoldError {
         match self {
             Self::Sql(e) => e.strip_backtrace().lines().next().unwrap_or_default().to_owned(),
             Self::Columns(e) => e.to_string(),
-            Self::NullBucket => self.to_string(),
+            Self::NullBucket | Self::KeyTooLong { .. } => self.to_string(),
         }
     }
 }
@@ -90,6 +96,17 @@ pub fn finish<'a>(
         }
     }
     fold.into_outputs()
+}
+
+/// The rows of states or outputs whose bucket starts at `from_us` or later; all of them if there is no such limit.
+///
+/// # Errors
+/// None for rows of a view with buckets.
+pub fn from_bucket(rows: &RecordBatch, from_us: Option<i64>) -> Result<RecordBatch, FoldError> {
+    let Some(from_us) = from_us else { return Ok(rows.clone()) };
+    let buckets = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+    let kept: BooleanArray = buckets.iter().map(|start| Some(start.is_some_and(|start| start >= from_us))).collect();
+    Ok(filter_record_batch(rows, &kept)?)
 }
 
 fn without_buckets(states: &RecordBatch) -> Result<RecordBatch, ArrowError> {
@@ -139,7 +156,7 @@ impl<'a> Fold<'a> {
         if events.num_rows() == 0 {
             return Ok(());
         }
-        let key = value(&definition.key, events)?;
+        let key = definition.key_array(events)?;
         let bucket = match &definition.bucket {
             Some(bucket) => value(bucket, events)?,
             None => new_null_array(&timestamp_type(), events.num_rows()),
@@ -205,7 +222,7 @@ impl<'a> Fold<'a> {
 /// count that a definition did not ask for is left out.
 fn finished_batch(definition: &Definition, mut finished: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
     let schema = &definition.finished_schema;
-    let group_columns = if definition.bucket.is_some() { 2 } else { 1 };
+    let group_columns = definition.key.len() + usize::from(definition.bucket.is_some());
     finished.truncate(schema.fields().len() - group_columns);
     let groups = schema.fields()[..group_columns].iter().map(|field| new_null_array(field.data_type(), rows));
     let columns = groups.chain(finished).collect::<Vec<_>>();

@@ -10,6 +10,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
+/// Days, weeks and months of a place.
+pub mod calendar;
 /// Events as Arrow columns.
 pub mod columns;
 /// Decimal text and unscaled integers.
@@ -22,6 +24,8 @@ pub mod digest;
 pub mod event;
 /// The three verbs.
 pub mod fold;
+/// A key as text.
+pub mod key;
 /// Which columns an event has.
 pub mod schema;
 /// The one hash that places a key.
@@ -34,4 +38,4 @@ pub use definition::{Definition, DefinitionError};
 pub use event::{Event, RawEvent, Refusal};
 pub use fold::{FoldError, Granularity};
 pub use schema::EventSchema;
-pub use shard::shard_of;
+pub use shard::{shard_of, shard_of_key};

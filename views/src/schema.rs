@@ -11,13 +11,15 @@ use crate::decimal::DecimalType;
 /// Columns that every event has, in the order of [`EventSchema::arrow`].
 pub const EVENT_COLUMNS: [&str; 5] = ["event_id", "user_id", "event_time", "event_type", "amount"];
 /// Columns that the log adds; a view definition cannot name them.
-pub const LOG_COLUMNS: [&str; 5] = [EXTRA, PARTITION, OFFSET, "_append_time", CONTENT_HASH];
+pub const LOG_COLUMNS: [&str; 5] = [EXTRA, PARTITION, OFFSET, APPEND_TIME, CONTENT_HASH];
 /// Undeclared attributes, a JSON object of strings, null if there are none.
 pub const EXTRA: &str = "_extra";
 /// The log partition, Int32.
 pub const PARTITION: &str = "_partition";
 /// The offset in its partition, Int64.
 pub const OFFSET: &str = "_offset";
+/// When it was appended, by the clock of the server: a UTC timestamp in microseconds.
+pub const APPEND_TIME: &str = "_append_time";
 /// XXH3-64 of what the producer sent, Int64: the same identity with another hash is a conflict.
 pub const CONTENT_HASH: &str = "_content_hash";
 
@@ -179,7 +181,7 @@ impl EventSchema {
             Field::new(EXTRA, DataType::Utf8, true),
             Field::new(PARTITION, DataType::Int32, false),
             Field::new(OFFSET, DataType::Int64, false),
-            Field::new("_append_time", timestamp_type(), false),
+            Field::new(APPEND_TIME, timestamp_type(), false),
             Field::new(CONTENT_HASH, DataType::Int64, false),
         ]);
         Arc::new(Schema::new(fields))

@@ -12,6 +12,12 @@ pub fn shard_of(key: &str, shards: u32) -> u32 {
     u32::try_from(shard).expect("a fraction of `shards` is below it")
 }
 
+/// Where a key of a view lies: with all that have the same first column, so that a user's lie where the user's events do.
+#[must_use]
+pub fn shard_of_key(key: &str, shards: u32) -> u32 {
+    shard_of(crate::key::first_part(key), shards)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use storage::store::StoreError;
-use views::fold::finish;
+use views::fold::{finish, from_bucket};
 use views::{Definition, FoldError, Granularity};
 
 use crate::error::RunError;
@@ -85,6 +85,8 @@ pub(super) struct Comparison<'a> {
     definition: &'a Definition,
     rules: Vec<Rule>,
     keys: Keys,
+    /// Where the first bucket starts that the new view keeps.
+    kept_from: Option<i64>,
     pub(super) keys_compared: i64,
     /// Events that the new view counts.
     pub(super) event_count: i64,
@@ -94,7 +96,7 @@ pub(super) struct Comparison<'a> {
 type States = BoxStream<'static, Result<RecordBatch, StoreError>>;
 
 impl<'a> Comparison<'a> {
-    pub(super) fn new(definition: &'a Definition, keys: Keys) -> Self {
+    pub(super) fn new(definition: &'a Definition, keys: Keys, kept_from: Option<i64>) -> Self {
         let kinds = definition.output_schema().fields().iter().map(|field| field.data_type());
         let exactness = definition.exact_outputs().into_iter().zip(definition.estimated_outputs());
         let rule = |((exact, estimated), kind): ((bool, bool), &DataType)| match (exact, kind.is_floating() && !estimated) {
@@ -103,7 +105,7 @@ impl<'a> Comparison<'a> {
             (false, false) => Rule::Nullness,
         };
         let rules = exactness.zip(kinds).map(rule).collect();
-        Self { definition, rules, keys, keys_compared: 0, event_count: 0, differences: Vec::new() }
+        Self { definition, rules, keys, kept_from, keys_compared: 0, event_count: 0, differences: Vec::new() }
     }
 
     /// Compares `new` with `old ⊕ delta`. All three are in order of key and bucket.
@@ -139,7 +141,7 @@ impl<'a> Comparison<'a> {
     /// Compares all rows of some keys.
     fn window(&mut self, new: &RecordBatch, expected: [&RecordBatch; 2]) -> Result<(), FoldError> {
         let new = finish(self.definition, [new], Granularity::Bucket)?;
-        let expected = finish(self.definition, expected, Granularity::Bucket)?;
+        let expected = from_bucket(&finish(self.definition, expected, Granularity::Bucket)?, self.kept_from)?;
         let counts = new.column(2).as_any().downcast_ref::<Int64Array>().expect("the count is Int64");
         self.event_count += sum(counts).unwrap_or(0);
         let (new, expected) = (self.chosen(new)?, self.chosen(expected)?);
@@ -186,7 +188,7 @@ impl<'a> Comparison<'a> {
             (None, Some(row)) => (expected, row),
             (None, None) => unreachable!("a pair has a side"),
         };
-        let key = keys(rows).value(row).to_owned();
+        let key = views::key::for_people(keys(rows).value(row));
         if self.differences.len() >= NAMED_KEYS || self.differences.iter().any(|d| d.key == key) {
             return;
         }

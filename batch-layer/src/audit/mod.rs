@@ -17,11 +17,13 @@ use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{AuditSummary, Manifest};
 use storage::store::{Store, StoreError};
 use tracing::warn;
-use views::Definition;
+use views::{Definition, fold};
 
+use crate::definition::kept_from;
 use crate::error::RunError;
 use crate::progress::Progress;
 use crate::service::{Exported, SpeedLayer};
+use crate::shard::by_shard;
 use crate::source::Source;
 
 pub use compare::Difference;
@@ -70,12 +72,18 @@ impl Audit {
     /// Compares with a fold of the raw events that shares little with the first.
     async fn against_second_fold(&self, new: &OpenView, keys: Keys) -> Result<Comparison<'_>, RunError> {
         let only = match &keys {
-            Keys::Only(users) => Some(users.clone()),
+            Keys::Only(keys) => Some(keys.clone()),
             Keys::AllBut(_) => None,
         };
-        let mut comparison = Comparison::new(&self.definition, keys);
+        let mut comparison = self.comparison(keys)?;
+        let mut expected = Spread::new(&self.definition, new.shards());
         for (shard, source) in (0..).zip(&self.sources) {
-            let expected = second::fold(source, &self.definition, only.as_ref()).await?;
+            let states = second::fold(source, &self.definition, only.as_ref()).await?;
+            if let Some(expected) = expected.take(states)? {
+                comparison.shard(shard, new.scan(shard)?, None, expected, None).await?;
+            }
+        }
+        for (shard, expected) in expected.merged()? {
             comparison.shard(shard, new.scan(shard)?, None, expected, None).await?;
         }
         Ok(comparison)
@@ -103,7 +111,8 @@ impl Audit {
             }
             Err(e) => return Err(e.into()),
         };
-        let mut comparison = Comparison::new(&self.definition, Keys::AllBut(self.touched_keys.clone()));
+        let mut comparison = self.comparison(Keys::AllBut(self.touched_keys.clone()))?;
+        let mut deltas = Spread::new(&self.definition, new.shards());
         for shard in 0..new.shards() {
             let delta = match self.export(speed.clone(), parent, shard).await? {
                 Exported::States(delta) => delta,
@@ -112,6 +121,11 @@ impl Audit {
                     return Ok(Err(format!("the speed layer does not hold the range: {reason}")));
                 }
             };
+            if let Some(delta) = deltas.take(delta)? {
+                comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
+            }
+        }
+        for (shard, delta) in deltas.merged()? {
             comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
         }
         if !self.touched_keys.is_empty() {
@@ -121,12 +135,48 @@ impl Audit {
         finish(comparison, "speed layer", self.touched_keys.len() as i64, None).map(Ok)
     }
 
+    fn comparison(&self, keys: Keys) -> Result<Comparison<'_>, RunError> {
+        Ok(Comparison::new(&self.definition, keys, kept_from(&self.definition, self.candidate.as_of)?))
+    }
+
     async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Exported, RunError> {
         let range = parent.boundary[partition as usize]..self.candidate.boundary[partition as usize];
         if range.is_empty() {
             return Ok(Exported::States(RecordBatch::new_empty(Arc::clone(self.definition.state_schema()))));
         }
         speed.export(&self.candidate.view, &self.definition, &self.candidate.log_id, partition, range).await
+    }
+}
+
+/// States of partitions as states of shards: those of a view by user are the shard's at once, those of another view are held until
+/// all partitions have given theirs.
+struct Spread<'a> {
+    definition: &'a Definition,
+    shards: Vec<Vec<RecordBatch>>,
+}
+
+impl<'a> Spread<'a> {
+    fn new(definition: &'a Definition, shards: u32) -> Self {
+        Self { definition, shards: vec![Vec::new(); if definition.is_by_user() { 0 } else { shards as usize }] }
+    }
+
+    /// Takes what a partition has; gives it back if it is all there is of the shard of that number.
+    fn take(&mut self, states: RecordBatch) -> Result<Option<RecordBatch>, RunError> {
+        if self.shards.is_empty() {
+            return Ok(Some(states));
+        }
+        let states = by_shard(&states, self.shards.len() as u32);
+        self.shards.iter_mut().zip(states).for_each(|(shard, states)| shard.push(states));
+        Ok(None)
+    }
+
+    /// What was held, each key and bucket once.
+    fn merged(self) -> Result<Vec<(u32, RecordBatch)>, RunError> {
+        let merge = |(shard, states): (u32, Vec<RecordBatch>)| {
+            let merged = fold::merge(self.definition, &states).map_err(|source| RunError::Fold { partition: shard, source })?;
+            Ok((shard, merged))
+        };
+        (0..).zip(self.shards).map(merge).collect()
     }
 }
 

@@ -17,24 +17,27 @@ use crate::progress::Stage;
 use crate::shard::failed_on;
 use crate::source::{Source, column};
 
-/// The states of one partition, each key and bucket once, in order; of `only` these users, if they are named.
+/// The states of one partition, each key and bucket once, in order; of `only` these keys, if they are named.
 pub(super) async fn fold(source: &Source, definition: &Definition, only: Option<&BTreeSet<String>>) -> Result<RecordBatch, RunError> {
     let partition = source.partition;
     let mut seen = HashSet::new();
     let mut tree = Tree { definition, levels: Vec::new() };
     let mut batches = source.batches(Stage::Audit);
     while let Some(batch) = batches.try_next().await? {
-        let batch = only.map_or(batch.clone(), |users| of_users(&batch, users));
-        let firsts = source.columns.widen(&first_seen(&batch, &mut seen));
+        // A repeated identity may come with another key, so nothing is left out before.
+        let mut firsts = source.columns.widen(&first_seen(&batch, &mut seen));
+        if let Some(keys) = only {
+            firsts = of_keys(definition, &firsts, keys).map_err(|source| RunError::Fold { partition, source })?;
+        }
         let states = fold::partial(definition, &firsts).map_err(|error| failed_on(definition, partition, &firsts, error))?;
         tree.add(states).map_err(|source| RunError::Fold { partition, source })?;
     }
     tree.finish().map_err(|source| RunError::Fold { partition, source })
 }
 
-fn of_users(batch: &RecordBatch, users: &BTreeSet<String>) -> RecordBatch {
-    let wanted: BooleanArray = column::<StringArray>(batch, "user_id").iter().map(|user| user.map(|user| users.contains(user))).collect();
-    filter_record_batch(batch, &wanted).expect("the mask has an entry for each row")
+fn of_keys(definition: &Definition, events: &RecordBatch, keys: &BTreeSet<String>) -> Result<RecordBatch, views::FoldError> {
+    let wanted: BooleanArray = definition.keys(events)?.iter().map(|key| key.map(|key| keys.contains(key))).collect();
+    Ok(filter_record_batch(events, &wanted)?)
 }
 
 /// The rows whose identity was not seen before. Offsets ascend, so the first one seen is the lowest.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+use views::definition::USER_STATS_SQL;
 use views::wire;
 
 use super::*;
@@ -21,12 +22,14 @@ pub(super) struct FakeSpeedLayer {
     pub(super) boundary: Vec<i64>,
     /// The log that it folds, as it believes it to be; `None` holds no range.
     pub(super) log: Option<Vec<Vec<Event>>>,
+    /// What it folds with.
+    pub(super) sql: &'static str,
 }
 
 impl FakeSpeedLayer {
     /// An honest one over what is in the master dataset.
     pub(super) fn of(master: &Master) -> Self {
-        Self { log_id: "log-1".to_owned(), boundary: master.boundary(), log: Some(master.log.clone()) }
+        Self { log_id: "log-1".to_owned(), boundary: master.boundary(), log: Some(master.log.clone()), sql: USER_STATS_SQL }
     }
 
     /// Serves until the test ends; the answer is the address.
@@ -63,7 +66,7 @@ impl RealtimeViewService for FakeSpeedLayer {
             let details = ErrorDetails::with_error_info("BOUNDARY_RETIRED", "merganser", HashMap::new());
             return Err(Status::with_error_details(tonic::Code::FailedPrecondition, "the range is retired", details));
         };
-        let definition = Definition::user_stats(&schema());
+        let definition = Definition::parse(self.sql, &schema()).unwrap();
         assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
         let events = &log[request.partition as usize][request.start_offset as usize..request.end_offset as usize];
         let position = Position { partition: request.partition, offset: 0, append_time_us: 0, content_hash: 0 };

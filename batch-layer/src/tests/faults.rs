@@ -21,7 +21,7 @@ async fn half_published(events: &[Event]) -> (FaultyStore, Master) {
 fn fork(faulty: &FaultyStore, master: &Master) -> (FaultyStore, Master) {
     let faulty = faulty.fork();
     let store = Store::from_object_store(Arc::new(faulty.clone()));
-    (faulty, Master { store, schema: master.schema.clone(), log: master.log.clone(), archived: master.archived.clone() })
+    (faulty, Master { store, schema: master.schema.clone(), log: master.log.clone(), archived: master.archived.clone(), append_time_us: 0 })
 }
 
 /// As if the time to live of whoever held the lease had passed.

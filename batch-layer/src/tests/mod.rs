@@ -5,6 +5,7 @@ mod collect;
 mod fake_speed_layer;
 mod faults;
 mod old_segments;
+mod other_keys;
 mod recompute;
 mod refusals;
 
@@ -80,12 +81,20 @@ struct Master {
     schema: EventSchema,
     log: Vec<Vec<Event>>,
     archived: Vec<usize>,
+    /// Of what is appended next.
+    append_time_us: i64,
 }
 
 impl Master {
     fn new(schema: EventSchema) -> Self {
         let partitions = PARTITIONS as usize;
-        Self { store: Store::open("memory://").unwrap(), schema, log: vec![Vec::new(); partitions], archived: vec![0; partitions] }
+        Self {
+            store: Store::open("memory://").unwrap(),
+            schema,
+            log: vec![Vec::new(); partitions],
+            archived: vec![0; partitions],
+            append_time_us: 0,
+        }
     }
 
     async fn with(events: &[Event]) -> Self {
@@ -113,7 +122,7 @@ impl Master {
         let position = |(i, event): (usize, &Event)| Position {
             partition: partition as i32,
             offset: (start + i) as i64,
-            append_time_us: 0,
+            append_time_us: self.append_time_us,
             content_hash: content_hash(event, &self.schema),
         };
         let events = &self.log[partition as usize][start..end];

@@ -81,6 +81,7 @@ impl Progress for Rival {
             boundary_records: vec![],
             lease: 0,
             fingerprint: String::new(),
+            as_of: None,
             digest: String::new(),
             event_count: 0,
             row_count: 0,

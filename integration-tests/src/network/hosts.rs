@@ -189,7 +189,16 @@ async fn serving(net: Net) -> turmoil::Result {
     let incoming = Box::pin(wire::listen().await?);
     let (config, events) = (world.config.serving_layer.clone(), world.config.events.clone());
     let store = world.store(&process);
-    let served = serving_layer::run_on(config, store, events, net.to_speed(SERVING), incoming, CancellationToken::new()).await;
+    let served = serving_layer::run_on(
+        world.machine_with(&world.clock),
+        config,
+        store,
+        events,
+        net.to_speed(SERVING),
+        incoming,
+        CancellationToken::new(),
+    )
+    .await;
     if let Err(e) = served {
         process.trace(|| format!("ends: {}", in_one_line(&e)));
     }

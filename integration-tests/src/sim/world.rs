@@ -276,7 +276,7 @@ impl World {
             let process = Process::new(format!("serving-{life}"), &self.chance, &self.trace);
             let transport = Transport::new(self.between.clone());
             let (store, events) = (self.store(&process), &self.config.events);
-            let opening = ServingLayer::open(&self.config.serving_layer, store, events, transport);
+            let opening = ServingLayer::open(self.machine(), &self.config.serving_layer, store, events, transport);
             let opened = tokio::select! {
                 biased;
                 () = process.death() => None,

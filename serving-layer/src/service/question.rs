@@ -1,13 +1,15 @@
 //! Requests, checked field by field as far as that needs no view.
 
-use merganser_proto::v1::{self, BatchGetUserStatsRequest, GetUserStatsRequest};
-use prost_types::Timestamp;
-use views::Granularity;
+use merganser_proto::v1::value::Kind;
+use merganser_proto::v1::{self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value};
+use prost_types::{Duration, Timestamp};
+use views::calendar::{Unit, Zone};
 use views::event::MAX_USER_ID_BYTES;
 
 use crate::ServingError;
+use crate::grouping::Grouping;
 use crate::position::Position;
-use crate::question::{Consistency, MAX_USERS, Question, TimeRange};
+use crate::question::{About, Consistency, MAX_USERS, Question, TimeRange, rfc3339};
 
 impl TryFrom<GetUserStatsRequest> for Question {
     type Error = ServingError;
@@ -15,12 +17,13 @@ impl TryFrom<GetUserStatsRequest> for Question {
     fn try_from(request: GetUserStatsRequest) -> Result<Self, ServingError> {
         check_id("user_id", &request.user_id)?;
         Ok(Self {
+            about: About::Users(vec![request.user_id]),
             range: range(request.start_time, request.end_time)?,
-            granularity: granularity(request.granularity)?,
+            starts_within: false,
+            grouping: grouping(request.granularity)?,
             consistency: consistency(request.consistency)?,
             min_position: min_position(&request.min_position)?,
             explain: request.explain,
-            user_ids: vec![request.user_id],
         })
     }
 }
@@ -37,14 +40,122 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
             check_id(&format!("user_ids[{i}]"), user_id)?;
         }
         Ok(Self {
+            about: About::Users(request.user_ids),
             range: range(request.start_time, request.end_time)?,
-            granularity: granularity(request.granularity)?,
+            starts_within: false,
+            grouping: grouping(request.granularity)?,
             consistency: consistency(request.consistency)?,
             min_position: min_position(&request.min_position)?,
             explain: false,
-            user_ids: request.user_ids,
         })
     }
+}
+
+/// The question of a request for rows; `now_us` is the time of day, in microseconds since 1970.
+pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Question, ServingError> {
+    let mut grouping = grouping(request.granularity)?;
+    let zone = zone(&request.time_zone)?;
+    let over = [(calendar(request.calendar_unit, zone)?, "calendar_unit"), (window(request.window)?, "window")];
+    for (over, field) in over {
+        match (over, grouping) {
+            (None, _) => {}
+            (Some(_), Grouping::Total) => return Err(ServingError::field(field, "is about buckets; set GRANULARITY_BUCKET")),
+            (Some(over), Grouping::Bucket) => grouping = over,
+            (Some(_), _) => return Err(ServingError::field(field, "cannot be asked for together with calendar_unit")),
+        }
+    }
+    if !request.time_zone.is_empty() && !matches!(grouping, Grouping::Calendar(..)) {
+        return Err(ServingError::field("time_zone", "is that of calendar_unit, which is not set"));
+    }
+    let (range, starts_within) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
+    let (parts, field) = match (request.key.as_str(), request.key_parts.as_slice()) {
+        ("", []) => return Err(ServingError::field("key", "is missing; set key, or key_parts for a null or an empty text")),
+        (key, []) => (vec![Some(key.to_owned())], "key"),
+        ("", parts) => (parts.iter().map(part).collect::<Result<_, _>>()?, "key_parts"),
+        _ => return Err(ServingError::field("key_parts", "cannot be set together with key")),
+    };
+    Ok(Question {
+        about: About::Beginning { parts, field },
+        range,
+        starts_within,
+        grouping,
+        consistency: consistency(request.consistency)?,
+        min_position: min_position(&request.min_position)?,
+        explain: false,
+    })
+}
+
+/// The question of a request for the first keys.
+pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Question, ServingError> {
+    let (range, starts_within) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
+    Ok(Question {
+        about: About::Beginning { parts: Vec::new(), field: "view" },
+        range,
+        starts_within,
+        grouping: Grouping::Total,
+        consistency: consistency(request.consistency)?,
+        min_position: min_position(&request.min_position)?,
+        explain: false,
+    })
+}
+
+/// The text of a part of a key; `None` is null.
+fn part(value: &Value) -> Result<Option<String>, ServingError> {
+    Ok(Some(match &value.kind {
+        None => return Ok(None),
+        Some(Kind::StringValue(text) | Kind::DecimalValue(text)) => text.clone(),
+        Some(Kind::IntValue(number)) => number.to_string(),
+        Some(Kind::BoolValue(truth)) => truth.to_string(),
+        Some(Kind::TimestampValue(time)) => rfc3339(micros("key_parts", Some(*time))?.unwrap_or_default()),
+        Some(Kind::DoubleValue(_)) => return Err(ServingError::field("key_parts", "have a double, which is no part of a key")),
+    }))
+}
+
+fn zone(name: &str) -> Result<Zone, ServingError> {
+    let name = if name.is_empty() { "UTC" } else { name };
+    // The name that was sent may be anything.
+    Zone::parse(name).map_err(|_| ServingError::field("time_zone", "is no name of the IANA database, such as Europe/Berlin"))
+}
+
+fn calendar(number: i32, zone: Zone) -> Result<Option<Grouping>, ServingError> {
+    let unit = match v1::CalendarUnit::try_from(number) {
+        Ok(v1::CalendarUnit::Unspecified) => return Ok(None),
+        Ok(v1::CalendarUnit::Day) => Unit::Day,
+        Ok(v1::CalendarUnit::Week) => Unit::Week,
+        Ok(v1::CalendarUnit::Month) => Unit::Month,
+        Ok(v1::CalendarUnit::Quarter) => Unit::Quarter,
+        Ok(v1::CalendarUnit::Year) => Unit::Year,
+        Err(_) => return Err(ServingError::field("calendar_unit", format!("has no value {number}"))),
+    };
+    Ok(Some(Grouping::Calendar(unit, zone)))
+}
+
+fn window(length: Option<Duration>) -> Result<Option<Grouping>, ServingError> {
+    Ok(length.map(|length| length_us("window", length)).transpose()?.map(Grouping::Window))
+}
+
+/// A range, and whether it starts with the bucket that holds its start.
+fn range_or_last(
+    start: Option<Timestamp>,
+    end: Option<Timestamp>,
+    last: Option<Duration>,
+    now_us: i64,
+) -> Result<(TimeRange, bool), ServingError> {
+    let mut range = range(start, end)?;
+    let Some(last) = last else { return Ok((range, false)) };
+    if range.start_us.is_some() {
+        return Err(ServingError::field("last", "is instead of start_time; leave one of them out"));
+    }
+    range.start_us = Some(range.end_us.unwrap_or(now_us).saturating_sub(length_us("last", last)?));
+    Ok((range, true))
+}
+
+/// Microseconds, at least one and at most what there are events for.
+fn length_us(field: &str, length: Duration) -> Result<i64, ServingError> {
+    const LONGEST_US: i64 = 300 * 366 * 86_400_000_000;
+    let micros = length.seconds.checked_mul(1_000_000).and_then(|us| us.checked_add(i64::from(length.nanos / 1000)));
+    let micros = micros.filter(|micros| (1..=LONGEST_US).contains(micros));
+    micros.ok_or_else(|| ServingError::field(field, "is to be longer than nothing, and shorter than three hundred years"))
 }
 
 fn check_id(field: &str, user_id: &str) -> Result<(), ServingError> {
@@ -72,10 +183,10 @@ fn micros(field: &str, time: Option<Timestamp>) -> Result<Option<i64>, ServingEr
     micros.map(Some).ok_or_else(|| ServingError::field(field, "is outside the years 1900 to 2200, where no event is"))
 }
 
-fn granularity(number: i32) -> Result<Granularity, ServingError> {
+fn grouping(number: i32) -> Result<Grouping, ServingError> {
     match v1::Granularity::try_from(number) {
-        Ok(v1::Granularity::Unspecified | v1::Granularity::Total) => Ok(Granularity::Total),
-        Ok(v1::Granularity::Bucket) => Ok(Granularity::Bucket),
+        Ok(v1::Granularity::Unspecified | v1::Granularity::Total) => Ok(Grouping::Total),
+        Ok(v1::Granularity::Bucket) => Ok(Grouping::Bucket),
         Err(_) => Err(ServingError::field("granularity", format!("has no value {number}"))),
     }
 }

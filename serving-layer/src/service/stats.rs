@@ -95,7 +95,7 @@ impl Row {
 }
 
 /// One cell. Null is a value with nothing set.
-fn value(column: &ArrayRef, row: usize) -> Value {
+pub(super) fn value(column: &ArrayRef, row: usize) -> Value {
     Value { kind: column.is_valid(row).then(|| kind(&column.slice(row, 1))) }
 }
 

@@ -133,6 +133,7 @@ pub(super) async fn publish(store: &Store, definition: &Definition, version: i64
         boundary_records: vec![],
         lease: 0,
         fingerprint: definition.fingerprint().to_owned(),
+        as_of: None,
         digest: String::new(),
         event_count: end,
         row_count: files.iter().map(|file| file.rows).sum(),

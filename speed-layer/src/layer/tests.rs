@@ -73,7 +73,7 @@ impl Rig {
     }
 
     async fn publish_as(&self, definition: &Definition, layer: &SpeedLayer, version: i64, boundary: i64) {
-        let view = layer.realtime.view.clone();
+        let view = ViewName::user_stats();
         let stored = DefinitionFile {
             format_version: FORMAT_VERSION,
             sql: definition.sql().to_owned(),
@@ -95,6 +95,7 @@ impl Rig {
             boundary_records: vec![last.unwrap_or_default()],
             lease: 0,
             fingerprint: definition.fingerprint().to_owned(),
+            as_of: None,
             digest: String::new(),
             event_count: boundary,
             row_count: 0,
@@ -185,7 +186,7 @@ async fn trims_what_nobody_needs() {
     for (version, boundary, window, start) in [(0, 0, 2, 0), (1, 3, 2, 0), (2, 6, 7, 0), (2, 6, 2, 3), (3, 9, 5, 3), (3, 9, 2, 6)] {
         if layer.realtime.kept.lock().await.last().unwrap().version < version {
             rig.publish(&layer, version, boundary).await;
-            layer.realtime.prepare(version).await.unwrap();
+            layer.realtime.prepare(&ViewName::user_stats(), version).await.unwrap();
         }
         trim(&layer.realtime, window).await.unwrap();
         assert_eq!(layer.range(), start..9, "version {version}, window {window}");
@@ -201,7 +202,7 @@ async fn trims_what_nobody_needs() {
 
     // A version that begins below is refused, and does not keep the layer from starting.
     rig.publish(&layer, 4, 3).await;
-    let refused = layer.realtime.prepare(4).await.unwrap_err();
+    let refused = layer.realtime.prepare(&ViewName::user_stats(), 4).await.unwrap_err();
     assert!(matches!(refused, SpeedError::LogTrimmed { version: 4, partition: 0, boundary: 3, start: 6 }), "{refused:?}");
     layer.close().await;
     let layer = rig.quiet().await;
@@ -227,7 +228,7 @@ async fn trims_by_itself() {
     };
     tokio::time::timeout(Duration::from_secs(10), until(3)).await.expect("it does not trim at start");
     rig.publish(&layer, 3, 9).await;
-    layer.realtime.prepare(3).await.unwrap();
+    layer.realtime.prepare(&ViewName::user_stats(), 3).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), until(6)).await.expect("it does not trim after a version");
     layer.close().await;
 }
@@ -240,7 +241,7 @@ async fn trims_nothing_that_is_not_safe() {
     let layer = rig.filled().await;
     for (version, boundary) in [(1, 6), (2, 9)] {
         rig.publish(&layer, version, boundary).await;
-        layer.realtime.prepare(version).await.unwrap();
+        layer.realtime.prepare(&ViewName::user_stats(), version).await.unwrap();
     }
     let listed = list_segments(&rig.store).await.unwrap();
     let (parquet, seal) = (listed[0].path.path(), listed[0].path.seal_path());
@@ -311,7 +312,7 @@ async fn a_log_that_went_another_way() {
     rig.store.delete(&manifests[0].location).await.unwrap();
     let layer = rig.quiet().await;
     rig.store.put_durable(&manifests[0].location, manifest).await.unwrap();
-    named(layer.realtime.prepare(1).await, "version 1");
+    named(layer.realtime.prepare(&ViewName::user_stats(), 1).await, "version 1");
     layer.close().await;
 }
 
@@ -437,7 +438,8 @@ async fn appends_while_a_version_is_prepared() {
             layer.append(vec![event(id)]).await;
         }
     };
-    let (prepared, ()) = tokio::join!(layer.realtime.prepare(1), appends);
+    let view = ViewName::user_stats();
+    let (prepared, ()) = tokio::join!(layer.realtime.prepare(&view, 1), appends);
     prepared.unwrap();
     let counted = SpeedLayer::counted_in(&layer.partition().visible.read().unwrap().views[definition.fingerprint()], boundary);
     assert_eq!(counted, layer.range().end - boundary);

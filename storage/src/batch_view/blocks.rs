@@ -67,6 +67,13 @@ impl BlockFile {
         start..end.max(start)
     }
 
+    /// The blocks that can hold keys that begin with `prefix`.
+    pub(super) fn blocks_beginning(&self, prefix: &str) -> Range<usize> {
+        let start = self.blocks.partition_point(|b| *b.last_key < *prefix);
+        let end = self.blocks.partition_point(|b| *b.first_key <= *prefix || b.first_key.starts_with(prefix));
+        start..end.max(start)
+    }
+
     /// Reads and decodes one block.
     pub(super) async fn read(&self, block: usize) -> Result<RecordBatch, StoreError> {
         let Block { group, rows, first_key, last_key } = &self.blocks[block];

@@ -1,11 +1,13 @@
 //! A published version, open for reading.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
 
+use super::BLOCK_ROWS;
 use super::blocks::{BlockFile, keys};
 use super::cache::{BlockCache, BlockId};
 use crate::manifest::Manifest;
@@ -49,7 +51,7 @@ impl OpenView {
         &self.manifest
     }
 
-    /// Number of shards: a key's rows are in shard `views::shard_of(key, shards)`.
+    /// Number of shards: a key's rows are in shard `views::shard_of_key(key, shards)`.
     #[must_use]
     pub fn shards(&self) -> u32 {
         self.files.len() as u32
@@ -70,13 +72,43 @@ impl OpenView {
     /// # Panics
     /// If there is no such shard.
     pub async fn rows(&self, shard: u32, key: &str) -> Result<Vec<RecordBatch>, StoreError> {
-        let file = &self.files[shard as usize];
+        self.rows_in(shard, self.files[shard as usize].blocks_with(key), |found| found == key, |found| found < key).await
+    }
+
+    /// The state rows of all keys of a shard that begin with `prefix`, in order of key and bucket; see [`Self::rows`].
+    ///
+    /// # Errors
+    /// [`StoreError::Block`] if a block cannot be read.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub async fn rows_beginning(&self, shard: u32, prefix: &str) -> Result<Vec<RecordBatch>, StoreError> {
+        let blocks = self.files[shard as usize].blocks_beginning(prefix);
+        self.rows_in(shard, blocks, |found| found.starts_with(prefix), |found| found < prefix).await
+    }
+
+    /// How many rows of a shard may be those of keys that begin with `prefix`, or a few less.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    #[must_use]
+    pub fn most_rows_beginning(&self, shard: u32, prefix: &str) -> usize {
+        self.files[shard as usize].blocks_beginning(prefix).len() * BLOCK_ROWS
+    }
+
+    async fn rows_in(
+        &self,
+        shard: u32,
+        blocks: Range<usize>,
+        wanted: impl Fn(&str) -> bool,
+        before: impl Fn(&str) -> bool,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
         let mut found = Vec::new();
-        for block in file.blocks_with(key) {
+        for block in blocks {
             let rows = self.block(shard, block).await?;
             let keys = keys(&rows);
-            let start = partition_point(rows.num_rows(), |row| keys.value(row) < key);
-            let end = partition_point(rows.num_rows(), |row| keys.value(row) <= key);
+            let start = partition_point(rows.num_rows(), |row| before(keys.value(row)));
+            let end = partition_point(rows.num_rows(), |row| before(keys.value(row)) || wanted(keys.value(row)));
             if start < end {
                 found.push(rows.slice(start, end - start));
             }

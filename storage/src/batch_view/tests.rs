@@ -106,6 +106,7 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         boundary_records: vec![],
         lease: 0,
         fingerprint: String::new(),
+        as_of: None,
         digest: String::new(),
         event_count: 0,
         row_count: files.iter().map(|f| f.rows).sum(),

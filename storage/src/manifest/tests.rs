@@ -25,6 +25,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         boundary_records: vec!["cd".repeat(32), String::new()],
         lease: 5,
         fingerprint: "f1".to_owned(),
+        as_of: None,
         digest: "d1".to_owned(),
         event_count: 198_999,
         row_count: 7,
@@ -151,7 +152,7 @@ async fn refused() {
     let manifests = manifests();
     let plain = String::from_utf8(encode(&manifest(1, "r1"))).unwrap();
     for (from, to, said) in [
-        ("\"format_version\": 2", "\"format_version\": 3, \"new_field\": 0", "has format 3"),
+        ("\"format_version\": 2", "\"format_version\": 4, \"new_field\": 0", "has format 4"),
         ("\"event_count\": 198999", "\"event_count\": 198998", "BLAKE3"),
         ("\"checksum\"", "\"checksun\"", "checksum"),
     ] {

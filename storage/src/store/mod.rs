@@ -203,6 +203,15 @@ impl Store {
         Ok(found)
     }
 
+    /// The folders right below the folder `prefix`.
+    ///
+    /// # Errors
+    /// What the store says; never a part of the list.
+    pub async fn folders(&self, prefix: &ObjectPath) -> Result<Vec<ObjectPath>, StoreError> {
+        let list = || async { self.objects.list_with_delimiter(Some(prefix)).await.map_err(|e| StoreError::backend(prefix, e)) };
+        Ok(self.retry.run(prefix.as_ref(), list).await?.common_prefixes)
+    }
+
     /// Deletes an object; that it was not there is no error.
     ///
     /// # Errors

@@ -37,6 +37,12 @@ pub(super) fn edges_near(definition: &Definition, time_us: i64) -> Result<Edges,
     Ok(Edges { start_us, end_us: beyond })
 }
 
+pub(super) fn are_edges(definition: &Definition, times_us: &[i64]) -> Result<Vec<bool>, FoldError> {
+    let Some(bucket) = &definition.bucket else { return Ok(vec![false; times_us.len()]) };
+    let starts = buckets_at(bucket.as_ref(), &definition.schema, times_us)?;
+    Ok(starts.iter().zip(times_us).map(|(start, time)| start == time).collect())
+}
+
 /// Refuses an expression that is no bucket: it must start at or before the times it holds, and hold its own start.
 pub(super) fn check(bucket: Option<&dyn PhysicalExpr>, schema: &EventSchema) -> Result<(), DefinitionError> {
     let Some(bucket) = bucket else { return Ok(()) };

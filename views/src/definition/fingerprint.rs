@@ -10,9 +10,15 @@ use crate::schema::EventSchema;
 /// Raise when the meaning of a definition changes without its text, say by another completion of ORDER BY.
 const MEANING: u32 = 1;
 
-/// Hex of 16 bytes: the SQL as the parser writes it, the pinned settings, the event schema, the states and their formats.
-pub(super) fn of(lowered: &Lowered, states: &SchemaRef, schema: &EventSchema) -> String {
+/// Hex of 16 bytes: the SQL as the parser writes it, how long it keeps, the rules of time zones if it asks for them, the pinned settings, the event schema, the states and their formats.
+pub(super) fn of(lowered: &Lowered, keep_us: Option<i64>, states: &SchemaRef, schema: &EventSchema) -> String {
     let mut text = format!("merganser view {MEANING}\n{}\n", lowered.normal_sql);
+    if let Some(keep_us) = keep_us {
+        text += &format!("keep {keep_us}\n");
+    }
+    if lowered.is_local {
+        text += &format!("time zones {}\n", crate::calendar::DATABASE_VERSION);
+    }
     for (name, value) in PINNED {
         text += &format!("{name}={value}\n");
     }

@@ -11,7 +11,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate as AggregatePlan, Expr, LogicalPlan, Projection, lit};
+use datafusion::logical_expr::{Aggregate as AggregatePlan, Expr, ExprSchemable, LogicalPlan, Projection, lit};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -19,17 +19,21 @@ use datafusion::prelude::SessionContext;
 use futures::executor::block_on;
 
 use super::error::DefinitionError;
+use super::local;
 use super::syntax::Checked;
-use super::{Aggregate, Output};
+use super::{Aggregate, KeyColumn, Output, is_user_id};
 use crate::schema::{EventSchema, OFFSET, PARTITION, timestamp_type};
 
 /// Everything of a definition but its text.
 pub(super) struct Lowered {
     /// The SQL as the parser writes it: no comments, no line breaks.
     pub(super) normal_sql: String,
+    /// Whether it asks the database of time zones.
+    pub(super) is_local: bool,
     pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
-    pub(super) key: Arc<dyn PhysicalExpr>,
+    pub(super) key: Vec<KeyColumn>,
     pub(super) bucket: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) bucket_name: Option<String>,
     pub(super) aggregates: Vec<Aggregate>,
     pub(super) count: usize,
     pub(super) outputs: Vec<Output>,
@@ -38,11 +42,13 @@ pub(super) struct Lowered {
 }
 
 pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState) -> Result<Lowered, DefinitionError> {
-    let normal_sql = checked.statement.to_string();
-    let plan = plan(checked.statement, schema, state).map_err(|e| DefinitionError::new(first_line(&e)))?;
+    let mut statement = checked.statement;
+    let normal_sql = statement.to_string();
+    let is_local = local::rename(&mut statement);
+    let plan = plan(statement, schema, state).map_err(|e| DefinitionError::new(first_line(&e)))?;
     let (projection, aggregate, predicate, scan) = shape(&plan)?;
     let lowering = Lowering { props: ExecutionProps::new(), context: PhysicalPlanningContext::default() };
-    let (key, bucket) = groups(aggregate)?;
+    let (key, bucket) = groups(aggregate, scan)?;
     let mut lowered = lowering.aggregates(aggregate, scan)?;
     let count = lowering.count_of_all(&mut lowered, scan)?;
     let bucket_expr = match bucket {
@@ -50,11 +56,19 @@ pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState
         Some(i) => Some(lowering.bucket(&aggregate.group_expr[i], scan)?),
     };
     let (outputs, output_fields) = lowering.outputs(projection, aggregate, &checked.output_names, &lowered)?;
+    let name = |group: usize| group_name(&aggregate.group_expr[group], projection, &checked.output_names);
+    let key = key.into_iter().map(|group| lowering.key_column(name(group), &aggregate.group_expr[group], scan));
+    let key = key.collect::<Result<Vec<_>, _>>()?;
+    if key.iter().skip(1).any(|column| is_user_id(&column.expression)) {
+        return Err(DefinitionError::new("name user_id first in GROUP BY, so that the rows of a user lie together"));
+    }
     Ok(Lowered {
         normal_sql,
+        is_local,
         filter: predicate.map(|p| lowering.expr(p, scan)).transpose()?,
-        key: lowering.expr(&aggregate.group_expr[key], scan)?,
+        key,
         bucket: bucket_expr,
+        bucket_name: bucket.map(name),
         aggregates: lowered,
         count,
         outputs,
@@ -98,30 +112,38 @@ fn shape(plan: &LogicalPlan) -> Result<(&Projection, &AggregatePlan, Option<&Exp
     }
 }
 
-/// Which group expressions are the key and the bucket.
-fn groups(aggregate: &AggregatePlan) -> Result<(usize, Option<usize>), DefinitionError> {
-    let is_key = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == "user_id");
-    let key = aggregate.group_expr.iter().position(is_key).ok_or_else(|| {
-        DefinitionError::new("a view is kept by user: GROUP BY must name user_id. Views by another key are not supported yet")
-    })?;
-    let others: Vec<usize> = (0..aggregate.group_expr.len()).filter(|i| *i != key).collect();
-    let bucket = match others.as_slice() {
-        [] => return Ok((key, None)),
-        [one] => *one,
-        _ => {
-            return Err(DefinitionError::new(
-                "GROUP BY has more than the key and one time bucket; make the rest measures, with FILTER (WHERE …)",
-            ));
-        }
+/// Which group expressions are the key, and which is the bucket: a time that is made of event_time alone.
+fn groups(aggregate: &AggregatePlan, scan: &DFSchema) -> Result<(Vec<usize>, Option<usize>), DefinitionError> {
+    let is_bucket = |expr: &Expr| {
+        let columns: HashSet<&Column> = expr.column_refs();
+        let is_time = expr.get_type(scan).is_ok_and(|kind| matches!(kind, DataType::Timestamp(..) | DataType::Date32));
+        is_time && !columns.is_empty() && columns.iter().all(|column| column.name == "event_time")
     };
-    let expr = &aggregate.group_expr[bucket];
-    let columns: HashSet<&Column> = expr.column_refs();
-    if columns.is_empty() || columns.iter().any(|column| column.name != "event_time") {
-        return Err(DefinitionError::new(format!(
-            "the bucket {expr} must be made of event_time alone, such as date_trunc('day', event_time)"
-        )));
+    let (buckets, key): (Vec<usize>, Vec<usize>) = (0..aggregate.group_expr.len()).partition(|i| is_bucket(&aggregate.group_expr[*i]));
+    if key.is_empty() {
+        return Err(DefinitionError::new(
+            "a view needs a key beside its time bucket, such as GROUP BY user_id, date_trunc('day', event_time)",
+        ));
     }
-    Ok((key, Some(bucket)))
+    match buckets.as_slice() {
+        [] => Ok((key, None)),
+        [bucket] => Ok((key, Some(*bucket))),
+        _ => Err(DefinitionError::new("GROUP BY has two time buckets; keep the finer one, a question can ask for coarser ones")),
+    }
+}
+
+/// What the SELECT list calls a group expression, or its own text.
+fn group_name(group: &Expr, projection: &Projection, names: &[String]) -> String {
+    let own = group.schema_name().to_string();
+    let is_group = |expr: &Expr| match expr.clone().unalias() {
+        Expr::Column(column) => [&column.name, &column.flat_name()].contains(&&own),
+        expr => expr.schema_name().to_string() == own,
+    };
+    let named = projection.expr.iter().zip(names).find(|(expr, _)| is_group(expr)).map(|(_, name)| name.clone());
+    named.unwrap_or_else(|| match group {
+        Expr::Column(column) => column.name.clone(),
+        _ => own,
+    })
 }
 
 struct Lowering {
@@ -132,6 +154,26 @@ struct Lowering {
 impl Lowering {
     fn expr(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, DefinitionError> {
         create_physical_expr(expr, schema, &self.props, &self.context).map_err(|e| DefinitionError::new(first_line(&e)))
+    }
+
+    /// A part of the key, whose text must be the only one of its value.
+    fn key_column(&self, name: String, expr: &Expr, scan: &DFSchema) -> Result<KeyColumn, DefinitionError> {
+        let expression = self.expr(expr, scan)?;
+        let kind = expression.data_type(scan.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
+        match kind {
+            DataType::Utf8 | DataType::Boolean | DataType::Decimal128(..) | DataType::Date32 => {}
+            _ if kind.is_integer() || kind == timestamp_type() => {}
+            DataType::Utf8View | DataType::LargeUtf8 => {
+                let expression = Arc::new(CastExpr::new(expression, DataType::Utf8, None));
+                return Ok(KeyColumn { name, kind: DataType::Utf8, expression });
+            }
+            _ => {
+                return Err(DefinitionError::new(format!(
+                    "{name} is of type {kind}, which is no part of a key; use a text, an integer, a decimal, a truth value or a time"
+                )));
+            }
+        }
+        Ok(KeyColumn { name, kind, expression })
     }
 
     /// The bucket as every layer stores it, a UTC timestamp in microseconds.

@@ -7,6 +7,8 @@
 mod bucket;
 mod error;
 mod fingerprint;
+mod keep;
+mod local;
 mod lower;
 mod session;
 mod syntax;
@@ -14,16 +16,22 @@ mod syntax;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
 
 pub use bucket::Edges;
 pub use error::{DefinitionError, Place};
 
+use crate::event::FIRST_TIME_US;
+use crate::fold::FoldError;
+use crate::key;
 use crate::schema::{EventSchema, timestamp_type};
 
-/// Column 0 of every batch of states: the key, Utf8.
+/// Column 0 of every batch of states: the key, Utf8, as [`crate::key`] writes it.
 pub const KEY: &str = "key";
 /// Column 1 of every batch of states: the bucket, a UTC timestamp in microseconds, null where the view has none.
 pub const BUCKET: &str = "bucket";
@@ -37,8 +45,10 @@ pub struct Definition {
     schema: EventSchema,
     fingerprint: String,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
-    pub(crate) key: Arc<dyn PhysicalExpr>,
+    pub(crate) key: Vec<KeyColumn>,
     pub(crate) bucket: Option<Arc<dyn PhysicalExpr>>,
+    bucket_name: Option<String>,
+    keep_us: Option<i64>,
     pub(crate) aggregates: Vec<Aggregate>,
     /// Which of `aggregates` is the plain `count(*)`.
     pub(crate) count: usize,
@@ -47,6 +57,16 @@ pub struct Definition {
     pub(crate) finished_schema: SchemaRef,
     state_schema: SchemaRef,
     output_schema: SchemaRef,
+}
+
+/// One column of the key.
+#[derive(Debug)]
+pub struct KeyColumn {
+    /// Its name in the SELECT list, or the text of its expression.
+    pub name: String,
+    /// Its type.
+    pub kind: DataType,
+    pub(crate) expression: Arc<dyn PhysicalExpr>,
 }
 
 /// One aggregate of the SQL, each distinct one once.
@@ -80,10 +100,14 @@ impl Definition {
     pub fn parse(sql: &str, schema: &EventSchema) -> Result<Self, DefinitionError> {
         let state = session::pinned();
         let checked = syntax::check(sql, schema, &state)?;
+        let keep_us = keep::parse(sql)?;
         let lowered = lower::lower(checked, schema, &state)?;
         let state_schema = state_schema(&lowered.aggregates)?;
         bucket::check(lowered.bucket.as_deref(), schema)?;
-        let fingerprint = fingerprint::of(&lowered, &state_schema, schema);
+        if keep_us.is_some() && lowered.bucket.is_none() {
+            return Err(DefinitionError::new("keep lets buckets go, and the view has none; group by a date_trunc of event_time too"));
+        }
+        let fingerprint = fingerprint::of(&lowered, keep_us, &state_schema, schema);
         Ok(Self {
             sql: sql.to_owned(),
             schema: schema.clone(),
@@ -92,6 +116,8 @@ impl Definition {
             filter: lowered.filter,
             key: lowered.key,
             bucket: lowered.bucket,
+            bucket_name: lowered.bucket_name,
+            keep_us,
             aggregates: lowered.aggregates,
             count: lowered.count,
             outputs: lowered.outputs,
@@ -136,6 +162,91 @@ impl Definition {
         &self.output_schema
     }
 
+    /// The columns of the key, in the order of GROUP BY.
+    #[must_use]
+    pub fn key_columns(&self) -> &[KeyColumn] {
+        &self.key
+    }
+
+    /// The name of the bucket in the SELECT list, or the text of its expression; `None` where the view has none.
+    #[must_use]
+    pub fn bucket_name(&self) -> Option<&str> {
+        self.bucket_name.as_deref()
+    }
+
+    /// Whether a key belongs to one user, whose events are all in one partition of the log. Otherwise any partition may have events
+    /// of any key.
+    #[must_use]
+    pub fn is_by_user(&self) -> bool {
+        self.key.first().is_some_and(|first| is_user_id(&first.expression))
+    }
+
+    /// The edges of the view's buckets among `times_us`, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// The bucket expression fails at one of them.
+    pub fn are_edges(&self, times_us: &[i64]) -> Result<Vec<bool>, FoldError> {
+        bucket::are_edges(self, times_us)
+    }
+
+    /// The key of each event, Utf8.
+    ///
+    /// # Errors
+    /// The SQL fails on an event, or a key is too long.
+    pub fn keys(&self, events: &RecordBatch) -> Result<StringArray, FoldError> {
+        Ok(self.key_array(events)?.as_string::<i32>().clone())
+    }
+
+    pub(crate) fn key_array(&self, events: &RecordBatch) -> Result<ArrayRef, FoldError> {
+        let part = |column: &KeyColumn| column.expression.evaluate(events)?.into_array(events.num_rows());
+        let parts = self.key.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+        key::of_columns(&parts, events.num_rows())
+    }
+
+    /// First parts of a key, each as some text of its value, as the text that keys have: `007` of an integer is `7`.
+    ///
+    /// # Errors
+    /// There are more of them than columns, or a text is not one of its column's type; the sentence says which.
+    pub fn canonical_parts(&self, parts: &[Option<&str>]) -> Result<Vec<Option<String>>, String> {
+        if parts.len() > self.key.len() {
+            let names: Vec<_> = self.key.iter().map(|column| column.name.as_str()).collect();
+            return Err(format!("has {} parts; the key of the view is {}", parts.len(), names.join(", ")));
+        }
+        let canonical = |(part, column): (&Option<&str>, &KeyColumn)| {
+            let value = key::to_column([*part], &column.kind).and_then(|value| Ok(cast(&value, &DataType::Utf8)?));
+            let text = value.map_err(|_| format!("has a text for {} that is no value of type {}", column.name, column.kind))?;
+            Ok(text.is_valid(0).then(|| text.as_string::<i32>().value(0).to_owned()))
+        };
+        parts.iter().zip(&self.key).map(canonical).collect()
+    }
+
+    /// The key column of states or outputs as the columns of [`Self::key_columns`].
+    ///
+    /// # Errors
+    /// They are not keys of this definition.
+    pub fn key_values(&self, keys: &StringArray) -> Result<Vec<ArrayRef>, FoldError> {
+        let rows: Vec<Vec<Option<String>>> = keys.iter().map(|key| key::decode(key.unwrap_or_default())).collect();
+        let column = |(i, column): (usize, &KeyColumn)| {
+            key::to_column(rows.iter().map(|parts| parts.get(i).and_then(Option::as_deref)), &column.kind)
+        };
+        self.key.iter().enumerate().map(column).collect()
+    }
+
+    /// Where the first bucket starts that a version computed as of `as_of_us` keeps; `None` if it keeps all. Microseconds since 1970.
+    ///
+    /// # Errors
+    /// The bucket expression fails at that time.
+    pub fn kept_from(&self, as_of_us: i64) -> Result<Option<i64>, FoldError> {
+        let Some(keep_us) = self.keep_us else { return Ok(None) };
+        Ok(Some(self.edges_near(as_of_us.saturating_sub(keep_us).max(FIRST_TIME_US))?.start_us))
+    }
+
+    /// Whether buckets are let go after some time, so that a version covers fewer events than it was made from.
+    #[must_use]
+    pub fn has_limit(&self) -> bool {
+        self.keep_us.is_some()
+    }
+
     /// Whether answers can be had by bucket and by time range.
     #[must_use]
     pub fn has_buckets(&self) -> bool {
@@ -146,7 +257,7 @@ impl Definition {
     ///
     /// # Errors
     /// The bucket expression fails at that time.
-    pub fn edges_near(&self, time_us: i64) -> Result<Edges, crate::fold::FoldError> {
+    pub fn edges_near(&self, time_us: i64) -> Result<Edges, FoldError> {
         bucket::edges_near(self, time_us)
     }
 
@@ -185,7 +296,7 @@ impl Definition {
         let schema = self.schema.arrow();
         let mut used = vec![false; schema.fields().len()];
         let aggregates = self.aggregates.iter().flat_map(|a| a.arguments.iter().chain(&a.filter));
-        for expression in aggregates.chain([&self.key]).chain(&self.bucket).chain(&self.filter) {
+        for expression in aggregates.chain(self.key.iter().map(|column| &column.expression)).chain(&self.bucket).chain(&self.filter) {
             for column in datafusion::physical_expr::utils::collect_columns(expression) {
                 used[column.index()] = true;
             }
@@ -196,6 +307,11 @@ impl Definition {
 
 /// Column 2 of every batch of outputs: how many events went in, Int64, whatever the SQL counts.
 pub const EVENT_COUNT_COLUMN: &str = "_event_count";
+
+/// Whether an expression is the bare column `user_id`.
+pub(crate) fn is_user_id(expression: &Arc<dyn PhysicalExpr>) -> bool {
+    expression.downcast_ref::<Column>().is_some_and(|column| column.name() == "user_id")
+}
 
 fn state_schema(aggregates: &[Aggregate]) -> Result<SchemaRef, DefinitionError> {
     let mut fields = vec![Arc::new(Field::new(KEY, DataType::Utf8, false)), Arc::new(Field::new(BUCKET, timestamp_type(), true))];

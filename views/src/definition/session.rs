@@ -7,6 +7,7 @@ use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::prelude::SessionConfig;
 
+use super::local;
 use crate::sum::exact_sum;
 
 /// The settings that decide what SQL means; part of every fingerprint.
@@ -30,6 +31,7 @@ pub(super) fn pinned() -> SessionState {
         .with_optimizer_rules(vec![Arc::new(SimplifyExpressions::new())])
         .with_physical_optimizer_rules(vec![])
         .build();
+    state.register_udf(Arc::clone(local::function())).expect("nothing is in the way of a name of our own");
     state.register_udaf(Arc::clone(exact_sum())).expect("registering replaces the function of that name");
     state
 }

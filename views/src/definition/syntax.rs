@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer};
 
 use super::error::{DefinitionError, Place};
+use super::local;
 use crate::schema::EventSchema;
 
 /// Aggregates whose answer depends on the order of events in a way that `ORDER BY` cannot settle.
@@ -241,6 +242,12 @@ fn check_function(function: &Function, state: &SessionState) -> Option<Definitio
     }
     if let Some((_, advice)) = UNSPLITTABLE.iter().find(|(unsplittable, _)| *unsplittable == name) {
         return Some(DefinitionError::at(at, *advice));
+    }
+    if let Some(arguments) = local::arguments(function) {
+        return local::check(arguments).err().map(|(argument, message)| DefinitionError::at(place(argument.span().start), message));
+    }
+    if name == local::NAME {
+        return Some(DefinitionError::at(at, format!("unknown function {name}; write date_trunc with the zone as its third argument")));
     }
     let volatility = match (state.scalar_functions().get(&name), state.aggregate_functions().get(&name)) {
         (Some(scalar), _) => scalar.signature().volatility,

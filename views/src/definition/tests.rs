@@ -1,3 +1,5 @@
+use arrow::datatypes::Int64Type;
+
 use super::*;
 use crate::columns::{Position, to_batch};
 use crate::event::Event;
@@ -50,7 +52,15 @@ fn refusals() {
         ("SELECT user_id, count(*) FROM events GROUP BY ROLLUP(user_id)", None, "grouping sets"),
         ("SELECT user_id, count(*) FROM events GROUP BY ALL", Some((1, 38)), "GROUP BY ALL"),
         ("SELECT user_id, count(*) FROM events", Some((1, 37)), "key"),
-        ("SELECT event_type, count(*) FROM events GROUP BY event_type", None, "user_id"),
+        ("SELECT count(*) FROM events GROUP BY date_trunc('day', event_time)", None, "a key beside its time bucket"),
+        ("SELECT event_type, count(*) FROM events GROUP BY event_type, user_id", None, "user_id first"),
+        ("SELECT count(*) FROM events GROUP BY CAST(quantity AS double)", None, "no part of a key"),
+        ("-- keep: 48h\nSELECT user_id, count(*) FROM events GROUP BY user_id", None, "keep lets buckets go"),
+        (
+            "-- keep: long\nSELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time)",
+            Some((1, 1)),
+            "keep is a number",
+        ),
         ("SELECT user_id,\n  sum(amont) FROM events GROUP BY user_id", Some((2, 7)), "unknown column amont"),
         ("SELECT user_id, max(_offset) FROM events GROUP BY user_id", Some((1, 21)), "unknown column _offset"),
         ("SELECT user_id, max(now()) FROM events GROUP BY user_id", Some((1, 21)), "now does not give"),
@@ -68,9 +78,11 @@ fn refusals() {
         ("SELECT user_id, (SELECT 1) FROM events GROUP BY user_id", Some((1, 18)), "subqueries"),
         ("SELECT user_id, count(*) FROM events WHERE user_id IN (SELECT item FROM events) GROUP BY user_id", None, "subqueries"),
         ("SELECT * FROM events GROUP BY user_id", Some((1, 8)), "*"),
-        ("SELECT user_id, item, count(*) FROM events GROUP BY user_id, item", None, "made of event_time"),
-        ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time), item", None, "one time bucket"),
-        ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_part('year', event_time)", None, "must be a time"),
+        (
+            "SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time), date_trunc('hour', event_time)",
+            None,
+            "two time buckets",
+        ),
         ("SELECT user_id, count(*) FROM events GROUP BY user_id, event_time + interval '1 day'", None, "after the event"),
         ("SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time) - interval '1 hour'", None, "own start"),
         ("SELECT user_id, count(*) AS n, sum(amount) AS n FROM events GROUP BY user_id", None, "n"),
@@ -87,6 +99,88 @@ fn refusals() {
         }
         assert!(error.message.contains(fragment), "{sql}: {error}");
     }
+}
+
+fn keys(sql: &str, events: &[Event]) -> (Definition, Vec<String>) {
+    let definition = Definition::parse(sql, &schema()).unwrap();
+    let at = |(event, offset)| (event, Position { partition: 0, offset, append_time_us: 0, content_hash: 0 });
+    let batch = to_batch(events.iter().zip(0..).map(at), &schema());
+    let keys = definition.keys(&batch).unwrap().iter().flatten().map(str::to_owned).collect();
+    (definition, keys)
+}
+
+fn sale(user_id: &str, item: Option<&str>, quantity: i64) -> Event {
+    Event {
+        event_id: "e".into(),
+        user_id: user_id.into(),
+        event_time_us: 86_400_000_000,
+        event_type: "sale".into(),
+        amount: None,
+        attributes: item
+            .map(|item| ("item".to_owned(), item.to_owned()))
+            .into_iter()
+            .chain([("quantity".to_owned(), quantity.to_string())])
+            .collect(),
+    }
+}
+
+/// Proves that a key can be any columns and expressions, nulls among them, and that its values come back in their types.
+#[test]
+fn any_key() {
+    let events = [sale("u", Some("tea"), 3), sale("u", None, -4)];
+    let of = |group_by: &str| keys(&format!("SELECT {group_by}, count(*) AS n FROM events GROUP BY {group_by}"), &events).1;
+    assert_eq!(of("user_id"), ["u", "u"]);
+    assert_eq!(of("item"), ["tea", "\0\0"]);
+    assert_eq!(of("user_id, event_type"), ["u\0\u{1}sale", "u\0\u{1}sale"]);
+    assert_eq!(of("quantity > 0, date_part('day', event_time)"), ["true\0\u{1}2", "false\0\u{1}2"]);
+    assert_eq!(of("upper(item)"), ["TEA", "\0\0"]);
+
+    let (definition, keys) = keys(
+        "SELECT item AS article, quantity, count(*) AS n FROM events GROUP BY item, quantity, date_trunc('month', event_time)",
+        &events,
+    );
+    let columns = definition.key_columns();
+    assert_eq!(columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["article", "quantity"]);
+    assert!(!definition.is_by_user() && definition.has_buckets());
+    let values = definition.key_values(&keys.into()).unwrap();
+    assert_eq!(values[0].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("tea"), None]);
+    assert_eq!(values[1].as_primitive::<Int64Type>().values(), &[3, -4]);
+    assert_eq!(definition.canonical_parts(&[None, Some("007")]), Ok(vec![None, Some("7".to_owned())]));
+    assert!(definition.canonical_parts(&[Some("tea"), Some("x")]).unwrap_err().contains("quantity"));
+    assert!(definition.canonical_parts(&[None; 3]).unwrap_err().contains("article, quantity"));
+}
+
+/// Proves that all keys of a user lie where the user's events lie.
+#[test]
+fn a_users_keys_lie_together() {
+    let (definition, keys) =
+        keys("SELECT count(*) AS n FROM events GROUP BY user_id, item", &[sale("user-7", Some("tea"), 1), sale("user-7", None, 1)]);
+    assert!(definition.is_by_user());
+    assert!(keys.iter().all(|key| crate::shard_of_key(key, 64) == crate::shard_of("user-7", 64)));
+}
+
+/// Proves that a key that is too long fails on its event, and that one that is just not is taken.
+#[test]
+fn long_keys() {
+    let definition = Definition::parse("SELECT item, count(*) AS n FROM events GROUP BY item", &schema()).unwrap();
+    let of = |bytes: usize| {
+        let event = sale("u", Some(&"x".repeat(bytes)), 1);
+        partial(&definition, &to_batch([(&event, Position { partition: 0, offset: 0, append_time_us: 0, content_hash: 0 })], &schema()))
+    };
+    assert!(of(crate::key::MAX_KEY_BYTES).is_ok());
+    assert_eq!(of(crate::key::MAX_KEY_BYTES + 1).unwrap_err().reason(), "the view's key has 1025 bytes; the longest has 1024");
+}
+
+/// Proves that a limit is counted back to the start of a bucket.
+#[test]
+fn keeps_whole_buckets() {
+    let sql = "-- keep: 36h\nSELECT user_id, count(*) AS n FROM events GROUP BY user_id, date_trunc('day', event_time)";
+    let definition = Definition::parse(sql, &schema()).unwrap();
+    const HOUR: i64 = 3_600_000_000;
+    assert_eq!(definition.kept_from(100 * 24 * HOUR).unwrap(), Some(98 * 24 * HOUR));
+    assert_eq!(definition.kept_from(100 * 24 * HOUR + 12 * HOUR).unwrap(), Some(99 * 24 * HOUR));
+    assert_eq!(Definition::user_stats(&schema()).kept_from(0).unwrap(), None);
+    assert_ne!(definition.fingerprint(), Definition::parse(&sql.replace("36h", "37h"), &schema()).unwrap().fingerprint());
 }
 
 /// Proves that names do not decide a fingerprint, and that meaning, types and settings do.
@@ -119,6 +213,32 @@ fn edges() {
     assert_eq!(edges("date_trunc('day', event_time)", -1), Edges { start_us: -DAY, end_us: 0 });
     assert_eq!(edges("date_trunc('month', event_time)", 40 * DAY), Edges { start_us: 31 * DAY, end_us: 59 * DAY });
     assert_eq!(edges("date_bin(interval '15 minutes', event_time)", 0), Edges { start_us: 0, end_us: 900_000_000 });
+}
+
+/// Proves that a local day is one bucket where midnight happens twice and where it is skipped, and that what is no unit or zone is
+/// refused at its place.
+#[test]
+fn local_days() {
+    let parse = |unit: &str, zone: &str| {
+        let bucket = format!("date_trunc('{unit}', event_time, {zone})");
+        Definition::parse(&format!("SELECT user_id,\n {bucket} AS day, count(*) AS n FROM events GROUP BY user_id, {bucket}"), &schema())
+    };
+    let definition = parse("day", "'America/Havana'").unwrap();
+    assert_eq!(definition.bucket_name(), Some("day"));
+    let us = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp_micros();
+    let edges = |time| definition.edges_near(us(time)).unwrap();
+    let twice = Edges { start_us: us("2025-11-02T04:00:00Z"), end_us: us("2025-11-03T05:00:00Z") };
+    assert!(["2025-11-02T04:30:00Z", "2025-11-02T05:00:00Z", "2025-11-03T04:59:59Z"].into_iter().all(|time| edges(time) == twice));
+    let skipped = Edges { start_us: us("2025-03-09T05:00:00Z"), end_us: us("2025-03-10T04:00:00Z") };
+    assert_eq!(edges("2025-03-09T12:00:00Z"), skipped);
+    assert_eq!(definition.are_edges(&[twice.start_us, us("2025-11-02T05:00:00Z")]).unwrap(), [true, false]);
+    for (unit, zone, column, fragment) in
+        [("hour", "'UTC'", 13, "units day"), ("day", "'Havana'", 32, "not a time zone"), ("day", "item", 32, "write a text")]
+    {
+        let refused = parse(unit, zone).unwrap_err();
+        assert!(refused.message.contains(fragment), "{refused}");
+        assert_eq!(refused.place, Some(Place { line: 2, column }), "{refused}");
+    }
 }
 
 /// Proves that a definition names every column that it reads, wherever it reads it: what it does not name is not read from the
