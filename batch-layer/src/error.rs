@@ -161,6 +161,26 @@ pub enum RunError {
         /// The file.
         file: String,
     },
+    /// There is nothing to go back to.
+    #[error(
+        "there is no version {version} of {view} to go back to; its newest is {newest}, and `batch-layer versions` lists those before it"
+    )]
+    NoVersion {
+        /// The view.
+        view: String,
+        /// What was asked for.
+        version: i64,
+        /// The newest; 0 if there is none.
+        newest: i64,
+    },
+    /// The speed layer has let go of what came after the version.
+    #[error("version {version} cannot be answered any more: {reason}; recompute with `batch-layer run` instead")]
+    NotAnswerable {
+        /// The version.
+        version: i64,
+        /// What the speed layer said.
+        reason: String,
+    },
     /// The buckets that a limit keeps cannot be told.
     #[error("the view's bucket fails at the end of what it keeps")]
     Limit {

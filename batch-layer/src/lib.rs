@@ -33,6 +33,8 @@ mod options;
 pub mod progress;
 /// What a run did, for people and for the store.
 mod report;
+/// An older version, published again.
+mod rollback;
 /// The handover, step by step.
 mod run;
 /// The speed layer, as a run meets it.
@@ -53,6 +55,7 @@ pub use definition::declared;
 pub use error::RunError;
 pub use options::RunOptions;
 pub use report::{Removed, RunReport};
+pub use rollback::rollback;
 pub use run::{RunOutcome, run, run_on};
 
 #[cfg(test)]

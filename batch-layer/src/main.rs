@@ -74,9 +74,17 @@ enum Command {
     /// (not built yet) Bring history into the master dataset
     #[command(disable_help_flag = true)]
     Import(NotBuilt),
-    /// (not built yet) Publish an older version's content again
-    #[command(disable_help_flag = true)]
-    Rollback(NotBuilt),
+    /// Publish an older version's content again, under the next number
+    Rollback {
+        /// Number of the older version
+        version: i64,
+        /// Do not ask the speed layer whether it can answer from there
+        #[arg(long, conflicts_with = "speed_layer")]
+        no_speed_layer: bool,
+        /// Address of the speed layer, such as http://127.0.0.1:7401
+        #[arg(long, value_name = "URL")]
+        speed_layer: Option<String>,
+    },
     /// (not built yet) Remove versions that nobody needs
     #[command(disable_help_flag = true)]
     Expire(NotBuilt),
@@ -160,7 +168,12 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
         },
         Command::Schedule(rest) => return Ok(not_built("schedule", &rest)),
         Command::Import(rest) => return Ok(not_built("import", &rest)),
-        Command::Rollback(rest) => return Ok(not_built("rollback", &rest)),
+        Command::Rollback { version, no_speed_layer, speed_layer } => {
+            let mut options = RunOptions::from_config(config, one);
+            options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
+            let published = batch_layer::rollback(&options, store, version).await?;
+            println!("published {} v{} with the content of v{version}", published.view, published.version);
+        }
         Command::Expire(rest) => return Ok(not_built("expire", &rest)),
     }
     Ok(0)

@@ -191,19 +191,9 @@ impl Run<'_> {
         Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
         // The last look: from here on only the put-if-absent decides.
         manifest.lease = self.keeper.check().await?;
-        let version = manifest.version;
-        let published = Manifests::new(self.store.clone(), self.options.view.clone()).publish(&manifest).await;
-        let unknown = |source| match source {
-            source @ StoreError::UnknownOutcome { .. } => RunError::Unknown { version, source },
-            source => RunError::Store(source),
-        };
-        match published.map_err(unknown)? {
-            PublishOutcome::Published => {
-                info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
-                Ok(())
-            }
-            PublishOutcome::Lost { winner_run_id } => Err(RunError::Lost { version: manifest.version, winner_run_id }),
-        }
+        publish(self.store, &manifest).await?;
+        info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
+        Ok(())
     }
 
     fn sources(&self, segments: &[SegmentMeta]) -> Result<Vec<Source>, RunError> {
@@ -361,6 +351,20 @@ impl Run<'_> {
     }
 }
 
+/// Puts the manifest of the next version.
+///
+/// # Errors
+/// Another run was first, or nobody knows.
+pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), RunError> {
+    let version = manifest.version;
+    match Manifests::new(store.clone(), manifest.view.clone()).publish(manifest).await {
+        Ok(PublishOutcome::Published) => Ok(()),
+        Ok(PublishOutcome::Lost { winner_run_id }) => Err(RunError::Lost { version, winner_run_id }),
+        Err(source @ StoreError::UnknownOutcome { .. }) => Err(RunError::Unknown { version, source }),
+        Err(source) => Err(RunError::Store(source)),
+    }
+}
+
 /// An error with its causes, in one line.
 fn full_text(error: &RunError) -> String {
     let mut text = error.to_string();
@@ -372,7 +376,7 @@ fn full_text(error: &RunError) -> String {
     text
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
-use merganser_proto::v1::{CutRequest, ExportStatesRequest};
+use merganser_proto::v1::{CutRequest, ExportStatesRequest, PrepareVersionRequest};
 use storage::paths::ViewName;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request};
@@ -68,6 +68,18 @@ impl SpeedLayer {
             return Err(self.nonsense("a cut that is not one offset for each partition"));
         }
         Ok(Cut { log_id: answer.log_id, boundary: offsets.iter().map(|entry| entry.offset).collect() })
+    }
+
+    /// Whether the speed layer could answer from a version, were it the newest.
+    pub(crate) async fn can_answer(&mut self, view: &ViewName, version: i64) -> Result<(), RunError> {
+        let request = PrepareVersionRequest { view: view.to_string(), version, check_only: true };
+        match self.client.prepare_version(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                Err(RunError::NotAnswerable { version, reason: status.message().to_owned() })
+            }
+            Err(status) => Err(self.failed("look at a version", status)),
+        }
     }
 
     /// What the speed layer folded from the events `range` of a partition.

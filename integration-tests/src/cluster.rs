@@ -234,6 +234,15 @@ impl Cluster {
         })
     }
 
+    /// Publishes an older version of a view again; gives the version that was published.
+    ///
+    /// # Errors
+    /// The rollback's.
+    pub async fn rollback(&self, view: &str, version: i64) -> Result<i64> {
+        let options = RunOptions::from_config(&self.config, view.parse()?);
+        Ok(batch_layer::rollback(&options, &self.store, version).await?.version)
+    }
+
     /// A batch run from beginning to end.
     ///
     /// # Errors

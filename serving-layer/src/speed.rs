@@ -95,7 +95,7 @@ pub(crate) fn connection(address: &str) -> Result<Transport, ServingError> {
 impl SpeedClient {
     /// Asks whether the speed layer can answer from `version`.
     pub(crate) async fn prepare(&self, view: &str, version: i64, deadline: Instant) -> Result<(), ServingError> {
-        let request = PrepareVersionRequest { view: view.to_owned(), version };
+        let request = PrepareVersionRequest { view: view.to_owned(), version, check_only: false };
         let mut client = self.realtime.clone();
         within(deadline, client.prepare_version(request)).await.map(|_| ())
     }

@@ -138,9 +138,7 @@ impl Realtime {
         if kept.iter().any(|k| k.view == *view && k.version > version) {
             return Err(SpeedError::BadRequest(format!("version {version} of {view} is older than the versions kept here")));
         }
-        let manifest = Manifests::new(self.store.clone(), view.clone()).read(version).await?;
-        let next = load_kept(&self.store, view, &manifest, &self.log_id, &self.schema).await?;
-        check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
+        let next = self.check_version(view, version).await?;
         if let Err(e) = self.prepare_partitions(&next, &kept).await {
             // What some partitions have folded for it would refuse events on which it fails.
             self.partitions.iter().for_each(|partition| partition.retire(&kept));
@@ -157,6 +155,14 @@ impl Realtime {
         self.partitions.iter().for_each(|partition| partition.retire(&kept));
         self.prepared.notify_one();
         Ok(())
+    }
+
+    /// A version whose boundary the log still reaches back to.
+    pub(crate) async fn check_version(&self, view: &ViewName, version: i64) -> Result<Kept, SpeedError> {
+        let manifest = Manifests::new(self.store.clone(), view.clone()).read(version).await?;
+        let next = load_kept(&self.store, view, &manifest, &self.log_id, &self.schema).await?;
+        check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
+        Ok(next)
     }
 
     async fn prepare_partitions(&self, next: &Kept, kept: &[Kept]) -> Result<(), SpeedError> {

@@ -121,7 +121,12 @@ impl RealtimeViewService for RealtimeAdapter {
         // The name that was asked for may be anything, and as long as a request.
         let view: ViewName = request.view.parse().map_err(|_| Status::invalid_argument("view: is not the name of a view"))?;
         let realtime = Arc::clone(&self.0);
-        let prepare = tokio::spawn(async move { realtime.prepare(&view, request.version).await });
+        let prepare = tokio::spawn(async move {
+            match request.check_only {
+                true => realtime.check_version(&view, request.version).await.map(|_| ()),
+                false => realtime.prepare(&view, request.version).await,
+            }
+        });
         match tokio::time::timeout(PREPARE_PATIENCE, prepare).await {
             Err(_) => Err(Status::unavailable(format!("version {} is being folded from the log; ask again", request.version))),
             Ok(Err(_)) => Err(status(&SpeedError::Stopping)),

@@ -154,7 +154,7 @@ async fn questions() {
     }
     let mut realtime = merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient::new(channel(victim.speed));
     for view in names {
-        let question = merganser_proto::v1::PrepareVersionRequest { view: view.into(), version: 1 };
+        let question = merganser_proto::v1::PrepareVersionRequest { view: view.into(), version: 1, check_only: false };
         assert_eq!(realtime.prepare_version(question).await.unwrap_err().code(), Code::InvalidArgument, "{view}");
     }
     victim.is_well("questions").await;
