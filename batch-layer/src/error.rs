@@ -161,6 +161,14 @@ pub enum RunError {
         /// The file.
         file: String,
     },
+    /// The definition beside a version cannot be used.
+    #[error("version {version} cannot be computed again: its definition: {reason}")]
+    StoredDefinition {
+        /// The version.
+        version: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// There is nothing to go back to.
     #[error(
         "there is no version {version} of {view} to go back to; its newest is {newest}, and `batch-layer versions` lists those before it"

@@ -47,7 +47,9 @@ mod sort;
 mod source;
 /// Where a sort spills to.
 mod spill;
-/// The published versions, checked and listed.
+/// A published version, checked again.
+mod verify;
+/// The published versions, listed.
 pub mod versions;
 
 pub use audit::Difference;
@@ -57,6 +59,7 @@ pub use options::RunOptions;
 pub use report::{Removed, RunReport};
 pub use rollback::rollback;
 pub use run::{RunOutcome, run, run_on};
+pub use verify::{Depth, Verified, verify};
 
 #[cfg(test)]
 mod tests;

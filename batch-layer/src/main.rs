@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use batch_layer::progress::Terminal;
-use batch_layer::{RunError, RunOptions, RunOutcome, versions};
+use batch_layer::{Depth, RunError, RunOptions, RunOutcome, Verified, versions};
 use clap::{Parser, Subcommand};
 use storage::config::{ByteSize, Config};
 use storage::machine::{Machine, RealMachine};
@@ -63,10 +63,16 @@ enum Command {
     },
     /// List the published versions, newest first
     Versions,
-    /// Compare every byte of a version's files with its manifest
+    /// Compare every byte of a version's files with its manifest, and, if asked, its values with the raw events
     Verify {
         /// Number of the version; the newest if absent
         version: Option<i64>,
+        /// Fold the raw events again and compare every value
+        #[arg(long)]
+        recompute: bool,
+        /// Compare only keys whose first column is this, say one user
+        #[arg(long, requires = "recompute", value_name = "TEXT")]
+        key: Option<String>,
     },
     /// (not built yet) Run at the times of a cron expression
     #[command(disable_help_flag = true)]
@@ -162,10 +168,19 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
             return Ok(run_all(views.into_iter().map(options), store, &config.store.url).await);
         }
         Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
-        Command::Verify { version } => match versions::verify(store, &one, version).await? {
-            Some(sound) => println!("v{} is sound: {} files, {} rows", sound.version, sound.files.len(), sound.row_count),
-            None => println!("no version yet"),
-        },
+        Command::Verify { version, recompute, key } => {
+            let depth = if recompute { Depth::Recompute { first: key } } else { Depth::Files };
+            let options = RunOptions::from_config(config, one);
+            match batch_layer::verify(&options, store, version, depth, Arc::new(Terminal::default())).await? {
+                Some(Verified { manifest, keys_compared }) => {
+                    let (files, rows) = (manifest.files.len(), manifest.row_count);
+                    let compared =
+                        if recompute { format!(", {keys_compared} keys equal to a fold of the raw events") } else { String::new() };
+                    println!("v{} is sound: {files} files, {rows} rows{compared}", manifest.version);
+                }
+                None => println!("no version yet"),
+            }
+        }
         Command::Schedule(rest) => return Ok(not_built("schedule", &rest)),
         Command::Import(rest) => return Ok(not_built("import", &rest)),
         Command::Rollback { version, no_speed_layer, speed_layer } => {

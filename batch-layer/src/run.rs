@@ -381,7 +381,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 }
 
 /// Runs `work`, which blocks on CPU and disk between its awaits, where it disturbs nobody. It ends early when the caller goes away.
-async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let token = CancellationToken::new();
     let _caller = token.clone().drop_guard();
     let done = driven(async move { token.run_until_cancelled(work).await }).await;

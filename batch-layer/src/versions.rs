@@ -1,8 +1,7 @@
-//! The published versions: listed for people, and their files checked.
+//! The published versions, listed for people.
 
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
@@ -49,21 +48,4 @@ fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 7] {
         age.map_or_else(|| "?".to_owned(), |age| HumanDuration(age).to_string()),
         manifest.fingerprint.get(..12).unwrap_or(&manifest.fingerprint).to_owned(),
     ]
-}
-
-/// Reads every byte of a version's files and compares it with the manifest; `None` is the newest version. The answer is the
-/// manifest of the version that is sound, or `None` if there is none yet.
-///
-/// # Errors
-/// The first file that is damaged or missing, by name.
-pub async fn verify(store: &Store, view: &ViewName, version: Option<i64>) -> Result<Option<Manifest>, StoreError> {
-    let manifests = Manifests::new(store.clone(), view.clone());
-    let manifest = match version {
-        Some(version) => Some(manifests.read(version).await?),
-        None => manifests.latest().await?,
-    };
-    if let Some(manifest) = &manifest {
-        OpenView::open(store, manifest.clone(), &BlockCache::new(0)).await?;
-    }
-    Ok(manifest)
 }

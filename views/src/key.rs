@@ -66,7 +66,8 @@ pub fn for_people(key: &str) -> String {
 }
 
 /// The first part as it stands in the key.
-pub(crate) fn first_part(key: &str) -> &str {
+#[must_use]
+pub fn first_part(key: &str) -> &str {
     key.split_once("\0\u{1}").map_or(key, |(first, _)| first)
 }
 

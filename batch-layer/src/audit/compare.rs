@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use storage::store::StoreError;
 use views::fold::{finish, from_bucket};
-use views::{Definition, FoldError, Granularity};
+use views::{Definition, FoldError, Granularity, key};
 
 use crate::error::RunError;
 use crate::progress::{Progress, Stage};
@@ -65,17 +65,25 @@ pub(super) enum Keys {
     AllBut(BTreeSet<String>),
     /// These alone.
     Only(BTreeSet<String>),
+    /// Those whose first column has this text.
+    Beginning(String),
 }
 
 impl Keys {
+    /// Whether it is worth the while to leave the others out before they are folded.
+    pub(super) fn are_only_some(&self) -> bool {
+        !matches!(self, Self::AllBut(_))
+    }
+
     fn are_all(&self) -> bool {
         matches!(self, Self::AllBut(none) if none.is_empty())
     }
 
-    fn hold(&self, key: &str) -> bool {
+    pub(super) fn hold(&self, key: &str) -> bool {
         match self {
             Self::AllBut(out) => !out.contains(key),
             Self::Only(keys) => keys.contains(key),
+            Self::Beginning(first) => key::first_part(key) == first,
         }
     }
 }
@@ -84,7 +92,7 @@ impl Keys {
 pub(super) struct Comparison<'a> {
     definition: &'a Definition,
     rules: Vec<Rule>,
-    keys: Keys,
+    pub(super) keys: Keys,
     /// Where the first bucket starts that the new view keeps.
     kept_from: Option<i64>,
     pub(super) keys_compared: i64,
@@ -188,7 +196,7 @@ impl<'a> Comparison<'a> {
             (None, Some(row)) => (expected, row),
             (None, None) => unreachable!("a pair has a side"),
         };
-        let key = views::key::for_people(keys(rows).value(row));
+        let key = key::for_people(keys(rows).value(row));
         if self.differences.len() >= NAMED_KEYS || self.differences.iter().any(|d| d.key == key) {
             return;
         }

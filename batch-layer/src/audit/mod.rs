@@ -69,16 +69,23 @@ impl Audit {
         finish(comparison, "second fold", 0, Some(fallback_reason))
     }
 
+    /// Compares a version that is published already with a second fold of the raw events: for all keys, or for those whose first
+    /// column has the text `first`. Blocks on CPU.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) async fn again(self, first: Option<String>) -> Result<Audited, RunError> {
+        let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
+        let keys = first.map_or(Keys::AllBut(BTreeSet::new()), Keys::Beginning);
+        finish(self.against_second_fold(&new, keys).await?, "second fold", 0, None)
+    }
+
     /// Compares with a fold of the raw events that shares little with the first.
     async fn against_second_fold(&self, new: &OpenView, keys: Keys) -> Result<Comparison<'_>, RunError> {
-        let only = match &keys {
-            Keys::Only(keys) => Some(keys.clone()),
-            Keys::AllBut(_) => None,
-        };
         let mut comparison = self.comparison(keys)?;
         let mut expected = Spread::new(&self.definition, new.shards());
         for (shard, source) in (0..).zip(&self.sources) {
-            let states = second::fold(source, &self.definition, only.as_ref()).await?;
+            let states = second::fold(source, &self.definition, &comparison.keys).await?;
             if let Some(expected) = expected.take(states)? {
                 comparison.shard(shard, new.scan(shard)?, None, expected, None).await?;
             }

@@ -4,7 +4,7 @@
 //! It needs memory for every identity of one partition (16 bytes and a table's overhead each) and for the states of every key;
 //! the memory limit of a run does not hold here.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -12,13 +12,14 @@ use futures::TryStreamExt;
 use views::Definition;
 use views::fold;
 
+use super::compare::Keys;
 use crate::error::RunError;
 use crate::progress::Stage;
 use crate::shard::failed_on;
 use crate::source::{Source, column};
 
-/// The states of one partition, each key and bucket once, in order; of `only` these keys, if they are named.
-pub(super) async fn fold(source: &Source, definition: &Definition, only: Option<&BTreeSet<String>>) -> Result<RecordBatch, RunError> {
+/// The states of one partition, each key and bucket once, in order; of some keys.
+pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys) -> Result<RecordBatch, RunError> {
     let partition = source.partition;
     let mut seen = HashSet::new();
     let mut tree = Tree { definition, levels: Vec::new() };
@@ -26,7 +27,7 @@ pub(super) async fn fold(source: &Source, definition: &Definition, only: Option<
     while let Some(batch) = batches.try_next().await? {
         // A repeated identity may come with another key, so nothing is left out before.
         let mut firsts = source.columns.widen(&first_seen(&batch, &mut seen));
-        if let Some(keys) = only {
+        if keys.are_only_some() {
             firsts = of_keys(definition, &firsts, keys).map_err(|source| RunError::Fold { partition, source })?;
         }
         let states = fold::partial(definition, &firsts).map_err(|error| failed_on(definition, partition, &firsts, error))?;
@@ -35,8 +36,8 @@ pub(super) async fn fold(source: &Source, definition: &Definition, only: Option<
     tree.finish().map_err(|source| RunError::Fold { partition, source })
 }
 
-fn of_keys(definition: &Definition, events: &RecordBatch, keys: &BTreeSet<String>) -> Result<RecordBatch, views::FoldError> {
-    let wanted: BooleanArray = definition.keys(events)?.iter().map(|key| key.map(|key| keys.contains(key))).collect();
+fn of_keys(definition: &Definition, events: &RecordBatch, keys: &Keys) -> Result<RecordBatch, views::FoldError> {
+    let wanted: BooleanArray = definition.keys(events)?.iter().map(|key| key.map(|key| keys.hold(key))).collect();
     Ok(filter_record_batch(events, &wanted)?)
 }
 

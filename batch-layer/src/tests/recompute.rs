@@ -7,6 +7,7 @@ use storage::paths::RunPath;
 use super::*;
 use crate::progress::{Progress, Stage};
 use crate::versions;
+use crate::{Depth, verify};
 
 /// Proves that a view of random events, late, repeated and out of order, holds what a plain fold of them gives.
 #[tokio::test]
@@ -142,7 +143,34 @@ async fn nothing_to_do() {
     let table = versions::table(&listed, chrono::DateTime::UNIX_EPOCH);
     let starts: Vec<&str> = table.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(starts, ["version", "v3", "v2", "v1"]);
-    assert_eq!(versions::verify(&master.store, &view(), Some(2)).await.unwrap().unwrap().version, 2);
+}
+
+/// Proves that a published version can be compared with the raw events that it covers, whole or one user alone, whatever came after;
+/// and that one which says something else is found out, with the user named.
+#[tokio::test]
+async fn verified_again() {
+    let check = async |master: &Master, version: i64, first: Option<&str>| {
+        let depth = Depth::Recompute { first: first.map(str::to_owned) };
+        verify(&master.options(), &master.store, Some(version), depth, Arc::new(Silent)).await
+    };
+    let mut master = Master::with(&random_events(4, 300)).await;
+    assert!(verify(&master.options(), &master.store, None, Depth::Files, Arc::new(Silent)).await.unwrap().is_none());
+    let report = master.publish(&master.options()).await;
+    master.append(&[event("user-1", "later", 0, 1)]).await;
+    assert_eq!(check(&master, 1, None).await.unwrap().unwrap().keys_compared, report.keys_compared);
+    assert_eq!(check(&master, 1, Some("user-1")).await.unwrap().unwrap().keys_compared, 1);
+    assert_eq!(check(&master, 1, Some("nobody")).await.unwrap().unwrap().keys_compared, 0);
+
+    let manifests = Manifests::new(master.store.clone(), view());
+    let lies =
+        Manifest { version: 2, parent: Some(1), run_id: "lies".into(), boundary: master.boundary(), ..manifests.read(1).await.unwrap() };
+    manifests.publish(&lies).await.unwrap();
+    assert_eq!(verify(&master.options(), &master.store, None, Depth::Files, Arc::new(Silent)).await.unwrap().unwrap().manifest.version, 2);
+    for first in [None, Some("user-1")] {
+        let found = check(&master, 2, first).await.unwrap_err();
+        assert!(matches!(&found, RunError::Audit { differences, .. } if differences[0].key == "user-1"), "{found}");
+    }
+    assert!(check(&master, 2, Some("user-2")).await.is_ok());
 }
 
 /// Proves that a view with a WHERE counts only what it lets in, and passes its audit.

@@ -1,0 +1,113 @@
+//! A published version, checked again: its bytes against the manifest, and, if asked, its values against the raw events.
+
+use std::sync::Arc;
+
+use storage::batch_view::{BlockCache, OpenView};
+use storage::manifest::{Definitions, Manifest, Manifests};
+use storage::master;
+use storage::store::Store;
+use views::{Definition, EventSchema};
+
+use crate::audit::{Audit, Audited};
+use crate::cut::Cut;
+use crate::error::RunError;
+use crate::options::RunOptions;
+use crate::progress::Progress;
+use crate::run::on_blocking_thread;
+use crate::source::{EventColumns, Source};
+
+/// How far a version is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Every byte of its files.
+    Files,
+    /// Every finished value too, against a second fold of the raw events that it covers.
+    Recompute {
+        /// Only keys whose first column has this text.
+        first: Option<String>,
+    },
+}
+
+/// A sound version.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Keys that were folded again and found equal.
+    pub keys_compared: i64,
+}
+
+/// Checks a version of the view of `options`, the newest where none is named; `None` if there is none yet. Changes nothing.
+///
+/// # Errors
+/// The first file that is damaged or missing, by name; [`RunError::Audit`] with the first keys that differ.
+pub async fn verify(
+    options: &RunOptions,
+    store: &Store,
+    version: Option<i64>,
+    depth: Depth,
+    progress: Arc<dyn Progress>,
+) -> Result<Option<Verified>, RunError> {
+    let manifests = Manifests::new(store.clone(), options.view.clone());
+    let manifest = match version {
+        Some(version) => Some(manifests.read(version).await?),
+        None => manifests.latest().await?,
+    };
+    let Some(manifest) = manifest else { return Ok(None) };
+    let keys_compared = match depth {
+        Depth::Files => {
+            OpenView::open(store, manifest.clone(), &BlockCache::new(0)).await?;
+            0
+        }
+        Depth::Recompute { first } => {
+            let audited = recompute(options, store, &manifest, first, &progress).await;
+            progress.end();
+            audited?.summary.keys_compared
+        }
+    };
+    Ok(Some(Verified { manifest, keys_compared }))
+}
+
+async fn recompute(
+    options: &RunOptions,
+    store: &Store,
+    manifest: &Manifest,
+    first: Option<String>,
+    progress: &Arc<dyn Progress>,
+) -> Result<Audited, RunError> {
+    let definition = Arc::new(stored_definition(options, store, manifest).await?);
+    let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
+    progress.begin(cut.events() as u64);
+    let columns = Arc::new(EventColumns::new(&definition));
+    let chains = cut.chains(&master::list_segments(store).await?)?;
+    let source = |(partition, segments)| Source {
+        store: store.clone(),
+        columns: Arc::clone(&columns),
+        partition,
+        segments,
+        progress: Arc::clone(progress),
+    };
+    let audit = Audit {
+        store: store.clone(),
+        definition,
+        candidate: manifest.clone(),
+        parent: None,
+        speed: None,
+        sources: (0..).zip(chains).map(source).collect(),
+        touched_keys: Default::default(),
+        progress: Arc::clone(progress),
+    };
+    Box::pin(on_blocking_thread(audit.again(first))).await
+}
+
+/// The definition that a version was computed with.
+async fn stored_definition(options: &RunOptions, store: &Store, manifest: &Manifest) -> Result<Definition, RunError> {
+    let stored = Definitions::new(store.clone(), options.view.clone()).get(&manifest.fingerprint).await?;
+    let refuse = |reason: String| RunError::StoredDefinition { version: manifest.version, reason };
+    let schema: EventSchema = serde_json::from_value(stored.schema).map_err(|e| refuse(e.to_string()))?;
+    let definition = Definition::parse(&stored.sql, &schema).map_err(|e| refuse(e.to_string()))?;
+    match definition.fingerprint() == manifest.fingerprint {
+        true => Ok(definition),
+        false => Err(refuse("it means something else to this program than to the one that published it".to_owned())),
+    }
+}
