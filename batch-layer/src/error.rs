@@ -1,6 +1,7 @@
 //! What a run can end in other than a new version, and the exit code that scripts see.
 
 use datafusion::error::DataFusionError;
+use storage::manifest::UnusableDefinition;
 use storage::store::StoreError;
 use views::{DefinitionError, FoldError};
 
@@ -162,12 +163,13 @@ pub enum RunError {
         file: String,
     },
     /// The definition beside a version cannot be used.
-    #[error("version {version} cannot be computed again: its definition: {reason}")]
+    #[error("version {version} cannot be computed again with its definition")]
     StoredDefinition {
         /// The version.
         version: i64,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        source: UnusableDefinition,
     },
     /// There is nothing to go back to.
     #[error(

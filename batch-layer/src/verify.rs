@@ -6,7 +6,6 @@ use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::master;
 use storage::store::Store;
-use views::{Definition, EventSchema};
 
 use crate::audit::{Audit, Audited};
 use crate::cut::Cut;
@@ -75,7 +74,9 @@ async fn recompute(
     first: Option<String>,
     progress: &Arc<dyn Progress>,
 ) -> Result<Audited, RunError> {
-    let definition = Arc::new(stored_definition(options, store, manifest).await?);
+    let stored = Definitions::new(store.clone(), options.view.clone()).get(&manifest.fingerprint).await?;
+    let unusable = |source| RunError::StoredDefinition { version: manifest.version, source };
+    let definition = Arc::new(stored.parse().map_err(unusable)?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
     let columns = Arc::new(EventColumns::new(&definition));
@@ -98,16 +99,4 @@ async fn recompute(
         progress: Arc::clone(progress),
     };
     Box::pin(on_blocking_thread(audit.again(first))).await
-}
-
-/// The definition that a version was computed with.
-async fn stored_definition(options: &RunOptions, store: &Store, manifest: &Manifest) -> Result<Definition, RunError> {
-    let stored = Definitions::new(store.clone(), options.view.clone()).get(&manifest.fingerprint).await?;
-    let refuse = |reason: String| RunError::StoredDefinition { version: manifest.version, reason };
-    let schema: EventSchema = serde_json::from_value(stored.schema).map_err(|e| refuse(e.to_string()))?;
-    let definition = Definition::parse(&stored.sql, &schema).map_err(|e| refuse(e.to_string()))?;
-    match definition.fingerprint() == manifest.fingerprint {
-        true => Ok(definition),
-        false => Err(refuse("it means something else to this program than to the one that published it".to_owned())),
-    }
 }

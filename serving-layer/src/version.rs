@@ -54,14 +54,7 @@ impl Version {
     pub(crate) async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, ServingError> {
         let refuse = |reason: String| ServingError::VersionRefused { version: manifest.version, reason };
         let stored = Definitions::new(store.clone(), manifest.view.clone()).get(&manifest.fingerprint).await?;
-        let schema: EventSchema =
-            serde_json::from_value(stored.schema).map_err(|e| refuse(format!("the event schema of its definition is not one: {e}")))?;
-        schema.validate().map_err(|e| refuse(format!("the event schema of its definition: {e}")))?;
-        let definition = Definition::parse(&stored.sql, &schema).map_err(|e| refuse(format!("its definition: {e}")))?;
-        if definition.fingerprint() != manifest.fingerprint {
-            let (here, there) = (definition.fingerprint(), &manifest.fingerprint);
-            return Err(refuse(format!("its states were folded as {there}, and its definition means {here} to this program")));
-        }
+        let definition = stored.parse().map_err(|e| refuse(format!("its definition: {e}")))?;
         let kept_from = match manifest.as_of {
             Some(as_of) => definition.kept_from(as_of)?,
             None if definition.has_limit() => return Err(refuse("its definition has a limit, and it does not say as of when".to_owned())),

@@ -1,9 +1,10 @@
 //! What can go wrong in the speed layer, and what becomes of it at the gRPC surface in `service.rs`.
 
 use storage::log::LogError;
+use storage::manifest::UnusableDefinition;
 use storage::record::RecordError;
 use storage::store::StoreError;
-use views::{DefinitionError, FoldError};
+use views::FoldError;
 
 /// See the variants.
 #[derive(Debug, thiserror::Error)]
@@ -50,17 +51,7 @@ pub enum SpeedError {
         fingerprint: String,
         /// Why.
         #[source]
-        source: DefinitionError,
-    },
-    /// A stored definition means something else to this version.
-    #[error(
-        "the stored definition {stored} has the fingerprint {here} here: it was published by another version of merganser; run batch-layer of this version"
-    )]
-    Fingerprint {
-        /// In the store.
-        stored: String,
-        /// As this version computes it.
-        here: String,
+        source: UnusableDefinition,
     },
     /// The store belongs to another log.
     #[error(

@@ -207,14 +207,7 @@ pub(crate) async fn load_kept(
         });
     }
     let file = Definitions::new(store.clone(), view.clone()).get(&manifest.fingerprint).await?;
-    let stored = file.fingerprint.clone();
-    let schema: EventSchema = serde_json::from_value(file.schema)
-        .map_err(|e| SpeedError::BadRequest(format!("definition {stored}: its event schema cannot be read: {e}")))?;
-    let definition =
-        Definition::parse(&file.sql, &schema).map_err(|source| SpeedError::Definition { fingerprint: stored.clone(), source })?;
-    if definition.fingerprint() != stored {
-        return Err(SpeedError::Fingerprint { stored, here: definition.fingerprint().to_owned() });
-    }
+    let definition = file.parse().map_err(|source| SpeedError::Definition { fingerprint: file.fingerprint.clone(), source })?;
     check_types(&definition, here, manifest.version)?;
     Ok(Kept {
         view: view.clone(),

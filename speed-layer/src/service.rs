@@ -211,7 +211,7 @@ fn status(error: &SpeedError) -> Status {
         | SpeedError::LogBehind { .. }
         | SpeedError::OtherMaster { .. }
         | SpeedError::OtherRecord { .. } => (Code::FailedPrecondition, "OTHER_LOG"),
-        SpeedError::Definition { .. } | SpeedError::ColumnType { .. } | SpeedError::Fingerprint { .. } | SpeedError::Fold { .. } => {
+        SpeedError::Definition { .. } | SpeedError::ColumnType { .. } | SpeedError::Fold { .. } => {
             (Code::FailedPrecondition, "DEFINITION_FAILED")
         }
         SpeedError::LogTrimmed { .. } | SpeedError::Trimmed { .. } => (Code::FailedPrecondition, "LOG_TRIMMED"),

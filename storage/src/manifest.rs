@@ -26,7 +26,7 @@ use crate::paths::{ManifestPath, ViewName, manifests_folder, views_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Claim, Store, StoreError};
 
-pub use definitions::{DefinitionFile, Definitions};
+pub use definitions::{DefinitionFile, Definitions, UnusableDefinition};
 
 /// The format of manifests and definitions that this program writes where nothing needs a newer one.
 pub const FORMAT_VERSION: u32 = 2;

@@ -1,6 +1,7 @@
 //! View definitions beside the manifests, so that only the batch layer needs the `.sql` files.
 
 use serde::{Deserialize, Serialize};
+use views::{Definition, DefinitionError, EventSchema};
 
 use super::FORMATS;
 use crate::paths::{DefinitionPath, ViewName};
@@ -19,6 +20,39 @@ pub struct DefinitionFile {
     pub fingerprint: String,
     /// The event schema it was checked against.
     pub schema: serde_json::Value,
+}
+
+/// A stored definition that this program cannot use.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableDefinition {
+    /// Its event schema is none.
+    #[error("the event schema beside it: {0}")]
+    Schema(String),
+    /// Its SQL is refused.
+    #[error(transparent)]
+    Sql(#[from] DefinitionError),
+    /// Its states would be others here.
+    #[error("it has the fingerprint {here} here: it was published by another version of merganser; run batch-layer of this version")]
+    OtherMeaning {
+        /// The fingerprint that this program gives it.
+        here: String,
+    },
+}
+
+impl DefinitionFile {
+    /// The definition itself, if it means to this program what it meant to the one that stored it.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn parse(&self) -> Result<Definition, UnusableDefinition> {
+        let schema: EventSchema = serde_json::from_value(self.schema.clone()).map_err(|e| UnusableDefinition::Schema(e.to_string()))?;
+        schema.validate().map_err(|e| UnusableDefinition::Schema(e.to_string()))?;
+        let definition = Definition::parse(&self.sql, &schema)?;
+        match definition.fingerprint() == self.fingerprint {
+            true => Ok(definition),
+            false => Err(UnusableDefinition::OtherMeaning { here: definition.fingerprint().to_owned() }),
+        }
+    }
 }
 
 /// The definitions of one view.
