@@ -1,6 +1,7 @@
 //! `serving-layer get`: one question to a running server, printed for a person or a script.
 
 mod json;
+pub(crate) mod rows;
 mod table;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use clap::{Args, ValueEnum};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,34 +84,47 @@ pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> 
 }
 
 async fn ask(get: &Get, address: &str) -> anyhow::Result<GetUserStatsResponse> {
+    let mut client = UserStatsServiceClient::new(connect(address).await?);
+    let response = client.get_user_stats(request(get)).await.map_err(|status| anyhow!(sentence(&status)))?;
+    Ok(response.into_inner())
+}
+
+async fn connect(address: &str) -> anyhow::Result<Channel> {
     let endpoint =
         Endpoint::from_shared(address.to_owned()).with_context(|| format!("\"{address}\" is no address; write http://host:port"))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
     let Ok(channel) = endpoint.connect().await else {
         bail!("no serving layer answers at {address}; start one with `serving-layer serve`");
     };
-    let mut client = UserStatsServiceClient::new(channel);
-    let response = client.get_user_stats(request(get)).await.map_err(|status| anyhow!(sentence(&status)))?;
-    Ok(response.into_inner())
+    Ok(channel)
 }
 
 fn request(get: &Get) -> GetUserStatsRequest {
     let granularity = get.by.map_or(v1::Granularity::Total, |By::Bucket| v1::Granularity::Bucket);
-    let consistency = match get.consistency {
-        Consistency::Fresh => v1::Consistency::Fresh,
-        Consistency::BestEffort => v1::Consistency::BestEffort,
-        Consistency::BatchOnly => v1::Consistency::BatchOnly,
-    };
-    let timestamp =
-        |time: DateTime<Utc>| Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0) };
     GetUserStatsRequest {
         user_id: get.user_id.clone(),
         start_time: get.from.map(timestamp),
         end_time: get.to.map(timestamp),
         granularity: granularity.into(),
-        consistency: consistency.into(),
+        consistency: get.consistency.number(),
         min_position: String::new(),
         explain: get.explain,
+    }
+}
+
+fn timestamp(time: DateTime<Utc>) -> Timestamp {
+    Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0) }
+}
+
+impl Consistency {
+    /// As requests have it.
+    fn number(self) -> i32 {
+        let consistency = match self {
+            Self::Fresh => v1::Consistency::Fresh,
+            Self::BestEffort => v1::Consistency::BestEffort,
+            Self::BatchOnly => v1::Consistency::BatchOnly,
+        };
+        consistency.into()
     }
 }
 

@@ -37,6 +37,8 @@ enum Command {
     Serve(Serve),
     /// Prints the statistics of one user.
     Get(get::Get),
+    /// Prints rows of any view.
+    Rows(get::rows::Rows),
 }
 
 #[derive(clap::Args)]
@@ -71,6 +73,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     let mut config = Config::load(cli.config.as_deref(), std::env::vars())?;
     match cli.command {
         Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
+        Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
         Command::Serve(flags) => {
             let serving = &mut config.serving_layer;
             serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());

@@ -69,7 +69,7 @@ fn texts(measures: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
     measures.iter().map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match &value.kind {
         None => "null".to_owned(),
         Some(Kind::IntValue(v)) => v.to_string(),
@@ -95,7 +95,7 @@ fn cells(lines: &[Line]) -> Vec<Vec<String>> {
 }
 
 /// Labels to the left, all else to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let mut text = String::new();
@@ -110,7 +110,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn source(provenance: &Provenance) -> String {
+pub(super) fn source(provenance: &Provenance) -> String {
     let Provenance { view, version, boundary, head, .. } = provenance;
     let version = if *version == 0 { "not published yet".to_owned() } else { format!("v{version}") };
     let complete = if provenance.complete { "complete".to_owned() } else { format!("incomplete: {}", provenance.incomplete_reason) };
