@@ -115,7 +115,8 @@ impl Dedup {
             return Ok(());
         }
         let removed = take_record_batch(rows, &UInt32Array::from(touching)).expect("the indices are those of rows");
-        let keys = self.definition.keys(&self.columns.widen(&removed));
+        let counted = self.definition.counted(&self.columns.widen(&removed));
+        let keys = counted.and_then(|counted| self.definition.keys(&counted));
         let keys = keys.map_err(|source| RunError::Fold { partition: self.partition, source })?;
         self.found.touched_keys.extend(keys.iter().flatten().map(str::to_owned));
         Ok(())

@@ -15,25 +15,29 @@ use crate::options::RunOptions;
 /// What the files of views end in.
 const EXTENSION: &str = "sql";
 
-/// The views that have a file in `views_dir`, and the built-in one, by name.
+/// The views that have a file in `views_dir`, and the built-in one, by name; and what is wrong with files that are named as no view
+/// can be.
 ///
 /// # Errors
-/// The folder cannot be read, or a file of it is named as no view can be.
-pub fn declared(views_dir: &Path) -> Result<BTreeSet<ViewName>, RunError> {
-    let mut views = BTreeSet::from([ViewName::user_stats()]);
+/// The folder cannot be read.
+pub fn declared(views_dir: &Path) -> Result<(BTreeSet<ViewName>, Vec<RunError>), RunError> {
+    let (mut views, mut misnamed) = (BTreeSet::from([ViewName::user_stats()]), Vec::new());
     let local = |source| RunError::Local { path: views_dir.display().to_string(), source };
     let entries = match std::fs::read_dir(views_dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(views),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((views, misnamed)),
         entries => entries.map_err(local)?,
     };
     for entry in entries {
         let path = entry.map_err(local)?.path();
         if path.extension().is_some_and(|extension| extension == EXTENSION) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            views.insert(name.try_into().map_err(|source| RunError::ViewName { file: path.display().to_string(), source })?);
+            match name.try_into() {
+                Ok(view) => drop(views.insert(view)),
+                Err(source) => misnamed.push(RunError::ViewName { file: path.display().to_string(), source }),
+            }
         }
     }
-    Ok(views)
+    Ok((views, misnamed))
 }
 
 /// Reads and checks the definition of the view. The built-in one applies as long as nothing else was ever published: a folder

@@ -3,7 +3,7 @@
 //! A run is the handover of the design, in this order. It decides where to cut (`cut`): the speed layer seals what it has and
 //! names the boundary C. It recomputes `[0, C)`, a log partition at a time: `source` reads the segments in the columns that the
 //! definition needs, `sort` brings them in order of user, event and offset (within a memory limit, spilling), `dedup` drops
-//! what was sent twice, `shard` folds whole users into states and writes them, sorted, as one file. Then `audit` reads the
+//! what was sent twice, `folding` makes states of what stays, and `shard` writes them, sorted, as one file a shard. Then `audit` reads the
 //! files back and compares every key with another computation of the same. Only then the manifest is put if absent, which is
 //! the moment of publishing; a report of the run is written beside.
 //!
@@ -25,6 +25,8 @@ mod dedup;
 mod definition;
 /// What a run can end in, and its exit code.
 mod error;
+/// Sorted rows → states.
+mod folding;
 /// The lease of a run.
 mod keeper;
 /// What a run is asked to do.
@@ -39,7 +41,7 @@ mod rollback;
 mod run;
 /// The speed layer, as a run meets it.
 mod service;
-/// One partition's events → one file of states.
+/// Events → files of states.
 mod shard;
 /// Sorting within a memory limit.
 mod sort;

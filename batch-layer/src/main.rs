@@ -16,7 +16,7 @@ use storage::config::{ByteSize, Config};
 use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
 use storage::store::Store;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 const NOTHING_TO_DO: u8 = 99;
@@ -154,10 +154,19 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
         Command::Run { no_speed_layer, speed_layer, memory_limit, threads, force } => {
-            let views = match cli.view {
-                Some(view) => BTreeSet::from([view]),
+            let all = cli.view.is_none();
+            let (views, misnamed) = match cli.view {
+                Some(view) => (BTreeSet::from([view]), Vec::new()),
                 None => batch_layer::declared(&config.views.dir)?,
             };
+            let failed = misnamed.first().map(RunError::exit_code);
+            misnamed.into_iter().for_each(|error| eprintln!("batch-layer: {:#}", anyhow::Error::new(error)));
+            if all {
+                let published = storage::manifest::list_views(store).await?;
+                for view in published.difference(&views) {
+                    warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it");
+                }
+            }
             let options = |view| {
                 let mut options = RunOptions { force, ..RunOptions::from_config(config, view) };
                 options.speed_layer = if no_speed_layer { None } else { speed_layer.clone().or(options.speed_layer) };
@@ -165,7 +174,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
                 options.threads = threads.unwrap_or(options.threads);
                 options
             };
-            return Ok(run_all(views.into_iter().map(options), store, &config.store.url).await);
+            return Ok(run_all(views.into_iter().map(options), store, &config.store.url, failed).await);
         }
         Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
         Command::Verify { version, recompute, key } => {
@@ -196,8 +205,8 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
 
 /// Runs over one view after the other. One that fails does not keep the others from being published. The exit code is that of the
 /// first failure; without one it says whether anything was published.
-async fn run_all(runs: impl Iterator<Item = RunOptions>, store: &Store, url: &str) -> u8 {
-    let (mut failed, mut code) = (None, NOTHING_TO_DO);
+async fn run_all(runs: impl Iterator<Item = RunOptions>, store: &Store, url: &str, mut failed: Option<u8>) -> u8 {
+    let mut code = NOTHING_TO_DO;
     for options in runs {
         let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
         info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, "batch run");

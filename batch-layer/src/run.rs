@@ -15,12 +15,12 @@ use storage::store::{Retry, Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use views::{Definition, digest};
+use views::{Definition, digest, key};
 
 use crate::audit::{Audit, Audited};
 use crate::collect::{Collected, collect};
 use crate::cut::Cut;
-use crate::dedup::{Duplicates, EXAMPLES};
+use crate::dedup::EXAMPLES;
 use crate::definition;
 use crate::error::RunError;
 use crate::keeper::Keeper;
@@ -28,7 +28,7 @@ use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::report::{RunReport, new_run_id};
 use crate::service::SpeedLayer;
-use crate::shard::{Chunk, ChunkWork, MergeWork, Part, Shard, ShardWork, Work};
+use crate::shard::{Chunk, ChunkWork, MergeWork, Part, Removed, Shard, ShardWork, Work};
 use crate::sort::SortBounds;
 use crate::source::{EventColumns, Source};
 use crate::spill::SpillFolder;
@@ -179,11 +179,11 @@ impl Run<'_> {
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
         let kept_from = definition::kept_from(&self.definition, as_of)?;
-        let (shards, duplicates) = self.recompute(&sources, kept_from).await?;
-        let touched_keys = self.note_duplicates(&duplicates);
+        let (shards, removed) = self.recompute(&sources, kept_from).await?;
+        let touched_keys = self.note_duplicates(&removed);
         let mut manifest = self.manifest(shards, boundary_records, as_of);
         let audited = Box::pin(self.audit(&manifest, sources, touched_keys)).await?;
-        self.check_counts(audited.event_count)?;
+        self.check_counts(audited.event_count, removed.iter().map(|removed| removed.past_limit).sum())?;
         manifest.event_count = audited.event_count;
         manifest.audit = Some(audited.summary);
 
@@ -208,18 +208,21 @@ impl Run<'_> {
         Ok((0..).zip(self.cut.chains(segments)?).map(source).collect())
     }
 
-    /// When the newest event was appended. A clock that was ahead then does not let everything go now.
+    /// When the newest event was appended. A clock that was ahead then does not let everything go now, and one that is behind brings
+    /// nothing back.
     async fn as_of(&self, sources: &[Source]) -> Result<i64, RunError> {
         let now = DateTime::<Utc>::from(self.machine.now()).timestamp_micros();
         let mut newest = None;
         for source in sources {
             newest = newest.max(source.newest_append_time_us().await?);
         }
-        Ok(newest.map_or(now, |newest| newest.min(now)))
+        let newest = newest.map_or(now, |newest| newest.min(now));
+        // What was let go stays gone, whatever became of the clocks.
+        Ok(newest.max(self.parent.as_ref().and_then(|parent| parent.as_of).unwrap_or(newest)))
     }
 
     /// A file for each shard, a few at a time.
-    async fn recompute(&self, sources: &[Source], kept_from: Option<i64>) -> Result<(Vec<Shard>, Vec<Duplicates>), RunError> {
+    async fn recompute(&self, sources: &[Source], kept_from: Option<i64>) -> Result<(Vec<Shard>, Vec<Removed>), RunError> {
         let spill = self.spill_folder().await?;
         let threads = self.options.threads.get();
         let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / threads;
@@ -242,11 +245,11 @@ impl Run<'_> {
         }
         let chunk = |source: &Source| ChunkWork { work: work.clone(), part: part(source) };
         let running = stream::iter(sources).map(|source| on_blocking_thread(chunk(source).recompute()));
-        let (chunks, duplicates): (Vec<_>, Vec<_>) = running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip();
+        let (chunks, removed): (Vec<_>, Vec<_>) = running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip();
         let chunks: Vec<Chunk> = chunks.into_iter().flatten().collect();
         let merge = |shard| MergeWork::new(work.clone(), &chunks, self.file(shard));
         let running = stream::iter(0..work.partitions).map(|shard| on_blocking_thread(merge(shard).merge()));
-        Ok((running.buffered(threads).try_collect().await?, duplicates))
+        Ok((running.buffered(threads).try_collect().await?, removed))
     }
 
     fn file(&self, part: u32) -> ViewFilePath {
@@ -261,9 +264,9 @@ impl Run<'_> {
     }
 
     /// Sums up what was removed; the answer is the keys that the speed layer counted too often.
-    fn note_duplicates(&mut self, duplicates: &[Duplicates]) -> BTreeSet<String> {
+    fn note_duplicates(&mut self, removed: &[Removed]) -> BTreeSet<String> {
         let report = &mut self.report;
-        let found = || duplicates.iter();
+        let found = || removed.iter().map(|removed| &removed.duplicates);
         report.late_duplicate_count = found().map(|d| d.late_count).sum();
         report.conflict_count = found().map(|d| d.conflict_count).sum();
         report.late_duplicates = found().flat_map(|d| d.late.iter().cloned()).take(EXAMPLES).collect();
@@ -304,7 +307,7 @@ impl Run<'_> {
     }
 
     async fn audit(&mut self, candidate: &Manifest, sources: Vec<Source>, touched_keys: BTreeSet<String>) -> Result<Audited, RunError> {
-        let refolded: Vec<String> = touched_keys.iter().take(EXAMPLES).cloned().collect();
+        let refolded: Vec<String> = touched_keys.iter().take(EXAMPLES).map(|key| key::for_people(key)).collect();
         let audit = Audit {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
@@ -326,11 +329,10 @@ impl Run<'_> {
         Ok(audited)
     }
 
-    /// Every row of the range was counted or removed, unless the view has a WHERE or a limit of its own.
-    fn check_counts(&self, found: i64) -> Result<(), RunError> {
-        let expected = self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count;
-        let may_lack = self.definition.has_filter() || self.definition.has_limit();
-        match found == expected || (may_lack && found < expected) {
+    /// Every row of the range was counted or removed, or let go by a limit, unless the view has a WHERE of its own.
+    fn check_counts(&self, found: i64, past_limit: i64) -> Result<(), RunError> {
+        let expected = self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count - past_limit;
+        match found == expected || (self.definition.has_filter() && found < expected) {
             true => Ok(()),
             false => Err(RunError::Counts { expected, found }),
         }

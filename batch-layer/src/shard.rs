@@ -10,7 +10,7 @@ use std::io::{BufReader, BufWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -20,22 +20,15 @@ use storage::batch_view::ViewWriter;
 use storage::manifest::ViewFile;
 use storage::paths::ViewFilePath;
 use storage::store::Store;
-use views::definition::KEY;
 use views::digest::Digest;
-use views::fold::{self, Fold};
-use views::schema::OFFSET;
-use views::{Definition, FoldError, shard_of_key};
+use views::{Definition, shard_of_key};
 
 use crate::dedup::{Dedup, Duplicates};
 use crate::error::RunError;
+use crate::folding::{CHUNK_SHARE, Edge, Folding};
 use crate::progress::{Progress, Stage};
 use crate::sort::{SortBounds, Sorted};
-use crate::source::{Source, column};
-
-/// A table of groups is emptied at the first edge after so many rows; one user with more is folded in pieces.
-const FOLD_ROWS: usize = 8192;
-/// Of a work's memory, what the table of groups of a chunk may take: the sort has the rest.
-const CHUNK_SHARE: usize = 2;
+use crate::source::Source;
 
 /// What every piece of work needs.
 #[derive(Clone)]
@@ -53,6 +46,13 @@ pub(crate) struct Work {
 /// A file of states, and the digest of its keys and exact states.
 pub(crate) type Shard = (ViewFile, String);
 
+/// Events of one partition that no row of the view counts, but for those that its WHERE leaves out.
+pub(crate) struct Removed {
+    pub(crate) duplicates: Duplicates,
+    /// Those whose buckets the limit let go.
+    pub(crate) past_limit: i64,
+}
+
 /// One partition of the log, and where the events begin that the version before does not cover.
 pub(crate) struct Part {
     pub(crate) source: Source,
@@ -68,7 +68,7 @@ pub(crate) struct ShardWork {
 
 impl ShardWork {
     /// Sorts, deduplicates, folds and writes. Blocks on CPU and disk.
-    pub(crate) async fn recompute(self) -> Result<(Shard, Duplicates), RunError> {
+    pub(crate) async fn recompute(self) -> Result<(Shard, Removed), RunError> {
         let mut writing = Writing::create(&self.work, &self.path, self.part.source.partition).await?;
         let mut folding = Folding::new(&self.work, self.part.source.partition, Edge::User)?;
         let mut events = Events::start(&self.work, &self.part)?;
@@ -76,7 +76,8 @@ impl ShardWork {
             folding.add(&rows, |states| writing.write(states))?;
         }
         folding.flush(|states| writing.write(states))?;
-        Ok((Box::pin(writing.finish()).await?, events.dedup.found))
+        let removed = Removed { past_limit: folding.past_limit, duplicates: events.dedup.found };
+        Ok((Box::pin(writing.finish()).await?, removed))
     }
 }
 
@@ -94,8 +95,10 @@ pub(crate) struct Chunk {
 
 impl ChunkWork {
     /// Sorts, deduplicates, folds, and writes chunks. Blocks on CPU and disk.
-    pub(crate) async fn recompute(self) -> Result<(Vec<Chunk>, Duplicates), RunError> {
-        let Self { work, part } = self;
+    pub(crate) async fn recompute(self) -> Result<(Vec<Chunk>, Removed), RunError> {
+        let Self { mut work, part } = self;
+        // The table of groups has the other half.
+        work.bounds.memory_bytes /= CHUNK_SHARE;
         let partition = part.source.partition;
         let mut chunks = Vec::new();
         let mut folding = Folding::new(&work, partition, Edge::None)?;
@@ -115,7 +118,8 @@ impl ChunkWork {
             folding.add(&rows, &mut write)?;
         }
         folding.flush(&mut write)?;
-        Ok((chunks, events.dedup.found))
+        let removed = Removed { past_limit: folding.past_limit, duplicates: events.dedup.found };
+        Ok((chunks, removed))
     }
 }
 
@@ -219,93 +223,4 @@ impl Writing {
     async fn finish(self) -> Result<Shard, RunError> {
         Ok((self.writer.finish().await?, self.digest.finish()))
     }
-}
-
-/// What rows have in common that must be handed on together.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Edge {
-    /// Events of one user.
-    User,
-    /// States of one key.
-    Key,
-    /// Nothing: states of one key may be handed on in parts.
-    None,
-}
-
-/// Sorted rows → states, handed on a table at a time.
-struct Folding<'a> {
-    definition: &'a Definition,
-    partition: u32,
-    kept_from: Option<i64>,
-    edge: Edge,
-    /// A table without edges is emptied at this size, bytes.
-    full: usize,
-    fold: Fold<'a>,
-    /// Rows in `fold`.
-    rows: usize,
-    /// The user or key of the last row, which may have more.
-    last: Option<String>,
-}
-
-impl<'a> Folding<'a> {
-    fn new(work: &'a Work, partition: u32, edge: Edge) -> Result<Self, RunError> {
-        let definition: &Definition = &work.definition;
-        let fold = Fold::new(definition).map_err(|source| RunError::Fold { partition, source })?;
-        let full = work.bounds.memory_bytes / CHUNK_SHARE;
-        Ok(Self { definition, partition, kept_from: work.kept_from, edge, full, fold, rows: 0, last: None })
-    }
-
-    /// Folds rows; `hand_on` gets the states of what is complete.
-    fn add(&mut self, rows: &RecordBatch, hand_on: impl FnMut(&RecordBatch) -> Result<(), RunError>) -> Result<(), RunError> {
-        let Some(last_row) = rows.num_rows().checked_sub(1) else { return Ok(()) };
-        let by = match self.edge {
-            Edge::User => column::<StringArray>(rows, "user_id"),
-            Edge::Key => column::<StringArray>(rows, KEY),
-            Edge::None => {
-                self.update(rows)?;
-                return if self.fold.size() >= self.full { self.flush(hand_on) } else { Ok(()) };
-            }
-        };
-        let last = by.value(last_row);
-        let edge = (0..=last_row).rev().take_while(|row| by.value(*row) == last).last().expect("the last row is its own");
-        let continues = self.last.as_deref() == Some(last);
-        if edge > 0 || !continues {
-            self.update(&rows.slice(0, edge))?;
-            if self.rows >= FOLD_ROWS {
-                self.flush(hand_on)?;
-            }
-        }
-        self.update(&rows.slice(edge, rows.num_rows() - edge))?;
-        self.last = Some(last.to_owned());
-        Ok(())
-    }
-
-    fn update(&mut self, rows: &RecordBatch) -> Result<(), RunError> {
-        self.rows += rows.num_rows();
-        if self.edge == Edge::Key {
-            return self.fold.merge(rows).map_err(|source| RunError::Fold { partition: self.partition, source });
-        }
-        self.fold.update(rows).map_err(|error| failed_on(self.definition, self.partition, rows, error))
-    }
-
-    /// Hands on the states of what was folded so far.
-    fn flush(&mut self, mut hand_on: impl FnMut(&RecordBatch) -> Result<(), RunError>) -> Result<(), RunError> {
-        let failed = |source| RunError::Fold { partition: self.partition, source };
-        let fresh = Fold::new(self.definition).map_err(failed)?;
-        let states = std::mem::replace(&mut self.fold, fresh).into_states().map_err(failed)?;
-        self.rows = 0;
-        hand_on(&fold::from_bucket(&states, self.kept_from).map_err(failed)?)
-    }
-}
-
-/// The event that the definition fails on, if it is one alone.
-pub(crate) fn failed_on(definition: &Definition, partition: u32, events: &RecordBatch, error: FoldError) -> RunError {
-    for row in 0..events.num_rows() {
-        if let Err(error) = fold::partial(definition, &events.slice(row, 1)) {
-            let event_id = column::<StringArray>(events, "event_id").value(row).to_owned();
-            let offset = column::<Int64Array>(events, OFFSET).value(row);
-            return RunError::Event { event_id, partition, offset, reason: error.reason() };
-        }
-    }
-    RunError::Fold { partition, source: error }
 }

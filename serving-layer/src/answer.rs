@@ -206,8 +206,8 @@ async fn assemble(
     for key in &resolved.keys {
         let rows_of = |half: &RowsByKey| half.get(key).cloned().unwrap_or_default();
         let halves = (rows_of(&batch), speed_rows.as_ref().map(rows_of));
-        let part = if resolved.begin {
-            // There may be many keys.
+        let part = if resolved.begin || question.grouping.reach_us() > 0 {
+            // There may be many keys, or many windows.
             let (version, question, resolved, key) = (Arc::clone(&version), question.clone(), resolved.clone(), key.clone());
             blocking(move || merge(&key, &version.definition, &question, &resolved, halves)).await?
         } else {

@@ -118,6 +118,9 @@ pub enum ServingError {
         /// Those that there are.
         known: Vec<ViewName>,
     },
+    /// Right after the start.
+    #[error("views are being opened; ask again")]
+    Opening,
     /// A question would read too much of the view.
     #[error(
         "the answer would be made of up to {rows} rows of the view, and a question may read a million; name more columns of the key, or declare a view with fewer keys"

@@ -4,6 +4,7 @@
 //! each window that it is in. Merging states then does the rest, so that an average over a week is one of the week's events.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
@@ -14,6 +15,9 @@ use views::{Definition, FoldError, Granularity, fold};
 
 use crate::ServingError;
 use crate::question::rfc3339;
+
+/// Most buckets that the windows of one answer may have together.
+const MAX_PAIRS: usize = 1_000_000;
 
 /// What the rows of an answer are over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +54,15 @@ pub(crate) fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Gr
         Grouping::Window(length_us) => {
             // A window belongs to one key, and is there where that has events.
             let merged = fold::merge(definition, rows)?;
-            vec![into_windows(&merged, length_us)?]
+            let windows = windows(&merged, length_us);
+            let pairs: usize = windows.iter().map(Range::len).sum();
+            if pairs > MAX_PAIRS {
+                return Err(ServingError::field(
+                    "window",
+                    format!("would add up {pairs} buckets, and {MAX_PAIRS} are allowed; ask for a shorter range or window"),
+                ));
+            }
+            vec![into_windows(&merged, &windows)?]
         }
     };
     Ok(Some(fold::finish(definition, &moved, Granularity::Bucket)?))
@@ -86,20 +98,57 @@ fn with_buckets(rows: &RecordBatch, moved: impl Fn(i64) -> i64) -> Result<Record
     Ok(RecordBatch::try_new(rows.schema(), columns)?)
 }
 
-/// Each row once for each window that it is in. `rows` have each key and bucket once, in order.
-fn into_windows(rows: &RecordBatch, length_us: i64) -> Result<RecordBatch, FoldError> {
+/// For each row the rows that are in its window. `rows` have each key and bucket once, in order.
+fn windows(rows: &RecordBatch, length_us: i64) -> Vec<Range<usize>> {
     let keys = rows.column(0).as_string::<i32>();
     let starts = rows.column(1).as_primitive::<TimestampMicrosecondType>();
-    let (mut taken, mut windows) = (Vec::new(), Vec::new());
-    for window in 0..rows.num_rows() {
-        let start = starts.value(window);
-        let inside = |row: &usize| keys.value(*row) == keys.value(window) && starts.value(*row) > start - length_us;
-        for row in (0..=window).rev().take_while(inside) {
-            taken.push(row as u32);
-            windows.push(start);
+    let mut first = 0;
+    let window = |row: usize| {
+        while keys.value(first) != keys.value(row) || starts.value(first) <= starts.value(row) - length_us {
+            first += 1;
         }
-    }
-    let mut columns = take_record_batch(rows, &UInt32Array::from(taken))?.columns().to_vec();
-    columns[1] = Arc::new(TimestampMicrosecondArray::from(windows).with_timezone("+00:00"));
+        first..row + 1
+    };
+    (0..rows.num_rows()).map(window).collect()
+}
+
+/// Each row once for each window that it is in.
+fn into_windows(rows: &RecordBatch, windows: &[Range<usize>]) -> Result<RecordBatch, FoldError> {
+    let starts = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+    let taken: UInt32Array = windows.iter().flat_map(|window| window.clone().map(|row| row as u32)).collect::<Vec<_>>().into();
+    let of_window: Vec<i64> = windows.iter().flat_map(|window| std::iter::repeat_n(starts.value(window.end - 1), window.len())).collect();
+    let mut columns = take_record_batch(rows, &taken)?.columns().to_vec();
+    columns[1] = Arc::new(TimestampMicrosecondArray::from(of_window).with_timezone("+00:00"));
     Ok(RecordBatch::try_new(rows.schema(), columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use views::columns::{Position, to_batch};
+    use views::{Event, EventSchema};
+
+    use super::*;
+
+    /// Proves which buckets are in a window: those of the same key that start less than its length before.
+    #[test]
+    fn what_is_in_a_window() {
+        let definition = Definition::user_stats(&EventSchema::default());
+        let event = |user: &str, day: i64| Event {
+            event_id: day.to_string(),
+            user_id: user.to_owned(),
+            event_time_us: day * 86_400_000_000,
+            event_type: String::new(),
+            amount: None,
+            attributes: Default::default(),
+        };
+        let events = [event("a", 1), event("a", 2), event("a", 5), event("b", 2), event("b", 3)];
+        let position = Position { partition: 0, offset: 0, append_time_us: 0, content_hash: 0 };
+        let rows = fold::partial(&definition, &to_batch(events.iter().map(|event| (event, position)), definition.schema())).unwrap();
+        let days = |days: i64| windows(&rows, days * 86_400_000_000);
+        assert_eq!(days(1), [0..1, 1..2, 2..3, 3..4, 4..5]);
+        assert_eq!(days(2), [0..1, 0..2, 2..3, 3..4, 3..5]);
+        assert_eq!(days(4), [0..1, 0..2, 1..3, 3..4, 3..5]);
+        let found = finish(&definition, &[rows], Grouping::Window(4 * 86_400_000_000)).unwrap().unwrap();
+        assert_eq!(found.column(2).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 2, 2, 1, 2]);
+    }
 }

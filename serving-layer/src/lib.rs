@@ -1,6 +1,6 @@
-//! The serving layer: one question about some users, one answer merged from both halves.
+//! The serving layer: one question about some keys of a view, one answer merged from both halves.
 //!
-//! It opens the newest version of the batch view, asks the speed layer for the states from that version's boundary on, merges
+//! It opens the newest version of each batch view, asks the speed layer for the states from that version's boundary on, merges
 //! the two per key and finishes. An answer reads one version from beginning to end and says which in its provenance. A
 //! watcher looks for the next version and swaps it in when its files are verified and the speed layer can answer from its
 //! boundary; nobody who asks notices. While nothing is published, the built-in view answers from the speed layer alone.

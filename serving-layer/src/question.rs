@@ -16,6 +16,9 @@ const FIRST_US: i64 = -2_208_988_800_000_000;
 /// 2200-01-01T00:00:00Z in microseconds: every event is earlier.
 const END_US: i64 = 7_258_118_400_000_000;
 
+/// The first and the last bucket may reach so far beyond the first and the last event.
+const SLACK_US: i64 = 366 * 86_400_000_000;
+
 /// What an answer must contain to be given at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consistency {
@@ -45,8 +48,8 @@ pub(crate) enum About {
 pub(crate) struct Question {
     pub(crate) about: About,
     pub(crate) range: TimeRange,
-    /// Whether the range starts with the bucket that holds its start, which need not be an edge then.
-    pub(crate) starts_within: bool,
+    /// Whether the ends of the range are moments somewhere within the first and the last bucket, and not edges.
+    pub(crate) within_buckets: bool,
     pub(crate) grouping: Grouping,
     pub(crate) consistency: Consistency,
     pub(crate) min_position: Option<Position>,
@@ -87,13 +90,26 @@ impl Question {
             }
         };
         let mut range = self.range;
-        if let (true, Some(start_us), true) = (self.starts_within, range.start_us, definition.has_buckets()) {
-            range.start_us = Some(definition.edges_near(start_us.clamp(FIRST_US, END_US - 1))?.start_us);
+        if self.within_buckets && definition.has_buckets() {
+            // Before the first event there is nothing to start from.
+            range.start_us = range
+                .start_us
+                .filter(|start_us| *start_us > FIRST_US)
+                .map(|us| definition.edges_near(us.min(END_US)))
+                .transpose()?
+                .map(|e| e.start_us);
+            range.end_us = range.end_us.map(|us| end_edge(definition, us.clamp(FIRST_US, END_US))).transpose()?;
         }
         range.check(definition)?;
         let before = range.start_us.map(|start_us| start_us.saturating_sub(self.grouping.reach_us()));
         Ok(Resolved { keys, begin, range, read: TimeRange { start_us: before.max(kept_from), ..range } })
     }
+}
+
+/// The first edge at or after a moment.
+fn end_edge(definition: &Definition, time_us: i64) -> Result<i64, ServingError> {
+    let edges = definition.edges_near(time_us)?;
+    Ok(if edges.start_us == time_us { time_us } else { edges.end_us })
 }
 
 /// A half-open range of event time in microseconds since 1970, open where an end is absent.
@@ -130,7 +146,7 @@ impl TimeRange {
 }
 
 fn check_edge(field: &str, time_us: i64, definition: &Definition) -> Result<(), ServingError> {
-    if !(FIRST_US..=END_US).contains(&time_us) {
+    if !(FIRST_US - SLACK_US..=END_US + SLACK_US).contains(&time_us) {
         return Err(ServingError::field(field, "is outside the years 1900 to 2200, where no event is"));
     }
     if !definition.has_buckets() {
@@ -178,8 +194,8 @@ mod tests {
             "end_time: is inside a bucket of the view; the nearest edges are 1970-01-02T00:00:00Z and 1970-01-03T00:00:00Z"
         );
         assert!(refusal(range(DAY_US, DAY_US), daily).unwrap().starts_with("end_time: is not after"));
-        assert!(refusal(range(FIRST_US - DAY_US, 0), daily).unwrap().contains("1900 to 2200"));
-        assert!(refusal(range(0, END_US + DAY_US), daily).unwrap().contains("1900 to 2200"));
+        assert!(refusal(range(FIRST_US - 400 * DAY_US, 0), daily).unwrap().contains("1900 to 2200"));
+        assert!(refusal(range(0, END_US + 400 * DAY_US), daily).unwrap().contains("1900 to 2200"));
     }
 
     /// Proves that a view without buckets takes neither ranges nor the question for buckets.

@@ -1,16 +1,18 @@
 //! The views that can be answered: the built-in one, and every other as soon as it has a version.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use storage::batch_view::BlockCache;
 use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::Store;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use views::EventSchema;
 
 use crate::ServingError;
@@ -36,6 +38,8 @@ pub(crate) struct Opening {
 pub(crate) struct Served {
     opening: Opening,
     views: RwLock<BTreeMap<ViewName, Arc<Watched>>>,
+    /// Whether every view that was there at the start has been tried.
+    have_looked: AtomicBool,
 }
 
 /// A view, and the tasks that look for its new versions and at the files of the one that answers.
@@ -45,23 +49,35 @@ struct Watched {
     _watchers: [AbortOnDropHandle<()>; 2],
 }
 
+/// What stood in the way of opening a view when it was tried last.
+#[derive(Debug, Default)]
+struct Obstacles {
+    /// By view; that of none is the list of views.
+    complaints: BTreeMap<Option<ViewName>, String>,
+    /// The newest versions of views that cannot be opened: trying again would end the same way.
+    refused: BTreeMap<ViewName, i64>,
+}
+
 impl Served {
-    /// Opens the built-in view, and every other that can be opened.
+    /// Opens the built-in view. The others are opened by [`Self::watch`], for one may take long while the speed layer is away.
     ///
     /// # Errors
     /// What keeps the built-in view from being answered.
     pub(crate) async fn open(opening: Opening) -> Result<Self, ServingError> {
-        let served = Self { opening, views: RwLock::default() };
+        let served = Self { opening, views: RwLock::default(), have_looked: AtomicBool::new(false) };
         served.add(ViewName::user_stats()).await?;
-        served.look(&mut BTreeMap::new()).await;
         Ok(served)
     }
 
     /// What answers questions about `view`, if that can be answered.
     pub(crate) fn view(&self, view: &str) -> Result<Answers, ServingError> {
+        let have_looked = self.have_looked.load(Ordering::Acquire);
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        let found = views.iter().find(|(name, _)| name.as_str() == view);
-        found.map(|(_, watched)| watched.answers.clone()).ok_or_else(|| ServingError::NoView { known: views.keys().cloned().collect() })
+        match views.iter().find(|(name, _)| name.as_str() == view) {
+            Some((_, watched)) => Ok(watched.answers.clone()),
+            None if !have_looked => Err(ServingError::Opening),
+            None => Err(ServingError::NoView { known: views.keys().cloned().collect() }),
+        }
     }
 
     /// All of them, by name.
@@ -78,48 +94,52 @@ impl Served {
     pub(crate) async fn watch(&self) {
         let mut ticks = interval(self.opening.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut complaints = BTreeMap::new();
+        let mut obstacles = Obstacles::default();
         loop {
             ticks.tick().await;
-            self.look(&mut complaints).await;
-        }
-    }
-
-    /// Opens what is new. What cannot be opened is logged, once for each reason, and tried again.
-    async fn look(&self, complaints: &mut BTreeMap<Option<ViewName>, String>) {
-        let mut complain = |view: Option<ViewName>, outcome: Result<(), ServingError>| match outcome {
-            Ok(()) => drop(complaints.remove(&view)),
-            Err(e) => {
-                let reason = e.in_one_line();
-                if complaints.get(&view) != Some(&reason) {
-                    match &view {
-                        Some(view) => error!(%view, reason, "the view cannot be answered"),
-                        None => warn!(reason, "the store does not say which views there are"),
-                    }
-                    complaints.insert(view, reason);
-                }
-            }
-        };
-        match list_views(&self.opening.store).await {
-            Err(e) => complain(None, Err(e.into())),
-            Ok(views) => {
-                complain(None, Ok(()));
-                for view in views {
-                    let is_new = !self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(&view);
-                    if is_new {
-                        complain(Some(view.clone()), self.add(view).await);
-                    }
-                }
+            let looked = self.look(&mut obstacles).await;
+            if looked {
+                self.have_looked.store(true, Ordering::Release);
             }
         }
     }
 
-    /// Opens a view. One that is not built in and has no version is not there yet.
+    /// Opens what is new, side by side. The answer is whether the store said which views there are.
+    async fn look(&self, obstacles: &mut Obstacles) -> bool {
+        let views = list_views(&self.opening.store).await;
+        obstacles.note(None, views.as_ref().err().map(|e| format!("the store does not say which views there are: {e}")));
+        let Ok(mut views) = views else { return false };
+        {
+            let known = self.views.read().unwrap_or_else(PoisonError::into_inner);
+            views.retain(|view| !known.contains_key(view));
+        }
+        let refused = &obstacles.refused;
+        let opened = join_all(views.into_iter().map(|view| async move {
+            let newest = Manifests::new(self.opening.store.clone(), view.clone()).newest().await;
+            let opened = match &newest {
+                Ok(Some(newest)) if refused.get(&view) != Some(newest) => self.add(view.clone()).await,
+                Ok(_) => return None,
+                Err(_) => Ok(()),
+            };
+            Some(match newest {
+                Ok(newest) => (view, newest, opened),
+                Err(e) => (view, None, Err(e.into())),
+            })
+        }));
+        for (view, newest, opened) in opened.await.into_iter().flatten() {
+            if let (Err(e), Some(newest)) = (&opened, newest)
+                && e.is_permanent()
+            {
+                obstacles.refused.insert(view.clone(), newest);
+            }
+            obstacles.note(Some(view), opened.err().map(|e| e.in_one_line()));
+        }
+        true
+    }
+
+    /// Opens a view that has a version, or is built in.
     async fn add(&self, view: ViewName) -> Result<(), ServingError> {
         let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval } = &self.opening;
-        if view != ViewName::user_stats() && Manifests::new(store.clone(), view.clone()).newest().await?.is_none() {
-            return Ok(());
-        }
         let versions = Versions::open(view.clone(), store.clone(), cache.clone(), speed.clone(), *speed_timeout, events).await?;
         let versions = Arc::new(versions);
         let (watched, scrubbed) = (Arc::clone(&versions), Arc::clone(&versions));
@@ -133,5 +153,20 @@ impl Served {
         info!(%view, "answering");
         self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view, watched);
         Ok(())
+    }
+}
+
+impl Obstacles {
+    /// Logs what is in the way of a view, once for each reason; nothing is any more if there is no reason.
+    fn note(&mut self, view: Option<ViewName>, reason: Option<String>) {
+        let Some(reason) = reason else {
+            self.complaints.remove(&view);
+            return;
+        };
+        if self.complaints.get(&view) != Some(&reason) {
+            let name = view.as_ref().map_or("", ViewName::as_str);
+            error!(view = name, reason, "a view cannot be answered");
+            self.complaints.insert(view, reason);
+        }
     }
 }

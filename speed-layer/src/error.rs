@@ -32,9 +32,11 @@ pub enum SpeedError {
     },
     /// The configuration gives a column another type than a version that is answered from.
     #[error(
-        "events.{column} is {here} in the settings, and version {version} reads it as {stored}; a column keeps its type: set it back, and declare another name for a new one"
+        "events.{column} is {here} in the settings, and version {version} of {view} reads it as {stored}; a column keeps its type: set it back, and declare another name for a new one"
     )]
     ColumnType {
+        /// The view.
+        view: String,
         /// The version.
         version: i64,
         /// Below `events.`.

@@ -208,7 +208,7 @@ pub(crate) async fn load_kept(
     }
     let file = Definitions::new(store.clone(), view.clone()).get(&manifest.fingerprint).await?;
     let definition = file.parse().map_err(|source| SpeedError::Definition { fingerprint: file.fingerprint.clone(), source })?;
-    check_types(&definition, here, manifest.version)?;
+    check_types(&definition, here, view, manifest.version)?;
     Ok(Kept {
         view: view.clone(),
         version: manifest.version,
@@ -219,11 +219,12 @@ pub(crate) async fn load_kept(
 }
 
 /// The types of what a version reads are those of the configuration: rows are checked against the one and folded by the other.
-fn check_types(definition: &Definition, here: &EventSchema, version: i64) -> Result<(), SpeedError> {
+fn check_types(definition: &Definition, here: &EventSchema, view: &ViewName, version: i64) -> Result<(), SpeedError> {
     let stored = definition.schema();
     let used = definition.event_columns();
-    let refuse =
-        |column: &str, stored: String, here: String| Err(SpeedError::ColumnType { version, column: column.to_owned(), stored, here });
+    let refuse = |column: &str, stored: String, here: String| {
+        Err(SpeedError::ColumnType { view: view.to_string(), version, column: column.to_owned(), stored, here })
+    };
     if stored.amount != here.amount {
         return refuse("amount", stored.amount.into(), here.amount.into());
     }

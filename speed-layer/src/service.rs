@@ -141,8 +141,10 @@ impl RealtimeViewService for RealtimeAdapter {
             let partition = usize::try_from(edge.partition).map_err(|_| Status::invalid_argument("a partition is negative"))?;
             boundary.insert(partition, edge.offset);
         }
-        let (states, heads) =
-            self.0.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, request.keys_begin).map_err(|e| status(&e))?;
+        let (realtime, begin) = (Arc::clone(&self.0), request.keys_begin);
+        let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
+        // All keys of a view may begin so.
+        let (states, heads) = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
         Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads) }))
     }
 

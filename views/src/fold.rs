@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{SortColumn, filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -145,14 +145,7 @@ impl<'a> Fold<'a> {
     /// Folds events in. After an error the table must be dropped: it may hold half of the batch.
     pub fn update(&mut self, events: &RecordBatch) -> Result<(), FoldError> {
         let definition = self.definition;
-        let filtered;
-        let events = match &definition.filter {
-            None => events,
-            Some(filter) => {
-                filtered = filter_record_batch(events, &truth(filter, events)?)?;
-                &filtered
-            }
-        };
+        let events = &counted(definition, events)?;
         if events.num_rows() == 0 {
             return Ok(());
         }
@@ -216,6 +209,18 @@ impl<'a> Fold<'a> {
         let outputs = RecordBatch::try_new(Arc::clone(definition.output_schema()), columns)?;
         sort_by_key(&outputs)
     }
+}
+
+pub(crate) fn counted(definition: &Definition, events: &RecordBatch) -> Result<RecordBatch, FoldError> {
+    let Some(filter) = &definition.filter else { return Ok(events.clone()) };
+    Ok(filter_record_batch(events, &truth(filter, events)?)?)
+}
+
+/// How many events are in states, whatever the SQL counts.
+#[must_use]
+pub fn event_count(definition: &Definition, states: &RecordBatch) -> i64 {
+    let column = definition.aggregates[definition.count].states.start;
+    arrow::compute::sum(states.column(column).as_primitive::<Int64Type>()).unwrap_or(0)
 }
 
 /// What the output expressions read. They name aggregates only, so the columns of the groups are left null, and the

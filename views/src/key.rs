@@ -9,7 +9,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 
+use crate::decimal::DecimalType;
 use crate::fold::FoldError;
 
 /// Longest key, bytes. An event with a longer one is refused.
@@ -107,6 +109,28 @@ pub(crate) fn of_columns(parts: &[ArrayRef], rows: usize) -> Result<ArrayRef, Fo
         keys.append_value(key);
     }
     Ok(Arc::new(keys.finish()))
+}
+
+/// A part as some text of its value. One with more digits than the column has is no value of it.
+///
+/// # Errors
+/// The text is not one of a value of that type.
+pub(crate) fn from_person(text: Option<&str>, kind: &DataType) -> Result<ArrayRef, FoldError> {
+    let refuse = || ArrowError::CastError("more digits than the column has".to_owned());
+    match (text, kind) {
+        (Some(text), DataType::Decimal128(precision, scale)) => {
+            let exact = DecimalType { precision: *precision, scale: u8::try_from(*scale).map_err(|_| refuse())? };
+            exact.parse(text).map_err(|_| refuse())?;
+        }
+        (Some(text), DataType::Timestamp(..)) => {
+            let time = chrono::DateTime::parse_from_rfc3339(text).map_err(|e| ArrowError::CastError(e.to_string()))?;
+            if !time.timestamp_subsec_nanos().is_multiple_of(1000) {
+                return Err(refuse().into());
+            }
+        }
+        _ => {}
+    }
+    to_column([text], kind)
 }
 
 /// Parts as values of their columns; the text of a value is its only one.

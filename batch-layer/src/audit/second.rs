@@ -14,8 +14,8 @@ use views::fold;
 
 use super::compare::Keys;
 use crate::error::RunError;
+use crate::folding::failed_on;
 use crate::progress::Stage;
-use crate::shard::failed_on;
 use crate::source::{Source, column};
 
 /// The states of one partition, each key and bucket once, in order; of some keys.
@@ -37,6 +37,7 @@ pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys) 
 }
 
 fn of_keys(definition: &Definition, events: &RecordBatch, keys: &Keys) -> Result<RecordBatch, views::FoldError> {
+    let events = &definition.counted(events)?;
     let wanted: BooleanArray = definition.keys(events)?.iter().map(|key| key.map(|key| keys.hold(key))).collect();
     Ok(filter_record_batch(events, &wanted)?)
 }

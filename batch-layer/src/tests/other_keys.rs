@@ -143,19 +143,57 @@ async fn a_limit() {
     }
 }
 
+/// Proves that what a limit let go stays gone when the clock of the speed layer, or of the run, is behind that of the version before.
+#[tokio::test]
+async fn a_limit_never_goes_back() {
+    const KEPT: &str = "-- keep: 1d
+        SELECT event_type, date_trunc('day', event_time) AS day, count(*) AS n, sum(amount) AS revenue
+        FROM events GROUP BY event_type, date_trunc('day', event_time)";
+    let events = typed_events(3, 300);
+    let mut master = Master::with(&[]).await;
+    let (_folder, options) = declared(&master, KEPT);
+    for (part, appended_on) in [(&events[..150], 4), (&events[150..], 1)] {
+        master.append_time_us = appended_on * DAY_US;
+        master.append(part).await;
+        let url = FakeSpeedLayer { sql: KEPT, ..FakeSpeedLayer::of(&master) }.serve().await;
+        master.publish(&RunOptions { speed_layer: Some(url), ..options.clone() }).await;
+        assert!(rows(&master, &options, KEPT).await.keys().all(|(_, day)| *day >= 3));
+    }
+}
+
+/// Proves that a key which only the WHERE keeps from failing is not asked of events that the view does not count.
+#[tokio::test]
+async fn a_key_guarded_by_where() {
+    const GUARDED: &str = "SELECT CAST(event_type AS BIGINT) AS kind, count(*) AS n, sum(amount) AS revenue
+                           FROM events WHERE event_type = '7' GROUP BY CAST(event_type AS BIGINT)";
+    let of_type = |id: &str, kind: &str| Event { event_type: kind.into(), ..event("user-1", id, 0, 1) };
+    let mut master = Master::with(&[of_type("a", "7"), of_type("b", "hot")]).await;
+    let (_folder, options) = declared(&master, GUARDED);
+    for more in [vec![], vec![of_type("b", "hot"), of_type("a", "7"), of_type("c", "7")]] {
+        master.append(&more).await;
+        let url = FakeSpeedLayer { sql: GUARDED, ..FakeSpeedLayer::of(&master) }.serve().await;
+        let report = master.publish(&RunOptions { speed_layer: Some(url), ..options.clone() }).await;
+        assert_eq!((report.event_count, report.late_duplicate_count), if more.is_empty() { (1, 0) } else { (2, 2) });
+    }
+}
+
 /// Proves that every file of the folder is a view, that the built-in one is there without, and that a name that is none is refused.
 #[test]
 fn which_views_there_are() {
     let folder = tempfile::tempdir().unwrap();
-    let names = || declared_in(folder.path()).map(|views| views.iter().map(ToString::to_string).collect::<Vec<_>>());
-    assert_eq!(declared_in(&folder.path().join("none")).unwrap().len(), 1);
+    let names = || {
+        let (views, misnamed) = declared_in(folder.path()).unwrap();
+        (views.iter().map(ToString::to_string).collect::<Vec<_>>(), misnamed)
+    };
+    assert_eq!(declared_in(&folder.path().join("none")).unwrap().0.len(), 1);
     for file in ["items.sql", "user_stats.sql", "notes.txt"] {
         std::fs::write(folder.path().join(file), "").unwrap();
     }
-    assert_eq!(names().unwrap(), ["items", "user_stats"]);
+    assert_eq!(names().0, ["items", "user_stats"]);
     std::fs::write(folder.path().join("My View.sql"), "").unwrap();
-    let error = names().unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("My View.sql"), "{error}");
+    let (views, misnamed) = names();
+    assert_eq!(views, ["items", "user_stats"]);
+    assert!(misnamed[0].exit_code() == 2 && misnamed[0].to_string().contains("My View.sql"), "{misnamed:?}");
 }
 
 /// Proves that the view that answers about users is kept by user.

@@ -125,11 +125,13 @@ async fn questions() {
     let many = BatchGetUserStatsRequest { user_ids: vec![PAYLOAD.into(); 1001], ..Default::default() };
     assert_eq!(stats.batch_get_user_stats(many).await.unwrap_err().code(), Code::InvalidArgument);
     let mut rows = ViewServiceClient::new(channel(victim.serving));
+    let far = Timestamp { seconds: 9_000_000_000_000, nanos: 0 };
     let about = |key: &str| GetViewRowsRequest { view: "user_stats".into(), key: key.into(), ..Default::default() };
     let cases = [
         ("key", about("")),
         ("key_parts", GetViewRowsRequest { key_parts: vec![Value { kind: Some(Kind::StringValue(PAYLOAD.into())) }; 5_000], ..about("") }),
         ("key_parts", GetViewRowsRequest { key_parts: vec![Value { kind: Some(Kind::DoubleValue(f64::NAN)) }], ..about("") }),
+        ("key_parts", GetViewRowsRequest { key_parts: vec![Value { kind: Some(Kind::TimestampValue(far)) }], ..about("") }),
         ("time_zone", GetViewRowsRequest { time_zone: PAYLOAD.repeat(100), calendar_unit: 1, granularity: 2, ..about("u") }),
         ("calendar_unit", GetViewRowsRequest { calendar_unit: i32::MAX, granularity: 2, ..about("u") }),
         ("last", GetViewRowsRequest { last: Some(Duration { seconds: i64::MAX, nanos: i32::MAX }), ..about("u") }),

@@ -1,5 +1,6 @@
 //! Requests, checked field by field as far as that needs no view.
 
+use chrono::{DateTime, SecondsFormat};
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value};
 use prost_types::{Duration, Timestamp};
@@ -9,7 +10,7 @@ use views::event::MAX_USER_ID_BYTES;
 use crate::ServingError;
 use crate::grouping::Grouping;
 use crate::position::Position;
-use crate::question::{About, Consistency, MAX_USERS, Question, TimeRange, rfc3339};
+use crate::question::{About, Consistency, MAX_USERS, Question, TimeRange};
 
 impl TryFrom<GetUserStatsRequest> for Question {
     type Error = ServingError;
@@ -19,7 +20,7 @@ impl TryFrom<GetUserStatsRequest> for Question {
         Ok(Self {
             about: About::Users(vec![request.user_id]),
             range: range(request.start_time, request.end_time)?,
-            starts_within: false,
+            within_buckets: false,
             grouping: grouping(request.granularity)?,
             consistency: consistency(request.consistency)?,
             min_position: min_position(&request.min_position)?,
@@ -42,7 +43,7 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
         Ok(Self {
             about: About::Users(request.user_ids),
             range: range(request.start_time, request.end_time)?,
-            starts_within: false,
+            within_buckets: false,
             grouping: grouping(request.granularity)?,
             consistency: consistency(request.consistency)?,
             min_position: min_position(&request.min_position)?,
@@ -67,7 +68,7 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
     if !request.time_zone.is_empty() && !matches!(grouping, Grouping::Calendar(..)) {
         return Err(ServingError::field("time_zone", "is that of calendar_unit, which is not set"));
     }
-    let (range, starts_within) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
+    let (range, within_buckets) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
     let (parts, field) = match (request.key.as_str(), request.key_parts.as_slice()) {
         ("", []) => return Err(ServingError::field("key", "is missing; set key, or key_parts for a null or an empty text")),
         (key, []) => (vec![Some(key.to_owned())], "key"),
@@ -77,7 +78,7 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
     Ok(Question {
         about: About::Beginning { parts, field },
         range,
-        starts_within,
+        within_buckets,
         grouping,
         consistency: consistency(request.consistency)?,
         min_position: min_position(&request.min_position)?,
@@ -87,11 +88,11 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
 
 /// The question of a request for the first keys.
 pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Question, ServingError> {
-    let (range, starts_within) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
+    let (range, within_buckets) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
     Ok(Question {
         about: About::Beginning { parts: Vec::new(), field: "view" },
         range,
-        starts_within,
+        within_buckets,
         grouping: Grouping::Total,
         consistency: consistency(request.consistency)?,
         min_position: min_position(&request.min_position)?,
@@ -106,7 +107,11 @@ fn part(value: &Value) -> Result<Option<String>, ServingError> {
         Some(Kind::StringValue(text) | Kind::DecimalValue(text)) => text.clone(),
         Some(Kind::IntValue(number)) => number.to_string(),
         Some(Kind::BoolValue(truth)) => truth.to_string(),
-        Some(Kind::TimestampValue(time)) => rfc3339(micros("key_parts", Some(*time))?.unwrap_or_default()),
+        Some(Kind::TimestampValue(time)) => {
+            let time = micros("key_parts", Some(*time))?.and_then(DateTime::from_timestamp_micros);
+            let time = time.ok_or_else(|| ServingError::field("key_parts", "have a time that is no date"))?;
+            time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+        }
         Some(Kind::DoubleValue(_)) => return Err(ServingError::field("key_parts", "have a double, which is no part of a key")),
     }))
 }
@@ -134,7 +139,7 @@ fn window(length: Option<Duration>) -> Result<Option<Grouping>, ServingError> {
     Ok(length.map(|length| length_us("window", length)).transpose()?.map(Grouping::Window))
 }
 
-/// A range, and whether it starts with the bucket that holds its start.
+/// A range, and whether it starts and ends with the buckets that hold its ends.
 fn range_or_last(
     start: Option<Timestamp>,
     end: Option<Timestamp>,
@@ -146,7 +151,9 @@ fn range_or_last(
     if range.start_us.is_some() {
         return Err(ServingError::field("last", "is instead of start_time; leave one of them out"));
     }
-    range.start_us = Some(range.end_us.unwrap_or(now_us).saturating_sub(length_us("last", last)?));
+    let end_us = range.end_us.unwrap_or(now_us);
+    range.start_us = Some(end_us.saturating_sub(length_us("last", last)?));
+    range.end_us = Some(end_us);
     Ok((range, true))
 }
 

@@ -12,12 +12,11 @@ use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{Bucket, UserStats, Value};
 use prost_types::Timestamp;
 use views::decimal;
-use views::definition::{BUCKET, EVENT_COUNT_COLUMN, KEY};
 
 use crate::answer::{Finished, event_count};
 
-/// Columns of outputs that are not measures.
-const NOT_MEASURES: [&str; 3] = [KEY, BUCKET, EVENT_COUNT_COLUMN];
+/// Columns of outputs that come before the measures: key, bucket, how many events. A measure may have the name of one of them.
+pub(super) const NOT_MEASURES: usize = 3;
 
 /// The statistics of one user. A user without events is not found, and has no measures.
 pub(super) fn user_stats(user_id: &str, finished: &Finished) -> UserStats {
@@ -65,10 +64,7 @@ impl Row {
     fn of(outputs: &RecordBatch, row: usize) -> Self {
         let schema = outputs.schema();
         let columns = schema.fields().iter().zip(outputs.columns());
-        let measures = columns
-            .filter(|(field, _)| !NOT_MEASURES.contains(&field.name().as_str()))
-            .map(|(field, column)| (field.name().clone(), value(column, row)))
-            .collect();
+        let measures = columns.skip(NOT_MEASURES).map(|(field, column)| (field.name().clone(), value(column, row))).collect();
         Self { all_events: event_count(&outputs.slice(row, 1)), measures }
     }
 

@@ -46,6 +46,7 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::SpeedRefused { .. } => (Code::FailedPrecondition, "SPEED_LAYER_REFUSES"),
         ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
         ServingError::TooLarge { .. } | ServingError::TooManyUsers { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+        ServingError::Opening => (Code::Unavailable, "OPENING_VIEWS"),
         ServingError::NoView { .. } => (Code::NotFound, "NO_SUCH_VIEW"),
         ServingError::TooManyRows { .. } => (Code::FailedPrecondition, "TOO_MANY_ROWS"),
         ServingError::Fold(_) => (Code::Internal, "VIEW_FAILS"),

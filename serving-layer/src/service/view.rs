@@ -14,9 +14,10 @@ use storage::machine::{blocking, now_us};
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
 use tonic::{Request, Response, Status};
-use views::definition::{BUCKET, EVENT_COUNT_COLUMN, KEY};
+use views::definition::BUCKET;
 use views::{Definition, FoldError};
 
+use super::stats::NOT_MEASURES;
 use super::{MAX_ANSWER_BYTES, Service, bytes_in_list, provenance, question, stats, status};
 use crate::ServingError;
 use crate::answer::Answers;
@@ -124,8 +125,7 @@ fn key_columns(definition: &Definition) -> impl Iterator<Item = String> {
 }
 
 fn measures(definition: &Definition) -> impl Iterator<Item = &str> {
-    let names = definition.output_schema().fields().iter().map(|field| field.name().as_str());
-    names.filter(|name| ![KEY, BUCKET, EVENT_COUNT_COLUMN].contains(name))
+    definition.output_schema().fields().iter().skip(NOT_MEASURES).map(|field| field.name().as_str())
 }
 
 fn check_measure(definition: &Definition, measure: &str) -> Result<(), ServingError> {
@@ -138,7 +138,9 @@ fn check_measure(definition: &Definition, measure: &str) -> Result<(), ServingEr
 
 /// The first rows of `outputs` by a measure, nulls last, equal ones by key.
 fn first_by(outputs: &RecordBatch, measure: &str, ascending: bool, limit: usize) -> Result<RecordBatch, FoldError> {
-    let values = Arc::clone(outputs.column_by_name(measure).expect("the measure was looked for"));
+    let fields = outputs.schema();
+    let column = fields.fields().iter().skip(NOT_MEASURES).position(|field| field.name() == measure);
+    let values = Arc::clone(outputs.column(NOT_MEASURES + column.expect("the measure was looked for")));
     let by = [
         SortColumn { values, options: Some(SortOptions { descending: !ascending, nulls_first: false }) },
         SortColumn { values: Arc::clone(outputs.column(0)), options: None },
@@ -158,8 +160,7 @@ impl Table {
         if with_bucket {
             columns.push((definition.bucket_name().unwrap_or(BUCKET).to_owned(), Arc::clone(outputs.column(1))));
         }
-        let measure = |name: &str| (name.to_owned(), Arc::clone(outputs.column_by_name(name).expect("outputs have all measures")));
-        columns.extend(measures(definition).map(measure));
+        columns.extend(measures(definition).map(str::to_owned).zip(outputs.columns().iter().skip(NOT_MEASURES).cloned()));
         Ok(Self { columns, rows: outputs.num_rows() })
     }
 

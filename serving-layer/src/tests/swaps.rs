@@ -180,5 +180,5 @@ async fn first_version_must_be_understood() {
     store.put_durable(path, format!("{text}\n}}\n").into()).await.unwrap();
     let (_, server) = serve(&store, &nobody().await, OFTEN, &CancellationToken::new()).await;
     let refused = server.await.unwrap().unwrap_err();
-    assert!(refused.to_string().contains("version 1 is refused: its states were folded as"), "{refused}");
+    assert!(refused.to_string().contains("version 1 is refused: its definition: it has the fingerprint"), "{refused}");
 }

@@ -49,6 +49,10 @@ pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState
     let (projection, aggregate, predicate, scan) = shape(&plan)?;
     let lowering = Lowering { props: ExecutionProps::new(), context: PhysicalPlanningContext::default() };
     let (key, bucket) = groups(aggregate, scan)?;
+    let by_user = key.iter().any(|group| matches!(&aggregate.group_expr[*group], Expr::Column(column) if column.name == "user_id"));
+    if !by_user {
+        check_orders(aggregate)?;
+    }
     let mut lowered = lowering.aggregates(aggregate, scan)?;
     let count = lowering.count_of_all(&mut lowered, scan)?;
     let bucket_expr = match bucket {
@@ -179,6 +183,11 @@ impl Lowering {
     /// The bucket as every layer stores it, a UTC timestamp in microseconds.
     fn bucket(&self, expr: &Expr, scan: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, DefinitionError> {
         let bucket = self.expr(expr, scan)?;
+        if is_zoned(&bucket, scan) {
+            return Err(DefinitionError::new(format!(
+                "the bucket {expr} reckons in a time zone, where a day may be cut in two; write date_trunc('day', event_time, 'America/Havana')"
+            )));
+        }
         let kind = bucket.data_type(scan.as_arrow()).map_err(|e| DefinitionError::new(first_line(&e)))?;
         match kind {
             kind if kind == timestamp_type() => Ok(bucket),
@@ -274,6 +283,15 @@ impl Lowering {
     }
 }
 
+/// Whether an expression, or a part of it, is a time of another zone than UTC, or one of no zone, which such a cast may leave.
+fn is_zoned(expr: &Arc<dyn PhysicalExpr>, scan: &DFSchema) -> bool {
+    let zoned = match expr.data_type(scan.as_arrow()) {
+        Ok(DataType::Timestamp(_, Some(zone))) => &*zone != "+00:00",
+        _ => false,
+    };
+    zoned || expr.children().into_iter().any(|child| is_zoned(child, scan))
+}
+
 /// What DataFusion would split, but with an answer that depends on the order of merging or wraps around.
 fn check_splittable(expr: &Expr, function: &AggregateFunctionExpr, scan: &DFSchema) -> Result<(), DefinitionError> {
     let name = function.fun().name();
@@ -294,6 +312,7 @@ fn check_splittable(expr: &Expr, function: &AggregateFunctionExpr, scan: &DFSche
 /// Names that answers have fields for; a measure of that name must be of that type.
 fn check_reserved(name: &str, kind: &DataType) -> Result<(), DefinitionError> {
     let fits = match name {
+        super::EVENT_COUNT_COLUMN => false,
         "event_count" => *kind == DataType::Int64,
         "revenue" => matches!(kind, DataType::Decimal128(..)),
         "first_event_time" | "last_event_time" => *kind == timestamp_type(),
@@ -316,6 +335,21 @@ fn counts_everything(function: &AggregateFunctionExpr) -> bool {
 
 /// Aggregates that take the order of events, and whose ORDER BY is completed.
 const ORDERED: [&str; 3] = ["first_value", "last_value", "array_agg"];
+
+/// Refuses what takes the order of the log where there is none: the events of such a key are in several partitions.
+fn check_orders(aggregate: &AggregatePlan) -> Result<(), DefinitionError> {
+    for expr in &aggregate.aggr_expr {
+        if let Expr::AggregateFunction(call) = expr.clone().unalias()
+            && ORDERED.contains(&call.func.name())
+            && call.params.order_by.is_empty()
+        {
+            return Err(DefinitionError::new(format!(
+                "{expr}: the events of a key that is not the user's have no order of their own; add ORDER BY event_time"
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// Events may share a time; partition and offset decide then, so that the first and the last are the same in every
 /// layer, whatever the order of merging.

@@ -189,7 +189,15 @@ impl Definition {
         bucket::are_edges(self, times_us)
     }
 
-    /// The key of each event, Utf8.
+    /// The events that the view counts, which its WHERE lets in.
+    ///
+    /// # Errors
+    /// The SQL fails on an event.
+    pub fn counted(&self, events: &RecordBatch) -> Result<RecordBatch, FoldError> {
+        crate::fold::counted(self, events)
+    }
+
+    /// The key of each event, Utf8, of events that the view counts: on others its expressions may fail.
     ///
     /// # Errors
     /// The SQL fails on an event, or a key is too long.
@@ -213,7 +221,7 @@ impl Definition {
             return Err(format!("has {} parts; the key of the view is {}", parts.len(), names.join(", ")));
         }
         let canonical = |(part, column): (&Option<&str>, &KeyColumn)| {
-            let value = key::to_column([*part], &column.kind).and_then(|value| Ok(cast(&value, &DataType::Utf8)?));
+            let value = key::from_person(*part, &column.kind).and_then(|value| Ok(cast(&value, &DataType::Utf8)?));
             let text = value.map_err(|_| format!("has a text for {} that is no value of type {}", column.name, column.kind))?;
             Ok(text.is_valid(0).then(|| text.as_string::<i32>().value(0).to_owned()))
         };

@@ -55,6 +55,13 @@ fn refusals() {
         ("SELECT count(*) FROM events GROUP BY date_trunc('day', event_time)", None, "a key beside its time bucket"),
         ("SELECT event_type, count(*) FROM events GROUP BY event_type, user_id", None, "user_id first"),
         ("SELECT count(*) FROM events GROUP BY CAST(quantity AS double)", None, "no part of a key"),
+        (
+            "SELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time AT TIME ZONE 'America/Havana')",
+            None,
+            "reckons in a time zone",
+        ),
+        ("SELECT item, last_value(quantity) AS q FROM events GROUP BY item", None, "no order of their own"),
+        ("SELECT user_id, count(*) AS _event_count FROM events GROUP BY user_id", None, "_event_count"),
         ("-- keep: 48h\nSELECT user_id, count(*) FROM events GROUP BY user_id", None, "keep lets buckets go"),
         (
             "-- keep: long\nSELECT user_id, count(*) FROM events GROUP BY user_id, date_trunc('day', event_time)",
@@ -147,6 +154,9 @@ fn any_key() {
     assert_eq!(values[1].as_primitive::<Int64Type>().values(), &[3, -4]);
     assert_eq!(definition.canonical_parts(&[None, Some("007")]), Ok(vec![None, Some("7".to_owned())]));
     assert!(definition.canonical_parts(&[Some("tea"), Some("x")]).unwrap_err().contains("quantity"));
+    let by_amount = Definition::parse("SELECT amount, count(*) AS n FROM events GROUP BY amount", &schema()).unwrap();
+    assert_eq!(by_amount.canonical_parts(&[Some("1.50")]), Ok(vec![Some("1.5000".to_owned())]));
+    assert!(by_amount.canonical_parts(&[Some("1.23456")]).is_err(), "a rounded key is another key");
     assert!(definition.canonical_parts(&[None; 3]).unwrap_err().contains("article, quantity"));
 }
 

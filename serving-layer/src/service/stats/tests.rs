@@ -6,6 +6,8 @@ use arrow::array::{
 };
 use arrow::datatypes::Int32Type;
 
+use views::definition::{BUCKET, EVENT_COUNT_COLUMN, KEY};
+
 use super::*;
 
 /// Proves that each Arrow type finds its place in a `Value`, and null is a `Value` without one.
