@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest};
 use storage::paths::ViewName;
@@ -40,10 +40,15 @@ pub fn declared(views_dir: &Path) -> Result<(BTreeSet<ViewName>, Vec<RunError>),
     Ok((views, misnamed))
 }
 
+/// Where the definition of the view is declared.
+pub(crate) fn file_of(options: &RunOptions) -> PathBuf {
+    options.views_dir.join(format!("{}.{EXTENSION}", options.view))
+}
+
 /// Reads and checks the definition of the view. The built-in one applies as long as nothing else was ever published: a folder
 /// that is not where it should be must not undo a view.
 pub(crate) fn load(options: &RunOptions, parent: Option<&Manifest>) -> Result<Definition, RunError> {
-    let path = options.views_dir.join(format!("{}.{EXTENSION}", options.view));
+    let path = file_of(options);
     let file = path.display().to_string();
     match std::fs::read_to_string(&path) {
         Ok(sql) => {

@@ -171,6 +171,26 @@ pub enum RunError {
         #[source]
         source: UnusableDefinition,
     },
+    /// The built-in view cannot be withdrawn.
+    #[error("{view} is built in: it is always answered")]
+    BuiltIn {
+        /// The view.
+        view: String,
+    },
+    /// The next run would publish the view again.
+    #[error("{view} is still declared: remove {file} first")]
+    StillDeclared {
+        /// The view.
+        view: String,
+        /// Its file.
+        file: String,
+    },
+    /// Nobody answers for the view.
+    #[error("{view} has no version that is answered")]
+    NotPublished {
+        /// The view.
+        view: String,
+    },
     /// There is nothing to go back to.
     #[error(
         "there is no version {version} of {view} to go back to; its newest is {newest}, and `batch-layer versions` lists those before it"

@@ -53,6 +53,8 @@ mod spill;
 mod verify;
 /// The published versions, listed.
 pub mod versions;
+/// A view that nobody answers any more.
+mod withdraw;
 
 pub use audit::Difference;
 pub use definition::declared;
@@ -62,6 +64,7 @@ pub use report::{Removed, RunReport};
 pub use rollback::rollback;
 pub use run::{RunOutcome, run, run_on};
 pub use verify::{Depth, Verified, verify};
+pub use withdraw::withdraw;
 
 #[cfg(test)]
 mod tests;

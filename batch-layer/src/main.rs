@@ -63,6 +63,11 @@ enum Command {
     },
     /// List the published versions, newest first
     Versions,
+    /// Stop answering a view whose file is removed; what was published stays in the store
+    Withdraw {
+        /// The view
+        name: ViewName,
+    },
     /// Compare every byte of a version's files with its manifest, and, if asked, its values with the raw events
     Verify {
         /// Number of the version; the newest if absent
@@ -164,7 +169,10 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
             if all {
                 let published = storage::manifest::list_views(store).await?;
                 for view in published.difference(&views) {
-                    warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it");
+                    let newest = versions::list(store, view).await?.into_iter().next();
+                    if newest.is_some_and(|newest| !newest.withdrawn) {
+                        warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it, until batch-layer withdraw");
+                    }
                 }
             }
             let options = |view| {
@@ -177,6 +185,10 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
             return Ok(run_all(views.into_iter().map(options), store, &config.store.url, failed).await);
         }
         Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
+        Command::Withdraw { name } => {
+            let published = batch_layer::withdraw(&RunOptions::from_config(config, name), store).await?;
+            println!("withdrew {} with v{}", published.view, published.version);
+        }
         Command::Verify { version, recompute, key } => {
             let depth = if recompute { Depth::Recompute { first: key } } else { Depth::Files };
             let options = RunOptions::from_config(config, one);

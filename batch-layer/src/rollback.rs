@@ -53,6 +53,9 @@ async fn prepared(options: &RunOptions, store: &Store, version: i64) -> Result<M
         return Err(RunError::NoVersion { view: view(), version, newest });
     }
     let older = manifests.read(version).await?;
+    if older.withdrawn {
+        return Err(RunError::NotPublished { view: format!("version {version} of {}", options.view) });
+    }
     Definitions::new(store.clone(), options.view.clone()).get(&older.fingerprint).await?;
     OpenView::open(store, older.clone(), &BlockCache::new(0)).await?;
     if let Some(url) = &options.speed_layer {

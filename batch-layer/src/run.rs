@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use merganser_proto::Transport;
 use storage::machine::{Machine, RealMachine, blocking, driven};
-use storage::manifest::{Definitions, FORMAT_VERSION, FORMAT_VERSION_WITH_LIMIT, Manifest, Manifests, PublishOutcome};
+use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, NEWEST_FORMAT_VERSION, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
 use storage::store::{Retry, Store, StoreError};
@@ -84,7 +84,9 @@ async fn run_alone(
     run_id: Id,
     keeper: &Keeper,
 ) -> Result<RunOutcome, RunError> {
-    let parent = Manifests::new(store.clone(), options.view.clone()).latest().await?;
+    let newest = Manifests::new(store.clone(), options.view.clone()).latest().await?;
+    let number = newest.as_ref().map_or(0, |newest| newest.version);
+    let parent = newest.filter(|newest| !newest.withdrawn);
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
     if let Some(parent) = &parent {
         definition::check_amount(&definition, options, store, parent).await?;
@@ -100,7 +102,7 @@ async fn run_alone(
     let report = RunReport {
         view: options.view.to_string(),
         run_id: run_id.to_string(),
-        version: parent.as_ref().map_or(1, |p| p.version + 1),
+        version: number + 1,
         parent: parent.as_ref().map(|p| p.version),
         started_time: rfc3339(started.0),
         log_id: cut.log_id.clone(),
@@ -283,7 +285,7 @@ impl Run<'_> {
         report.state_rows = files.iter().map(|file| file.rows).sum();
         report.view_bytes = files.iter().map(|file| file.bytes).sum();
         Manifest {
-            format_version: if as_of.is_some() { FORMAT_VERSION_WITH_LIMIT } else { FORMAT_VERSION },
+            format_version: if as_of.is_some() { NEWEST_FORMAT_VERSION } else { FORMAT_VERSION },
             view: self.options.view.clone(),
             version: report.version,
             parent: report.parent,
@@ -295,6 +297,7 @@ impl Run<'_> {
             lease: 0,
             fingerprint: self.definition.fingerprint().to_owned(),
             as_of,
+            withdrawn: false,
             digest,
             event_count: 0,
             row_count: report.state_rows,

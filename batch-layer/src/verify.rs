@@ -53,6 +53,9 @@ pub async fn verify(
         None => manifests.latest().await?,
     };
     let Some(manifest) = manifest else { return Ok(None) };
+    if manifest.withdrawn {
+        return Err(RunError::NotPublished { view: format!("version {} of {}", manifest.version, options.view) });
+    }
     let keys_compared = match depth {
         Depth::Files => {
             OpenView::open(store, manifest.clone(), &BlockCache::new(0)).await?;

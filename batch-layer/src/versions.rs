@@ -46,6 +46,10 @@ fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 7] {
         count(manifest.row_count),
         HumanBytes(u64::try_from(bytes).unwrap_or(0)).to_string(),
         age.map_or_else(|| "?".to_owned(), |age| HumanDuration(age).to_string()),
-        manifest.fingerprint.get(..12).unwrap_or(&manifest.fingerprint).to_owned(),
+        if manifest.withdrawn {
+            "withdrawn".to_owned()
+        } else {
+            manifest.fingerprint.get(..12).unwrap_or(&manifest.fingerprint).to_owned()
+        },
     ]
 }

@@ -243,6 +243,15 @@ impl Cluster {
         Ok(batch_layer::rollback(&options, &self.store, version).await?.version)
     }
 
+    /// Withdraws a view; gives the version that says so.
+    ///
+    /// # Errors
+    /// The withdrawal's.
+    pub async fn withdraw(&self, view: &str) -> Result<i64> {
+        let options = RunOptions::from_config(&self.config, view.parse()?);
+        Ok(batch_layer::withdraw(&options, &self.store).await?.version)
+    }
+
     /// A batch run from beginning to end.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use integration_tests::cluster::Cluster;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event, GetUserStatsRequest, GetViewRowsRequest, Provenance};
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 
 const USERS: usize = 5;
 /// Definition changes, each followed by a rollback.
@@ -125,6 +125,77 @@ async fn until_answers(cluster: &Cluster, view: &str, version: i64) {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), polled).await.expect("the version comes to answer");
+}
+
+/// Proves that a view is withdrawn only once its file is gone, that nobody answers for it then, that no event is refused on its
+/// account, after a restart too, and that it comes back whole when it is declared again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn withdrawn_and_declared_again() {
+    let mut cluster = Cluster::start(true, |config| config.log.partitions = 3).await.unwrap();
+    let folder = cluster.folder().join("views");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("types.sql");
+    // It fails on an event whose amount is zero.
+    let sql = "SELECT event_type, count(*) AS event_count, sum(amount) AS revenue, sum(1 / CAST(amount AS BIGINT)) AS fails
+               FROM events GROUP BY event_type";
+    std::fs::write(&file, sql).unwrap();
+    let counts = Arc::new(Counts::default());
+    append(&cluster, &counts, 0).await;
+    let first = publish(&cluster, "types").await;
+    until_answers(&cluster, "types", first).await;
+    let of_nothing = async || {
+        let event = Event {
+            event_id: "of nothing".to_owned(),
+            user_id: "user-0".to_owned(),
+            event_time: Some(prost_types::Timestamp::default()),
+            amount: "0".to_owned(),
+            ..Event::default()
+        };
+        let answer = cluster.ingest.clone().append_events(timed(AppendEventsRequest { events: vec![event] })).await.unwrap().into_inner();
+        (answer.accepted_count, answer.rejected.len())
+    };
+    assert_eq!(of_nothing().await, (0, 1));
+    assert!(cluster.withdraw("user_stats").await.unwrap_err().to_string().contains("built in"));
+    assert!(cluster.withdraw("types").await.unwrap_err().to_string().contains("still declared"));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(cluster.withdraw("types").await.unwrap(), first + 1);
+    assert!(cluster.withdraw("types").await.unwrap_err().to_string().contains("no version that is answered"));
+    until_gone(&cluster, "types").await;
+    let accepted = async {
+        while of_nothing().await.1 > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), accepted).await.expect("the speed layer lets go of the view");
+
+    cluster.stop_speed().await.unwrap();
+    cluster.start_speed().await.unwrap();
+    cluster.restart_serving().await.unwrap();
+    until_gone(&cluster, "types").await;
+    let sql = "SELECT event_type, count(*) AS event_count, sum(amount) AS revenue FROM events GROUP BY event_type";
+    std::fs::write(&file, sql).unwrap();
+    append(&cluster, &counts, 1).await;
+    let again = publish(&cluster, "types").await;
+    assert_eq!(again, first + 2);
+    until_answers(&cluster, "types", again).await;
+    append(&cluster, &counts, 2).await;
+    counts.finished.store(false, SeqCst);
+    let asking = tokio::spawn(ask_types(cluster.views.clone(), Arc::clone(&counts)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    counts.finished.store(true, SeqCst);
+    assert!(asking.await.unwrap().0 > 0);
+    cluster.stop().await.unwrap();
+}
+
+/// Polls until nobody answers for the view.
+async fn until_gone(cluster: &Cluster, view: &str) {
+    let question = || GetViewRowsRequest { view: view.to_owned(), key: "nothing".to_owned(), ..GetViewRowsRequest::default() };
+    let polled = async {
+        while cluster.views.clone().get_view_rows(timed(question())).await.err().map(|status| status.code()) != Some(Code::NotFound) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), polled).await.expect("the view comes to be gone");
 }
 
 /// Proves that a changed definition and a rollback go unnoticed by whoever asks: ten of each, of a view by user and of one by another

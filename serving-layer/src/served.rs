@@ -33,7 +33,7 @@ pub(crate) struct Opening {
     pub(crate) scrub_interval: Duration,
 }
 
-/// The views that can be answered, by name. One that is there stays.
+/// The views that can be answered, by name. One that is there stays until it is withdrawn.
 #[derive(Debug)]
 pub(crate) struct Served {
     opening: Opening,
@@ -110,12 +110,25 @@ impl Served {
         obstacles.note(None, views.as_ref().err().map(|e| format!("the store does not say which views there are: {e}")));
         let Ok(mut views) = views else { return false };
         {
-            let known = self.views.read().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.views.write().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|view, watched| {
+                let stays = !watched.answers.versions.are_withdrawn();
+                if !stays {
+                    info!(%view, "the view is withdrawn");
+                }
+                stays
+            });
             views.retain(|view| !known.contains_key(view));
         }
         let refused = &obstacles.refused;
         let opened = join_all(views.into_iter().map(|view| async move {
-            let newest = Manifests::new(self.opening.store.clone(), view.clone()).newest().await;
+            let manifests = Manifests::new(self.opening.store.clone(), view.clone());
+            let newest = manifests.newest().await;
+            if let Ok(Some(newest)) = newest
+                && manifests.read(newest).await.is_ok_and(|newest| newest.withdrawn)
+            {
+                return None;
+            }
             let opened = match &newest {
                 Ok(Some(newest)) if refused.get(&view) != Some(newest) => self.add(view.clone()).await,
                 Ok(_) => return None,

@@ -53,6 +53,9 @@ impl Version {
     /// Whatever is not as the manifest says: a file, the stored definition, or the columns of the states.
     pub(crate) async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, ServingError> {
         let refuse = |reason: String| ServingError::VersionRefused { version: manifest.version, reason };
+        if manifest.withdrawn {
+            return Err(refuse("it says that the view is withdrawn".to_owned()));
+        }
         let stored = Definitions::new(store.clone(), manifest.view.clone()).get(&manifest.fingerprint).await?;
         let definition = stored.parse().map_err(|e| refuse(format!("its definition: {e}")))?;
         let kept_from = match manifest.as_of {

@@ -4,6 +4,7 @@
 //! is being read. A version is swapped in only when its files are verified and the speed layer has said that it can answer
 //! from there; until then the one before answers. Versions never go back: a rollback has a new number.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Versions {
     speed: SpeedClient,
     speed_timeout: Duration,
     current: RwLock<Arc<Version>>,
+    /// Whether the view is withdrawn: whoever serves it lets go of it.
+    withdrawn: AtomicBool,
     /// Held by whoever looks for the next version, so that it is opened once.
     reload: Mutex<Reload>,
 }
@@ -87,6 +90,7 @@ impl Versions {
             speed,
             speed_timeout,
             current,
+            withdrawn: AtomicBool::new(false),
             reload: Mutex::new(Reload { unproven, ..Reload::default() }),
         })
     }
@@ -94,6 +98,11 @@ impl Versions {
     /// The view.
     pub(crate) fn view(&self) -> &str {
         self.view.as_str()
+    }
+
+    /// Whether a version was found that says that nobody answers for the view any more.
+    pub(crate) fn are_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Acquire)
     }
 
     /// The version that answers now. Take it once for each answer.
@@ -165,6 +174,11 @@ impl Versions {
         if number <= self.current().number || reload.refused == Some(number) {
             return Ok(());
         }
+        if manifest.withdrawn {
+            reload.refused = Some(number);
+            self.withdrawn.store(true, Ordering::Release);
+            return Ok(());
+        }
         let started = Instant::now();
         let next = match reload.candidate.take() {
             Some(candidate) if candidate.number == number && candidate.run_id() == manifest.run_id => candidate,
@@ -224,6 +238,8 @@ async fn readable(
     let mut damage = None;
     for number in (1..=newest).rev().take(KEPT_VERSIONS) {
         let opened = match manifests.read(number).await {
+            // What was before it answers nothing any more.
+            Ok(manifest) if manifest.withdrawn => break,
             Ok(manifest) => Version::open(store, manifest, cache).await,
             Err(e) => Err(e.into()),
         };
@@ -239,7 +255,8 @@ async fn readable(
     let mut found = found.into_iter();
     match found.next() {
         Some(first) => Ok((first, found.next())),
-        None => Err(damage.expect("the newest version was tried")),
+        // It was withdrawn a moment ago.
+        None => Err(damage.unwrap_or(ServingError::Opening)),
     }
 }
 

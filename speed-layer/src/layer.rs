@@ -205,6 +205,11 @@ async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id
     }
     for version in (newest - 1..=newest).filter(|version| *version > 0) {
         let loaded = match manifests.read(version).await {
+            // What came before is let go of too.
+            Ok(manifest) if manifest.withdrawn => {
+                kept.clear();
+                continue;
+            }
             Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
             Err(e) if e.is_transient() => return Err(e.into()),
             Err(e) => Err(e.into()),

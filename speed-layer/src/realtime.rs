@@ -138,7 +138,17 @@ impl Realtime {
         if kept.iter().any(|k| k.view == *view && k.version > version) {
             return Err(SpeedError::BadRequest(format!("version {version} of {view} is older than the versions kept here")));
         }
-        let next = self.check_version(view, version).await?;
+        let manifest = self.manifest(view, version).await?;
+        if manifest.withdrawn {
+            if kept.iter().any(|k| k.view == *view) {
+                info!(%view, version, "the view is withdrawn");
+                kept.retain(|k| k.view != *view);
+                self.partitions.iter().for_each(|partition| partition.retire(&kept));
+                self.prepared.notify_one();
+            }
+            return Ok(());
+        }
+        let next = self.kept_from(view, &manifest).await?;
         if let Err(e) = self.prepare_partitions(&next, &kept).await {
             // What some partitions have folded for it would refuse events on which it fails.
             self.partitions.iter().for_each(|partition| partition.retire(&kept));
@@ -157,10 +167,18 @@ impl Realtime {
         Ok(())
     }
 
+    /// Whether the log still reaches back to the boundary of a version.
+    pub(crate) async fn check_version(&self, view: &ViewName, version: i64) -> Result<(), SpeedError> {
+        self.kept_from(view, &self.manifest(view, version).await?).await.map(|_| ())
+    }
+
+    async fn manifest(&self, view: &ViewName, version: i64) -> Result<Manifest, SpeedError> {
+        Ok(Manifests::new(self.store.clone(), view.clone()).read(version).await?)
+    }
+
     /// A version whose boundary the log still reaches back to.
-    pub(crate) async fn check_version(&self, view: &ViewName, version: i64) -> Result<Kept, SpeedError> {
-        let manifest = Manifests::new(self.store.clone(), view.clone()).read(version).await?;
-        let next = load_kept(&self.store, view, &manifest, &self.log_id, &self.schema).await?;
+    async fn kept_from(&self, view: &ViewName, manifest: &Manifest) -> Result<Kept, SpeedError> {
+        let next = load_kept(&self.store, view, manifest, &self.log_id, &self.schema).await?;
         check_boundary(&next, self.partitions.iter().map(|partition| &partition.log))?;
         Ok(next)
     }

@@ -123,7 +123,7 @@ impl RealtimeViewService for RealtimeAdapter {
         let realtime = Arc::clone(&self.0);
         let prepare = tokio::spawn(async move {
             match request.check_only {
-                true => realtime.check_version(&view, request.version).await.map(|_| ()),
+                true => realtime.check_version(&view, request.version).await,
                 false => realtime.prepare(&view, request.version).await,
             }
         });

@@ -30,16 +30,16 @@ pub use definitions::{DefinitionFile, Definitions, UnusableDefinition};
 
 /// The format of manifests and definitions that this program writes where nothing needs a newer one.
 pub const FORMAT_VERSION: u32 = 2;
-/// The format of a manifest with [`Manifest::as_of`], which older programs must not overlook.
-pub const FORMAT_VERSION_WITH_LIMIT: u32 = 3;
+/// The format of a manifest with [`Manifest::as_of`] or [`Manifest::withdrawn`], which older programs must not overlook.
+pub const NEWEST_FORMAT_VERSION: u32 = 3;
 /// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
-const FORMATS: Formats = Formats { known: FORMAT_VERSION_WITH_LIMIT, checked_from: 2 };
+const FORMATS: Formats = Formats { known: NEWEST_FORMAT_VERSION, checked_from: 2 };
 
 /// One version of a batch view: the partial states of the events `[0, boundary)`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`], or [`FORMAT_VERSION_WITH_LIMIT`].
+    /// [`FORMAT_VERSION`], or [`NEWEST_FORMAT_VERSION`].
     pub format_version: u32,
     /// The view.
     pub view: ViewName,
@@ -68,6 +68,9 @@ pub struct Manifest {
     /// appended. Only in manifests of format 3, whose definitions have a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<i64>,
+    /// Nothing answers for the view any more, and nothing is kept for it, until a later version. Such a one has no files, and format 3.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// Digest of keys and exact states in canonical form.
     pub digest: String,
     /// Events counted, after deduplication.
@@ -89,8 +92,9 @@ pub struct Manifest {
 impl Manifest {
     /// What in it cannot be true, if anything cannot.
     pub(crate) fn contradiction(&self) -> Option<String> {
-        if self.files.is_empty() {
-            return Some("it names no files".to_owned());
+        if self.files.is_empty() != self.withdrawn {
+            let contradiction = if self.withdrawn { "it is withdrawn, and names files" } else { "it names no files" };
+            return Some(contradiction.to_owned());
         }
         if self.files.iter().map(|f| f.shard).ne(0..self.files.len() as u32) {
             return Some("its files are not the shards 0, 1, 2 … in order".to_owned());

@@ -82,6 +82,7 @@ impl Progress for Rival {
             lease: 0,
             fingerprint: String::new(),
             as_of: None,
+            withdrawn: false,
             digest: String::new(),
             event_count: 0,
             row_count: 0,

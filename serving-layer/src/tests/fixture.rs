@@ -134,6 +134,7 @@ pub(super) async fn publish(store: &Store, definition: &Definition, version: i64
         lease: 0,
         fingerprint: definition.fingerprint().to_owned(),
         as_of: None,
+        withdrawn: false,
         digest: String::new(),
         event_count: end,
         row_count: files.iter().map(|file| file.rows).sum(),

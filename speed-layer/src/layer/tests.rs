@@ -96,6 +96,7 @@ impl Rig {
             lease: 0,
             fingerprint: definition.fingerprint().to_owned(),
             as_of: None,
+            withdrawn: false,
             digest: String::new(),
             event_count: boundary,
             row_count: 0,

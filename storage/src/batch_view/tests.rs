@@ -107,6 +107,7 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         lease: 0,
         fingerprint: String::new(),
         as_of: None,
+        withdrawn: false,
         digest: String::new(),
         event_count: 0,
         row_count: files.iter().map(|f| f.rows).sum(),

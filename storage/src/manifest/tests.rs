@@ -26,6 +26,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         lease: 5,
         fingerprint: "f1".to_owned(),
         as_of: None,
+        withdrawn: false,
         digest: "d1".to_owned(),
         event_count: 198_999,
         row_count: 7,
