@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::store::faulty::{CallKind, Fault, FaultyStore};
+use crate::store::faulty::{Call, CallKind, Fault, FaultyStore};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -157,6 +157,26 @@ async fn collected() {
     put(&store, &view(), &late).await.unwrap();
     assert_eq!(newest(&store, &view()).await.unwrap().unwrap().run_id, "a");
     assert!(lease.still_held().await.unwrap() && lease.renew().await.unwrap());
+}
+
+/// Proves that a contender which is shown an old list makes an object that was there long ago, and learns that it is late; and that
+/// an object which was removed after it was listed is not taken for there being none.
+#[tokio::test(start_paused = true)]
+async fn an_old_list() {
+    let faulty = FaultyStore::default();
+    let store = Store::from_object_store(Arc::new(faulty.clone()));
+    let mut lease = held(&store, "a").await;
+    for _ in 0..30 {
+        assert!(lease.renew().await.unwrap());
+    }
+    let nothing_once = |kind: CallKind| {
+        let mut is_first = true;
+        move |call: &Call| (call.kind == kind && std::mem::take(&mut is_first)).then_some(Fault::Nothing)
+    };
+    faulty.plan(nothing_once(CallKind::List));
+    assert_eq!(busy(&store, "late").await, "a");
+    faulty.plan(nothing_once(CallKind::Get));
+    assert_eq!(newest(&store, &view()).await.unwrap().map(|beat| beat.number), Some(lease.number()));
 }
 
 /// Proves over random schedules that runs which look at their lease before they publish do so one after the other, each on the
