@@ -80,13 +80,16 @@ async fn a_key_of_all_partitions() {
 /// another is refolded under its own key, which is the one that the speed layer counted it for.
 #[tokio::test]
 async fn late_duplicates_of_another_key() {
-    let events = typed_events(11, 400);
+    // Its key is touched by no other row.
+    let own = Event { event_type: "origin".into(), ..event("user-own", "own", 0, 5) };
+    let mut events = typed_events(11, 400);
+    events.insert(0, own.clone());
     let mut master = Master::with(&events[..200]).await;
     let (_folder, options) = declared(&master, BY_TYPE);
     let url = FakeSpeedLayer { sql: BY_TYPE, ..FakeSpeedLayer::of(&master) }.serve().await;
     master.publish(&RunOptions { speed_layer: Some(url), ..options.clone() }).await;
     let mut later = events[200..].to_vec();
-    later.push(Event { event_type: "moved".into(), ..events[0].clone() });
+    later.push(Event { event_type: "moved".into(), ..own });
     master.append(&later).await;
 
     let url = FakeSpeedLayer { sql: BY_TYPE, ..FakeSpeedLayer::of(&master) }.serve().await;
