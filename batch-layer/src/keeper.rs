@@ -1,19 +1,47 @@
 //! The lease of a run, renewed in the background, and looked at once more before the publish.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
 use storage::lease::{Acquired, Lease};
-use storage::paths::ViewName;
-use storage::store::Store;
+use storage::machine::Machine;
+use storage::paths::{Id, ViewName};
+use storage::store::{Retry, Store};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tracing::{error, warn};
 
 use crate::error::RunError;
+use crate::options::RunOptions;
+use crate::report::new_run_id;
 
 /// Renewals within a time to live: two may fail before anybody follows.
 const RENEWALS: u32 = 3;
+
+/// The turn of one run, or of whoever else publishes: nobody else has one for the view meanwhile.
+pub(crate) struct Turn {
+    pub(crate) run_id: Id,
+    /// By the machine's clock.
+    pub(crate) started: SystemTime,
+    /// Its own: turns that failed together do not come back together.
+    pub(crate) store: Store,
+    pub(crate) keeper: Keeper,
+}
+
+impl Turn {
+    /// Takes the lease of the view, waiting at most for the time to live of whoever has it.
+    ///
+    /// # Errors
+    /// [`RunError::Busy`] if that one is alive.
+    pub(crate) async fn take(machine: &dyn Machine, options: &RunOptions, store: &Store) -> Result<Self, RunError> {
+        let started = machine.now();
+        let run_id = new_run_id(DateTime::<Utc>::from(started), machine.random() as u32);
+        let store = store.with_retry(Retry { seed: options.retry.seed ^ machine.random() as u64, ..options.retry });
+        let keeper = Keeper::take(&store, &options.view, run_id.as_str(), options.lease_ttl).await?;
+        Ok(Self { run_id, started, store, keeper })
+    }
+}
 
 /// A held lease. Dropped without [`release`](Self::release) it is no longer renewed, and the next run waits for its time to live.
 pub(crate) struct Keeper {
@@ -22,11 +50,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Takes the lease, waiting at most for the time to live of whoever has it.
-    ///
-    /// # Errors
-    /// [`RunError::Busy`] if that one is alive.
-    pub(crate) async fn take(store: &Store, view: &ViewName, run_id: &str, ttl: Duration) -> Result<Self, RunError> {
+    async fn take(store: &Store, view: &ViewName, run_id: &str, ttl: Duration) -> Result<Self, RunError> {
         match Lease::acquire(store, view, run_id, ttl).await? {
             Acquired::Busy { holder } => Err(RunError::Busy { view: view.to_string(), holder }),
             Acquired::Held(lease) => {

@@ -14,6 +14,7 @@ use batch_layer::{Depth, RunError, RunOptions, RunOutcome, Verified, versions};
 use clap::{Parser, Subcommand};
 use storage::config::{ByteSize, Config};
 use storage::machine::{Machine, RealMachine};
+use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::Store;
 use tracing::{info, warn};
@@ -167,9 +168,9 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
             let failed = misnamed.first().map(RunError::exit_code);
             misnamed.into_iter().for_each(|error| eprintln!("batch-layer: {:#}", anyhow::Error::new(error)));
             if all {
-                let published = storage::manifest::list_views(store).await?;
+                let published = list_views(store).await?;
                 for view in published.difference(&views) {
-                    let newest = versions::list(store, view).await?.into_iter().next();
+                    let newest = Manifests::new(store.clone(), view.clone()).latest().await?;
                     if newest.is_some_and(|newest| !newest.withdrawn) {
                         warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it, until batch-layer withdraw");
                     }

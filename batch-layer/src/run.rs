@@ -11,7 +11,7 @@ use storage::machine::{Machine, RealMachine, blocking, driven};
 use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, NEWEST_FORMAT_VERSION, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath, ViewFilePath};
-use storage::store::{Retry, Store, StoreError};
+use storage::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,14 +23,14 @@ use crate::cut::Cut;
 use crate::dedup::EXAMPLES;
 use crate::definition;
 use crate::error::RunError;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
 use crate::progress::Progress;
-use crate::report::{RunReport, new_run_id};
+use crate::report::RunReport;
 use crate::service::SpeedLayer;
 use crate::shard::{Chunk, ChunkWork, MergeWork, Part, Removed, Shard, ShardWork, Work};
 use crate::sort::SortBounds;
-use crate::source::{EventColumns, Source};
+use crate::source::Source;
 use crate::spill::SpillFolder;
 
 /// What became of a run that did not fail.
@@ -62,12 +62,9 @@ pub async fn run_on(
     store: &Store,
     progress: Arc<dyn Progress>,
 ) -> Result<RunOutcome, RunError> {
-    let started = (machine.now(), Instant::now());
-    let run_id = new_run_id(DateTime::<Utc>::from(started.0), machine.random() as u32);
-    // Runs that failed together do not come back together.
-    let store = store.with_retry(Retry { seed: options.retry.seed ^ machine.random() as u64, ..options.retry });
-    let keeper = Keeper::take(&store, &options.view, run_id.as_str(), options.lease_ttl).await?;
-    let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, started, run_id, &keeper)).await;
+    let began = Instant::now();
+    let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
+    let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, (started, began), run_id, &keeper)).await;
     keeper.release().await;
     outcome
 }
@@ -199,15 +196,7 @@ impl Run<'_> {
     }
 
     fn sources(&self, segments: &[SegmentMeta]) -> Result<Vec<Source>, RunError> {
-        let columns = Arc::new(EventColumns::new(&self.definition));
-        let source = |(partition, segments)| Source {
-            store: self.store.clone(),
-            columns: Arc::clone(&columns),
-            partition,
-            segments,
-            progress: Arc::clone(&self.progress),
-        };
-        Ok((0..).zip(self.cut.chains(segments)?).map(source).collect())
+        Ok(Source::of_chains(self.store, &self.definition, self.cut.chains(segments)?, &self.progress))
     }
 
     /// When the newest event was appended. A clock that was ahead then does not let everything go now, and one that is behind brings

@@ -154,6 +154,24 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
+    /// A source for each partition, of the chain of its segments, in the columns that the definition needs.
+    pub(crate) fn of_chains(
+        store: &Store,
+        definition: &Definition,
+        chains: Vec<Vec<SegmentMeta>>,
+        progress: &Arc<dyn Progress>,
+    ) -> Vec<Self> {
+        let columns = Arc::new(EventColumns::new(definition));
+        let source = |(partition, segments)| Self {
+            store: store.clone(),
+            columns: Arc::clone(&columns),
+            partition,
+            segments,
+            progress: Arc::clone(progress),
+        };
+        (0..).zip(chains).map(source).collect()
+    }
+
     /// The events, in the columns of [`EventColumns::read`]. A segment that is not, byte by byte, what was sealed, and one that does
     /// not hold exactly the offsets of its name, is an error before any of its events is seen.
     pub(crate) fn batches(&self, stage: Stage) -> BoxStream<'static, Result<RecordBatch, StoreError>> {

@@ -13,7 +13,7 @@ use crate::error::RunError;
 use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::run::on_blocking_thread;
-use crate::source::{EventColumns, Source};
+use crate::source::Source;
 
 /// How far a version is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,22 +82,14 @@ async fn recompute(
     let definition = Arc::new(stored.parse().map_err(unusable)?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
-    let columns = Arc::new(EventColumns::new(&definition));
     let chains = cut.chains(&master::list_segments(store).await?)?;
-    let source = |(partition, segments)| Source {
-        store: store.clone(),
-        columns: Arc::clone(&columns),
-        partition,
-        segments,
-        progress: Arc::clone(progress),
-    };
     let audit = Audit {
         store: store.clone(),
+        sources: Source::of_chains(store, &definition, chains, progress),
         definition,
         candidate: manifest.clone(),
         parent: None,
         speed: None,
-        sources: (0..).zip(chains).map(source).collect(),
         touched_keys: Default::default(),
         progress: Arc::clone(progress),
     };
