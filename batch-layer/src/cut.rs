@@ -65,8 +65,13 @@ impl Cut {
 
     /// The segments of each partition, by index.
     pub(crate) fn chains(&self, segments: &[SegmentMeta]) -> Result<Vec<Vec<SegmentMeta>>, RunError> {
-        let chain = |(partition, end): (usize, &i64)| Ok(master::chain(segments, partition as u32, 0..*end)?);
-        let chains = self.boundary.iter().enumerate().map(chain).collect::<Result<Vec<_>, RunError>>()?;
+        self.chains_from(&vec![0; self.boundary.len()], segments)
+    }
+
+    /// The segments of each partition from an offset on that is a boundary too.
+    pub(crate) fn chains_from(&self, start: &[i64], segments: &[SegmentMeta]) -> Result<Vec<Vec<SegmentMeta>>, RunError> {
+        let chain = |(partition, (start, end)): (u32, (&i64, &i64))| Ok(master::chain(segments, partition, *start..*end)?);
+        let chains = (0..).zip(start.iter().zip(&self.boundary)).map(chain).collect::<Result<Vec<_>, RunError>>()?;
         let foreign = |segment: &&SegmentMeta| !self.log_id.is_empty() && segment.seal.log_id != self.log_id;
         match chains.iter().flatten().find(foreign) {
             None => Ok(chains),

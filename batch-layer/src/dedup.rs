@@ -1,10 +1,11 @@
 //! Same identity, counted once: of rows with one user and event id the lowest offset stays, over all history.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
+use storage::identities::First;
 use views::schema::{CONTENT_HASH, OFFSET};
 use views::{Definition, shard_of};
 
@@ -26,8 +27,18 @@ pub(crate) struct Duplicates {
     pub(crate) late: Vec<Removed>,
     /// The first of the latter.
     pub(crate) conflicts: Vec<Removed>,
+    /// Removed rows whose originals lie below the boundary of the version before, as the index of identities says, for a run that does
+    /// not read those.
+    pub(crate) recalled: Vec<Recalled>,
     /// Keys of removed rows at or above the boundary of the version before: the speed layer counted them. Held in memory.
     pub(crate) touched_keys: BTreeSet<String>,
+}
+
+/// A row that was removed for one that the run did not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recalled {
+    pub(crate) removed_offset: i64,
+    pub(crate) kept_offset: i64,
 }
 
 /// Drops repeated identities from rows in order of user, event and offset.
@@ -48,6 +59,8 @@ struct Kept {
     event_id: String,
     offset: i64,
     content_hash: i64,
+    /// It is known from the index of identities only.
+    recalled: bool,
 }
 
 impl Dedup {
@@ -57,11 +70,11 @@ impl Dedup {
         Self { definition, columns, partition: source.partition, partitions, new_from, kept: None, found: Duplicates::default() }
     }
 
-    /// The rows that count.
+    /// The rows that count. `earlier` has, for rows that are the first of their identity here, an original that is not.
     ///
     /// # Errors
     /// A user is in a partition that is not its own: its duplicates could be in another, and its key would not be found.
-    pub(crate) fn keep(&mut self, rows: &RecordBatch) -> Result<RecordBatch, RunError> {
+    pub(crate) fn keep(&mut self, rows: &RecordBatch, earlier: &HashMap<usize, First>) -> Result<RecordBatch, RunError> {
         let users = column::<StringArray>(rows, "user_id");
         let events = column::<StringArray>(rows, "event_id");
         let offsets = column::<Int64Array>(rows, OFFSET);
@@ -71,17 +84,23 @@ impl Dedup {
         for row in 0..rows.num_rows() {
             let (user_id, event_id, offset) = (users.value(row), events.value(row), offsets.value(row));
             let same_user = self.kept.as_ref().is_some_and(|kept| kept.user_id == user_id);
-            let repeated = same_user && self.kept.as_ref().is_some_and(|kept| kept.event_id == event_id);
+            if !same_user {
+                self.check_place(user_id, event_id, offset)?;
+            }
+            let mut repeated = same_user && self.kept.as_ref().is_some_and(|kept| kept.event_id == event_id);
+            if !repeated {
+                let first = First { offset, content_hash: hashes.value(row) };
+                let recalled = earlier.get(&row);
+                let First { offset, content_hash } = *recalled.unwrap_or(&first);
+                repeated = recalled.is_some();
+                self.kept =
+                    Some(Kept { user_id: user_id.to_owned(), event_id: event_id.to_owned(), offset, content_hash, recalled: repeated });
+            }
             stays.push(!repeated);
             if repeated {
                 self.remove(offset, hashes.value(row));
                 touching.extend((offset >= self.new_from).then_some(row as u32));
-                continue;
             }
-            if !same_user {
-                self.check_place(user_id, event_id, offset)?;
-            }
-            self.kept = Some(Kept { user_id: user_id.to_owned(), event_id: event_id.to_owned(), offset, content_hash: hashes.value(row) });
         }
         self.touch(rows, touching)?;
         if stays.iter().all(|stays| *stays) {
@@ -98,6 +117,9 @@ impl Dedup {
             false => (&mut found.conflict_count, &mut found.conflicts),
         };
         *count += 1;
+        if kept.recalled {
+            found.recalled.push(Recalled { removed_offset: offset, kept_offset: kept.offset });
+        }
         if examples.len() < EXAMPLES {
             examples.push(Removed {
                 user_id: kept.user_id.clone(),

@@ -241,6 +241,18 @@ pub enum RunError {
         /// How many partitions there are.
         partitions: u32,
     },
+    /// The index of identities is wrong.
+    #[error(
+        "the index of identities says that the event at offset {removed} of partition {partition} repeats the one at offset {kept}, and it does not; nothing was published. Remove the folder master/identities from the store: it is made again from the events"
+    )]
+    Identities {
+        /// Of both.
+        partition: u32,
+        /// Offset of the event that is no duplicate.
+        removed: i64,
+        /// Offset of what it was taken for.
+        kept: i64,
+    },
     /// The files that were written do not hold as many events as went in.
     #[error("the new files count {found} events where {expected} went in; nothing was published")]
     Counts {

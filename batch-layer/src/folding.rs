@@ -1,7 +1,6 @@
-//! Sorted rows folded into states, a table at a time.
+//! Sorted events folded into states, a table at a time.
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
-use views::definition::KEY;
 use views::fold::{self, Fold};
 use views::schema::OFFSET;
 use views::{Definition, FoldError};
@@ -20,13 +19,11 @@ pub(crate) const CHUNK_SHARE: usize = 2;
 pub(crate) enum Edge {
     /// Events of one user.
     User,
-    /// States of one key.
-    Key,
     /// Nothing: states of one key may be handed on in parts.
     None,
 }
 
-/// Sorted rows → states, handed on a table at a time.
+/// Sorted events → states, handed on a table at a time.
 pub(crate) struct Folding<'a> {
     definition: &'a Definition,
     partition: u32,
@@ -37,7 +34,7 @@ pub(crate) struct Folding<'a> {
     fold: Fold<'a>,
     /// Rows in `fold`.
     rows: usize,
-    /// The user or key of the last row, which may have more.
+    /// The user of the last row, who may have more.
     last: Option<String>,
     /// Events whose buckets the limit let go.
     pub(crate) past_limit: i64,
@@ -56,7 +53,6 @@ impl<'a> Folding<'a> {
         let Some(last_row) = rows.num_rows().checked_sub(1) else { return Ok(()) };
         let by = match self.edge {
             Edge::User => column::<StringArray>(rows, "user_id"),
-            Edge::Key => column::<StringArray>(rows, KEY),
             Edge::None => {
                 self.update(rows)?;
                 return if self.fold.size() >= self.full { self.flush(hand_on) } else { Ok(()) };
@@ -78,9 +74,6 @@ impl<'a> Folding<'a> {
 
     fn update(&mut self, rows: &RecordBatch) -> Result<(), RunError> {
         self.rows += rows.num_rows();
-        if self.edge == Edge::Key {
-            return self.fold.merge(rows).map_err(|source| RunError::Fold { partition: self.partition, source });
-        }
         self.fold.update(rows).map_err(|error| failed_on(self.definition, self.partition, rows, error))
     }
 

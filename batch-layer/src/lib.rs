@@ -15,18 +15,26 @@
 
 /// Every finished value, compared before anybody sees it.
 mod audit;
+/// States on their way to the shard they belong to.
+mod chunk;
 /// What dead runs left.
 mod collect;
+/// The files of a new version.
+mod compute;
 /// Where the batch view ends.
 mod cut;
 /// Same identity, counted once.
 mod dedup;
 /// Which SQL a run folds with.
 mod definition;
+/// What came before the events that a run reads.
+mod earlier;
 /// What a run can end in, and its exit code.
 mod error;
 /// Sorted rows → states.
 mod folding;
+/// A version built upon the one before.
+mod increment;
 /// The lease of a run.
 mod keeper;
 /// What a run is asked to do.

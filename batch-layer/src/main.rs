@@ -58,6 +58,9 @@ enum Command {
         /// Partitions recomputed at a time
         #[arg(long, value_name = "N")]
         threads: Option<NonZeroUsize>,
+        /// Build upon the version before instead of recomputing from all events, where that can be: the same digest, for less work
+        #[arg(long)]
+        incremental: bool,
         /// Publish a new version though nothing has changed, say because the files of the last one are damaged
         #[arg(long)]
         force: bool,
@@ -159,7 +162,7 @@ fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
 async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
-        Command::Run { no_speed_layer, speed_layer, memory_limit, threads, force } => {
+        Command::Run { no_speed_layer, speed_layer, memory_limit, threads, incremental, force } => {
             let all = cli.view.is_none();
             let (views, misnamed) = match cli.view {
                 Some(view) => (BTreeSet::from([view]), Vec::new()),
@@ -177,7 +180,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
                 }
             }
             let options = |view| {
-                let mut options = RunOptions { force, ..RunOptions::from_config(config, view) };
+                let mut options = RunOptions { incremental, force, ..RunOptions::from_config(config, view) };
                 options.speed_layer = if no_speed_layer { None } else { speed_layer.clone().or(options.speed_layer) };
                 options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
                 options.threads = threads.unwrap_or(options.threads);

@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub memory_limit_bytes: u64,
     /// Partitions that are recomputed at a time.
     pub threads: NonZeroUsize,
+    /// Build upon the version before where that can be.
+    pub incremental: bool,
     /// Publish a new version though nothing has changed, say because the files of the last one are damaged.
     pub force: bool,
     /// Folder in which a folder for spilled rows is made and removed; `None` is the system's temporary folder.
@@ -55,6 +57,7 @@ impl RunOptions {
             partitions: config.log.partitions,
             memory_limit_bytes: batch.memory_limit.0,
             threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),
+            incremental: false,
             force: false,
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
             lease_ttl: batch.lease_ttl.0,

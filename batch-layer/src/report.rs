@@ -23,6 +23,12 @@ pub struct RunReport {
     pub version: i64,
     /// The version before.
     pub parent: Option<i64>,
+    /// The version that it was built upon, if the run was incremental.
+    #[serde(default)]
+    pub built_upon: Option<i64>,
+    /// Why the run was not incremental, if it was meant to be.
+    #[serde(default)]
+    pub recompute_reason: Option<String>,
     /// When it began, RFC 3339 in UTC.
     pub started_time: String,
     /// How long it took.
@@ -35,7 +41,7 @@ pub struct RunReport {
     pub fingerprint: String,
     /// Digest of keys and exact states.
     pub digest: String,
-    /// Rows of the range, duplicates included.
+    /// Rows of the master dataset that were read to be folded, duplicates included.
     pub rows_read: i64,
     /// Events that the new view counts.
     pub event_count: i64,
@@ -95,12 +101,17 @@ impl fmt::Display for RunReport {
         let boundary = self.boundary.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let refolded = if self.keys_refolded == 0 { String::new() } else { format!(", {} refolded", count(self.keys_refolded)) };
         writeln!(f, "published   {} v{}  ({})", self.view, self.version, self.run_id)?;
+        match (self.built_upon, &self.recompute_reason) {
+            (Some(base), _) => writeln!(f, "computed    from v{base} and {} newer rows", count(self.rows_read))?,
+            (None, Some(reason)) => writeln!(f, "computed    from all {} rows ({reason})", count(self.rows_read))?,
+            (None, None) => writeln!(f, "computed    from all {} rows", count(self.rows_read))?,
+        }
         writeln!(f, "boundary    {boundary}")?;
-        writeln!(f, "events      {} of {} rows", count(self.event_count), count(self.rows_read))?;
+        writeln!(f, "events      {}", count(self.event_count))?;
         writeln!(f, "removed     {} late duplicates, {} conflicts", count(self.late_duplicate_count), count(self.conflict_count))?;
         writeln!(f, "view        {} rows, {}", count(self.state_rows), HumanBytes(u64::try_from(self.view_bytes).unwrap_or(0)))?;
         writeln!(f, "audit       {} keys equal to the {}{refolded}", count(self.keys_compared), self.audit_kind)?;
-        writeln!(f, "digest      {}", self.digest.get(..16).unwrap_or(&self.digest))?;
+        writeln!(f, "digest      {}", self.digest.get(..20).unwrap_or(&self.digest))?;
         write!(f, "elapsed     {}", HumanDuration(Duration::from_millis(self.elapsed_ms)))
     }
 }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
 use merganser_proto::Transport;
+use storage::identities;
 use storage::machine::{Machine, RealMachine, blocking, driven};
-use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, NEWEST_FORMAT_VERSION, PublishOutcome};
+use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
-use storage::paths::{Id, RunPath, ViewFilePath};
+use storage::paths::{Id, RunPath};
 use storage::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use views::{Definition, digest, key};
+use views::{Definition, key};
 
-use crate::audit::{Audit, Audited};
+use crate::audit::{Audit, Audited, Evidence};
 use crate::collect::{Collected, collect};
+use crate::compute::{self, Base, Computed, Target};
 use crate::cut::Cut;
 use crate::dedup::EXAMPLES;
 use crate::definition;
@@ -28,9 +29,9 @@ use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::report::RunReport;
 use crate::service::SpeedLayer;
-use crate::shard::{Chunk, ChunkWork, MergeWork, Part, Removed, Shard, ShardWork, Work};
+use crate::shard::{Removed, Work};
 use crate::sort::SortBounds;
-use crate::source::Source;
+use crate::source::{EventColumns, Source};
 use crate::spill::SpillFolder;
 
 /// What became of a run that did not fail.
@@ -105,11 +106,9 @@ async fn run_alone(
         log_id: cut.log_id.clone(),
         boundary: cut.boundary.clone(),
         fingerprint: definition.fingerprint().to_owned(),
-        rows_read: cut.events(),
         ..RunReport::default()
     };
     let mut run = Run { machine, options, store, progress, definition, parent, speed, cut, run_id, report, keeper };
-    run.progress.begin(run.cut.events() as u64);
     let published = Box::pin(run.publish(&segments)).await;
     run.progress.end();
     run.write_report(&published, started.1).await;
@@ -124,6 +123,13 @@ async fn collect_leftovers(options: &RunOptions, store: &Store, now: SystemTime)
         Ok(Collected { files: 0, staged: 0 }) => {}
         Ok(Collected { files, staged }) => info!(files, staged, "removed what dead runs had left"),
         Err(error) => warn!(%error, "what dead runs left could not be removed"),
+    }
+    let removed = match now.checked_sub(options.grace) {
+        Some(before) => identities::remove_covered(store, before).await,
+        None => Ok(0),
+    };
+    if let Err(error) = removed {
+        warn!(%error, "files of identities that longer ones cover could not be removed");
     }
 }
 
@@ -174,15 +180,27 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn publish(&mut self, segments: &[SegmentMeta]) -> Result<(), RunError> {
-        let sources = self.sources(segments)?;
+        let base = self.base().await?;
+        let sources = self.sources(segments, base.as_ref())?;
+        self.report.rows_read = sources.iter().flat_map(|source| &source.segments).map(|segment| segment.seal.rows).sum();
+        self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
         let kept_from = definition::kept_from(&self.definition, as_of)?;
-        let (shards, removed) = self.recompute(&sources, kept_from).await?;
+        let mut computed = self.compute(&sources, base.as_ref(), segments, kept_from).await?;
+        let removed = std::mem::take(&mut computed.removed);
         let touched_keys = self.note_duplicates(&removed);
-        let mut manifest = self.manifest(shards, boundary_records, as_of);
-        let audited = Box::pin(self.audit(&manifest, sources, touched_keys)).await?;
-        self.check_counts(audited.event_count, removed.iter().map(|removed| removed.past_limit).sum())?;
+        let mut manifest = self.manifest(computed, boundary_records, as_of);
+        let before = base.as_ref().map(|base| base.view.manifest().clone());
+        if let Some(before) = &before {
+            manifest.late_duplicate_count += before.late_duplicate_count;
+            manifest.conflict_count += before.conflict_count;
+        }
+        let recalled = removed.iter().map(|removed| removed.duplicates.recalled.clone()).collect();
+        let evidence = Evidence { sources, segments: segments.into(), touched_keys, recalled, base: base.map(|base| base.view) };
+        let audited = Box::pin(self.audit(&manifest, evidence)).await?;
+        let counted_before = before.map_or(0, |before| before.event_count);
+        self.check_counts(audited.event_count, counted_before - removed.iter().map(|removed| removed.past_limit).sum::<i64>())?;
         manifest.event_count = audited.event_count;
         manifest.audit = Some(audited.summary);
 
@@ -195,8 +213,36 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn sources(&self, segments: &[SegmentMeta]) -> Result<Vec<Source>, RunError> {
-        Ok(Source::of_chains(self.store, &self.definition, self.cut.chains(segments)?, &self.progress))
+    /// The version to build upon, if one is asked for and can be.
+    async fn base(&mut self) -> Result<Option<Base>, RunError> {
+        if !self.options.incremental {
+            return Ok(None);
+        }
+        match Base::open(self.store, self.parent.as_ref(), &self.definition, &self.cut).await? {
+            Ok(base) => {
+                self.report.built_upon = self.report.parent;
+                Ok(Some(base))
+            }
+            Err(reason) => {
+                info!(reason, "recomputing from all events");
+                self.report.recompute_reason = Some(reason);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The events to read: all, or those that the version before does not cover.
+    fn sources(&self, segments: &[SegmentMeta], base: Option<&Base>) -> Result<Vec<Source>, RunError> {
+        let chains = match base {
+            Some(base) => self.cut.chains_from(base.boundary(), segments)?,
+            None => self.cut.chains(segments)?,
+        };
+        let mut sources = Source::of_chains(self.store, &Arc::new(EventColumns::new(&self.definition)), chains, &self.progress);
+        for (source, end) in sources.iter_mut().zip(&self.cut.boundary) {
+            let ends_there = |segment: &&SegmentMeta| segment.path.partition == source.partition && segment.path.end == *end;
+            source.last = segments.iter().find(ends_there).cloned();
+        }
+        Ok(sources)
     }
 
     /// When the newest event was appended. A clock that was ahead then does not let everything go now, and one that is behind brings
@@ -212,11 +258,15 @@ impl Run<'_> {
         Ok(newest.max(self.parent.as_ref().and_then(|parent| parent.as_of).unwrap_or(newest)))
     }
 
-    /// A file for each shard, a few at a time.
-    async fn recompute(&self, sources: &[Source], kept_from: Option<i64>) -> Result<(Vec<Shard>, Vec<Removed>), RunError> {
+    async fn compute(
+        &self,
+        sources: &[Source],
+        base: Option<&Base>,
+        segments: &[SegmentMeta],
+        kept_from: Option<i64>,
+    ) -> Result<Computed, RunError> {
         let spill = self.spill_folder().await?;
-        let threads = self.options.threads.get();
-        let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / threads;
+        let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / self.options.threads.get();
         let work = Work {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
@@ -225,26 +275,11 @@ impl Run<'_> {
             kept_from,
             progress: Arc::clone(&self.progress),
         };
-        let part = |source: &Source| {
-            let new_from = self.parent.as_ref().map_or(0, |p| p.boundary[source.partition as usize]);
-            Part { source: source.clone(), new_from }
-        };
-        if self.definition.is_by_user() {
-            let shard = |source: &Source| ShardWork { work: work.clone(), part: part(source), path: self.file(source.partition) };
-            let running = stream::iter(sources).map(|source| on_blocking_thread(shard(source).recompute()));
-            return Ok(running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip());
+        let target = Target { options: self.options, version: self.report.version, run_id: &self.run_id };
+        match base {
+            Some(base) => compute::from_base(&work, sources, base, &self.cut.boundary, segments, &target).await,
+            None => compute::from_all(&work, sources, self.parent.as_ref(), &target).await,
         }
-        let chunk = |source: &Source| ChunkWork { work: work.clone(), part: part(source) };
-        let running = stream::iter(sources).map(|source| on_blocking_thread(chunk(source).recompute()));
-        let (chunks, removed): (Vec<_>, Vec<_>) = running.buffered(threads).try_collect::<Vec<_>>().await?.into_iter().unzip();
-        let chunks: Vec<Chunk> = chunks.into_iter().flatten().collect();
-        let merge = |shard| MergeWork::new(work.clone(), &chunks, self.file(shard));
-        let running = stream::iter(0..work.partitions).map(|shard| on_blocking_thread(merge(shard).merge()));
-        Ok((running.buffered(threads).try_collect().await?, removed))
-    }
-
-    fn file(&self, part: u32) -> ViewFilePath {
-        ViewFilePath { view: self.options.view.clone(), version: self.report.version, run_id: self.run_id.clone(), part }
     }
 
     /// Waits for others that look through the same parent, and may have much to remove.
@@ -266,15 +301,13 @@ impl Run<'_> {
     }
 
     /// The manifest as it will be published, but for what the audit has to say.
-    fn manifest(&mut self, shards: Vec<Shard>, boundary_records: Vec<String>, as_of: Option<i64>) -> Manifest {
-        let digest = digest::combine(shards.iter().map(|(_, digest)| digest.as_str()));
-        let files: Vec<_> = shards.into_iter().map(|(file, _)| file).collect();
+    fn manifest(&mut self, computed: Computed, boundary_records: Vec<String>, as_of: Option<i64>) -> Manifest {
         let report = &mut self.report;
-        report.digest.clone_from(&digest);
-        report.state_rows = files.iter().map(|file| file.rows).sum();
-        report.view_bytes = files.iter().map(|file| file.bytes).sum();
-        Manifest {
-            format_version: if as_of.is_some() { NEWEST_FORMAT_VERSION } else { FORMAT_VERSION },
+        report.digest = computed.digest.to_string();
+        report.state_rows = computed.rows;
+        report.view_bytes = computed.files.iter().map(|file| file.bytes).sum();
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
             view: self.options.view.clone(),
             version: report.version,
             parent: report.parent,
@@ -282,32 +315,33 @@ impl Run<'_> {
             created_time: rfc3339(self.machine.now()),
             log_id: self.cut.log_id.clone(),
             boundary: self.cut.boundary.clone(),
+            imports: Vec::new(),
             boundary_records,
             lease: 0,
             fingerprint: self.definition.fingerprint().to_owned(),
             as_of,
             withdrawn: false,
-            digest,
+            digest: report.digest.clone(),
             event_count: 0,
-            row_count: report.state_rows,
+            row_count: computed.rows,
             late_duplicate_count: report.late_duplicate_count,
             conflict_count: report.conflict_count,
             engine: format!("datafusion {}", datafusion::DATAFUSION_VERSION),
-            files,
+            files: computed.files,
             audit: None,
-        }
+        };
+        manifest.in_its_format()
     }
 
-    async fn audit(&mut self, candidate: &Manifest, sources: Vec<Source>, touched_keys: BTreeSet<String>) -> Result<Audited, RunError> {
-        let refolded: Vec<String> = touched_keys.iter().take(EXAMPLES).map(|key| key::for_people(key)).collect();
+    async fn audit(&mut self, candidate: &Manifest, evidence: Evidence) -> Result<Audited, RunError> {
+        let refolded: Vec<String> = evidence.touched_keys.iter().take(EXAMPLES).map(|key| key::for_people(key)).collect();
         let audit = Audit {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
             candidate: candidate.clone(),
             parent: self.parent.clone(),
             speed: self.speed.clone(),
-            sources,
-            touched_keys,
+            evidence,
             progress: Arc::clone(&self.progress),
         };
         let audited = Box::pin(on_blocking_thread(audit.run())).await?;
@@ -321,9 +355,9 @@ impl Run<'_> {
         Ok(audited)
     }
 
-    /// Every row of the range was counted or removed, or let go by a limit, unless the view has a WHERE of its own.
-    fn check_counts(&self, found: i64, past_limit: i64) -> Result<(), RunError> {
-        let expected = self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count - past_limit;
+    /// Every row that was read was counted, beside what was counted `before`, or removed, unless the view has a WHERE of its own.
+    fn check_counts(&self, found: i64, before: i64) -> Result<(), RunError> {
+        let expected = before + self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count;
         match found == expected || (self.definition.has_filter() && found < expected) {
             true => Ok(()),
             false => Err(RunError::Counts { expected, found }),

@@ -2,33 +2,27 @@
 //!
 //! A view by user has a file for each partition of the log, which holds the same users: [`ShardWork`] sorts one partition's events,
 //! drops what was sent twice, and folds whole users straight into the file. Any partition may have events of any other key: there the
-//! states of each partition go to disk first, a chunk at a time ([`ChunkWork`]), and those of each shard are then sorted and merged
-//! into its file ([`MergeWork`]).
+//! states of each partition go to disk first, in chunks ([`crate::chunk`]), and those of each shard are then sorted and merged.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
-use datafusion::error::DataFusionError;
-use futures::{StreamExt, stream};
+use arrow::array::{Int64Array, RecordBatch, StringArray};
 use storage::batch_view::ViewWriter;
+use storage::identities::{First, Identities};
 use storage::manifest::ViewFile;
 use storage::paths::ViewFilePath;
 use storage::store::Store;
 use views::digest::Digest;
-use views::{Definition, shard_of_key};
+use views::schema::OFFSET;
+use views::{Definition, key};
 
 use crate::dedup::{Dedup, Duplicates};
 use crate::error::RunError;
-use crate::folding::{CHUNK_SHARE, Edge, Folding};
+use crate::folding::{Edge, Folding};
 use crate::progress::{Progress, Stage};
 use crate::sort::{SortBounds, Sorted};
-use crate::source::Source;
+use crate::source::{Source, column};
 
 /// What every piece of work needs.
 #[derive(Clone)]
@@ -43,10 +37,8 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<dyn Progress>,
 }
 
-/// A file of states, and the digest of its keys and exact states.
-pub(crate) type Shard = (ViewFile, String);
-
 /// Events of one partition that no row of the view counts, but for those that its WHERE leaves out.
+#[derive(Default)]
 pub(crate) struct Removed {
     pub(crate) duplicates: Duplicates,
     /// Those whose buckets the limit let go.
@@ -57,7 +49,12 @@ pub(crate) struct Removed {
 pub(crate) struct Part {
     pub(crate) source: Source,
     pub(crate) new_from: i64,
+    /// What came before the events of the source, if those are not all.
+    pub(crate) earlier: Option<Arc<Identities>>,
 }
+
+/// A file of states, and the digest of its keys and exact states.
+pub(crate) type Shard = (ViewFile, Digest);
 
 /// One partition's events → one file.
 pub(crate) struct ShardWork {
@@ -81,146 +78,68 @@ impl ShardWork {
     }
 }
 
-/// One partition's events → chunks of states on disk.
-pub(crate) struct ChunkWork {
-    pub(crate) work: Work,
-    pub(crate) part: Part,
-}
-
-/// Some states of one shard, in a file that is gone with its folder.
-pub(crate) struct Chunk {
-    shard: u32,
-    path: PathBuf,
-}
-
-impl ChunkWork {
-    /// Sorts, deduplicates, folds, and writes chunks. Blocks on CPU and disk.
-    pub(crate) async fn recompute(self) -> Result<(Vec<Chunk>, Removed), RunError> {
-        let Self { mut work, part } = self;
-        // The table of groups has the other half.
-        work.bounds.memory_bytes /= CHUNK_SHARE;
-        let partition = part.source.partition;
-        let mut chunks = Vec::new();
-        let mut folding = Folding::new(&work, partition, Edge::None)?;
-        let mut events = Events::start(&work, &part)?;
-        let mut write = |states: &RecordBatch| {
-            for (shard, states) in (0..).zip(by_shard(states, work.partitions)) {
-                if states.num_rows() > 0 {
-                    let path = work.bounds.spill_dir.join(format!("states-p{partition:04}-{:06}.arrow", chunks.len()));
-                    let written = write_chunk(&path, &states);
-                    written.map_err(|source| RunError::Local { path: path.display().to_string(), source })?;
-                    chunks.push(Chunk { shard, path });
-                }
-            }
-            Ok(())
-        };
-        while let Some(rows) = events.next().await? {
-            folding.add(&rows, &mut write)?;
-        }
-        folding.flush(&mut write)?;
-        let removed = Removed { past_limit: folding.past_limit, duplicates: events.dedup.found };
-        Ok((chunks, removed))
-    }
-}
-
-fn write_chunk(path: &PathBuf, states: &RecordBatch) -> std::io::Result<()> {
-    let mut writer = StreamWriter::try_new(BufWriter::new(File::create(path)?), &states.schema()).map_err(std::io::Error::other)?;
-    writer.write(states).and_then(|()| writer.finish()).map_err(|e| match e {
-        arrow::error::ArrowError::IoError(_, source) => source,
-        other => std::io::Error::other(other),
-    })
-}
-
-/// The chunks of one shard → its file.
-pub(crate) struct MergeWork {
-    work: Work,
-    shard: u32,
-    chunks: Vec<PathBuf>,
-    path: ViewFilePath,
-}
-
-impl MergeWork {
-    pub(crate) fn new(work: Work, chunks: &[Chunk], path: ViewFilePath) -> Self {
-        let shard = path.part;
-        let chunks = chunks.iter().filter(|chunk| chunk.shard == shard).map(|chunk| chunk.path.clone()).collect();
-        Self { work, shard, chunks, path }
-    }
-
-    /// Sorts, merges and writes. Blocks on CPU and disk.
-    pub(crate) async fn merge(self) -> Result<Shard, RunError> {
-        let mut writing = Writing::create(&self.work, &self.path, self.shard).await?;
-        let mut folding = Folding::new(&self.work, self.shard, Edge::Key)?;
-        let chunks = self.chunks;
-        let batches = move || {
-            let read = |path: PathBuf| {
-                File::open(path).map_err(DataFusionError::from).and_then(|file| Ok(StreamReader::try_new(BufReader::new(file), None)?))
-            };
-            let batches = chunks.clone().into_iter().flat_map(move |path| match read(path) {
-                Ok(batches) => Box::new(batches.map(|batch| Ok(batch?))) as Box<dyn Iterator<Item = _> + Send>,
-                Err(e) => Box::new(std::iter::once(Err(e))),
-            });
-            stream::iter(batches).boxed()
-        };
-        let mut sorted = Sorted::states(self.shard, self.work.definition.state_schema(), batches, &self.work.bounds)?;
-        while let Some(states) = sorted.next().await? {
-            folding.add(&states, |states| writing.write(states))?;
-        }
-        folding.flush(|states| writing.write(states))?;
-        Box::pin(writing.finish()).await
-    }
-}
-
-/// The rows of states that lie in each of `shards` shards, in their order.
-pub(crate) fn by_shard(states: &RecordBatch, shards: u32) -> Vec<RecordBatch> {
-    let mut rows = vec![Vec::new(); shards as usize];
-    for (row, key) in (0..).zip(states.column(0).as_string::<i32>()) {
-        rows[shard_of_key(key.unwrap_or_default(), shards) as usize].push(row);
-    }
-    let of = |rows: Vec<u32>| take_record_batch(states, &UInt32Array::from(rows)).expect("the indices are those of rows");
-    rows.into_iter().map(of).collect()
-}
-
 /// One partition's events in order of user, each identity once.
-struct Events<'a> {
-    source: &'a Source,
+pub(crate) struct Events<'a> {
+    part: &'a Part,
     progress: &'a Arc<dyn Progress>,
     sorted: Sorted,
-    dedup: Dedup,
+    pub(crate) dedup: Dedup,
 }
 
 impl<'a> Events<'a> {
-    fn start(work: &'a Work, part: &'a Part) -> Result<Self, RunError> {
+    pub(crate) fn start(work: &'a Work, part: &'a Part) -> Result<Self, RunError> {
         let dedup = Dedup::new(&work.definition, &part.source, work.partitions, part.new_from);
-        Ok(Self { source: &part.source, progress: &work.progress, sorted: Sorted::events(&part.source, &work.bounds)?, dedup })
+        Ok(Self { part, progress: &work.progress, sorted: Sorted::events(&part.source, &work.bounds)?, dedup })
     }
 
-    async fn next(&mut self) -> Result<Option<RecordBatch>, RunError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, RunError> {
         let Some(rows) = self.sorted.next().await? else { return Ok(None) };
-        let kept = self.dedup.keep(&rows)?;
+        let earlier = match &self.part.earlier {
+            Some(identities) => recall(identities, &rows).await?,
+            None => HashMap::new(),
+        };
+        let kept = self.dedup.keep(&rows, &earlier)?;
         self.progress.advance(Stage::Fold, rows.num_rows() as u64, 0);
-        Ok(Some(self.source.columns.widen(&kept)))
+        Ok(Some(self.part.source.columns.widen(&kept)))
     }
 }
 
+/// The rows whose identity has an event at a lower offset, by the index of identities.
+async fn recall(identities: &Identities, rows: &RecordBatch) -> Result<HashMap<usize, First>, RunError> {
+    let users = column::<StringArray>(rows, "user_id");
+    let events = column::<StringArray>(rows, "event_id");
+    let offsets = column::<Int64Array>(rows, OFFSET);
+    let mut earlier = HashMap::new();
+    for row in 0..rows.num_rows() {
+        let identity = key::encode([Some(users.value(row)), Some(events.value(row))]);
+        if let Some(first) = identities.first(&identity).await?
+            && first.offset < offsets.value(row)
+        {
+            earlier.insert(row, first);
+        }
+    }
+    Ok(earlier)
+}
+
 /// One shard's file in the making.
-struct Writing {
+pub(crate) struct Writing {
     exact: Vec<bool>,
     digest: Digest,
     writer: ViewWriter,
 }
 
 impl Writing {
-    async fn create(work: &Work, path: &ViewFilePath, shard: u32) -> Result<Self, RunError> {
+    pub(crate) async fn create(work: &Work, path: &ViewFilePath, shard: u32) -> Result<Self, RunError> {
         let writer = ViewWriter::create(&work.store, path, Arc::clone(work.definition.state_schema()), shard).await?;
         Ok(Self { exact: work.definition.exact_states(), digest: Digest::default(), writer })
     }
 
-    fn write(&mut self, states: &RecordBatch) -> Result<(), RunError> {
-        self.digest.update(states, &self.exact);
+    pub(crate) fn write(&mut self, states: &RecordBatch) -> Result<(), RunError> {
+        self.digest.add(states, &self.exact);
         Ok(self.writer.write(states)?)
     }
 
-    async fn finish(self) -> Result<Shard, RunError> {
-        Ok((self.writer.finish().await?, self.digest.finish()))
+    pub(crate) async fn finish(self) -> Result<Shard, RunError> {
+        Ok((self.writer.finish().await?, self.digest))
     }
 }

@@ -14,9 +14,9 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use storage::master::{self, SegmentMeta};
 use storage::store::{Store, StoreError};
-use views::Definition;
 use views::event::Typed;
 use views::schema::{APPEND_TIME, AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
+use views::{Definition, EventSchema};
 
 use crate::progress::{Progress, Stage};
 
@@ -36,11 +36,19 @@ pub(crate) struct EventColumns {
 
 impl EventColumns {
     pub(crate) fn new(definition: &Definition) -> Self {
-        let full = definition.schema().arrow();
-        let used = definition.event_columns();
+        Self::with(definition.schema(), &definition.event_columns())
+    }
+
+    /// Those of the identity alone.
+    pub(crate) fn identity(schema: &EventSchema) -> Self {
+        Self::with(schema, &[])
+    }
+
+    fn with(schema: &EventSchema, used: &[String]) -> Self {
+        let full = schema.arrow();
         let wanted = |field: &&Arc<Field>| used.contains(field.name()) || IDENTITY.contains(&field.name().as_str());
         let read = Schema::new(full.fields().iter().filter(wanted).cloned().collect::<Vec<_>>());
-        let attributes = definition.schema().attributes.iter().filter(|(name, _)| used.contains(name));
+        let attributes = schema.attributes.iter().filter(|(name, _)| used.contains(name));
         Self { full, read: Arc::new(read), attributes: attributes.map(|(name, kind)| (name.clone(), *kind)).collect() }
     }
 
@@ -144,6 +152,8 @@ pub(crate) struct Source {
     pub(crate) partition: u32,
     /// The chain of segments.
     pub(crate) segments: Vec<SegmentMeta>,
+    /// The segment that ends at the boundary, though there may be nothing to read in it.
+    pub(crate) last: Option<SegmentMeta>,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -154,18 +164,18 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// A source for each partition, of the chain of its segments, in the columns that the definition needs.
+    /// A source for each partition, of the chain of its segments.
     pub(crate) fn of_chains(
         store: &Store,
-        definition: &Definition,
+        columns: &Arc<EventColumns>,
         chains: Vec<Vec<SegmentMeta>>,
         progress: &Arc<dyn Progress>,
     ) -> Vec<Self> {
-        let columns = Arc::new(EventColumns::new(definition));
-        let source = |(partition, segments)| Self {
+        let source = |(partition, segments): (u32, Vec<SegmentMeta>)| Self {
             store: store.clone(),
-            columns: Arc::clone(&columns),
+            columns: Arc::clone(columns),
             partition,
+            last: segments.last().cloned(),
             segments,
             progress: Arc::clone(progress),
         };
@@ -185,12 +195,12 @@ impl Source {
 
     /// Fingerprint of the last record, as its segment was sealed; empty where there is none.
     pub(crate) fn last_record(&self) -> String {
-        self.segments.last().map_or_else(String::new, |segment| segment.seal.last_record.clone())
+        self.last.as_ref().map_or_else(String::new, |segment| segment.seal.last_record.clone())
     }
 
     /// When the newest event of the last segment was appended, in microseconds since 1970; `None` where there is none.
     pub(crate) async fn newest_append_time_us(&self) -> Result<Option<i64>, StoreError> {
-        let Some(last) = self.segments.last() else { return Ok(None) };
+        let Some(last) = &self.last else { return Ok(None) };
         let mut batches = master::read_segment(&self.store, last, Some(&[APPEND_TIME.to_owned()])).await?;
         let mut newest = None;
         while let Some(batch) = batches.try_next().await? {

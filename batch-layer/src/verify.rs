@@ -7,13 +7,13 @@ use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::master;
 use storage::store::Store;
 
-use crate::audit::{Audit, Audited};
+use crate::audit::{Audit, Audited, Evidence};
 use crate::cut::Cut;
 use crate::error::RunError;
 use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::run::on_blocking_thread;
-use crate::source::Source;
+use crate::source::{EventColumns, Source};
 
 /// How far a version is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +85,14 @@ async fn recompute(
     let chains = cut.chains(&master::list_segments(store).await?)?;
     let audit = Audit {
         store: store.clone(),
-        sources: Source::of_chains(store, &definition, chains, progress),
+        evidence: Evidence {
+            sources: Source::of_chains(store, &Arc::new(EventColumns::new(&definition)), chains, progress),
+            ..Evidence::default()
+        },
         definition,
         candidate: manifest.clone(),
         parent: None,
         speed: None,
-        touched_keys: Default::default(),
         progress: Arc::clone(progress),
     };
     Box::pin(on_blocking_thread(audit.again(first))).await

@@ -4,7 +4,7 @@
 //! is refused because the view fails on it, and the log is not kept for it. A later run of the view, or a rollback, brings it back.
 
 use storage::machine::RealMachine;
-use storage::manifest::{Manifest, Manifests, NEWEST_FORMAT_VERSION};
+use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
 use tracing::info;
@@ -34,7 +34,6 @@ pub async fn withdraw(options: &RunOptions, store: &Store) -> Result<Manifest, R
         let newest = Manifests::new(store.clone(), options.view.clone()).latest().await?;
         let Some(newest) = newest.filter(|newest| !newest.withdrawn) else { return Err(RunError::NotPublished { view: view() }) };
         let manifest = Manifest {
-            format_version: NEWEST_FORMAT_VERSION,
             version: newest.version + 1,
             parent: Some(newest.version),
             run_id: run_id.to_string(),
@@ -48,7 +47,8 @@ pub async fn withdraw(options: &RunOptions, store: &Store) -> Result<Manifest, R
             files: Vec::new(),
             audit: None,
             ..newest
-        };
+        }
+        .in_its_format();
         publish(&store, &manifest).await?;
         info!(view = %options.view, version = manifest.version, "withdrew the view");
         Ok(manifest)

@@ -17,6 +17,8 @@ pub mod batch_view;
 pub mod config;
 // Refused rows, kept.
 pub mod dead_letter;
+// Which identities there are, so that a few new events need not be compared with all old ones.
+pub mod identities;
 // Of many batch runs one at a time.
 pub mod lease;
 // Accepted events in order, durable.

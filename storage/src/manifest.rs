@@ -31,15 +31,17 @@ pub use definitions::{DefinitionFile, Definitions, UnusableDefinition};
 /// The format of manifests and definitions that this program writes where nothing needs a newer one.
 pub const FORMAT_VERSION: u32 = 2;
 /// The format of a manifest with [`Manifest::as_of`] or [`Manifest::withdrawn`], which older programs must not overlook.
-pub const NEWEST_FORMAT_VERSION: u32 = 3;
+const LIMITED_FORMAT_VERSION: u32 = 3;
+/// The format of a manifest with [`Manifest::imports`] or with files that lie on others ([`ViewFile::layer`]).
+const LAYERED_FORMAT_VERSION: u32 = 4;
 /// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
-const FORMATS: Formats = Formats { known: NEWEST_FORMAT_VERSION, checked_from: 2 };
+const FORMATS: Formats = Formats { known: LAYERED_FORMAT_VERSION, checked_from: 2 };
 
 /// One version of a batch view: the partial states of the events `[0, boundary)`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`], or [`NEWEST_FORMAT_VERSION`].
+    /// The oldest that says all of it: [`Manifest::in_its_format`].
     pub format_version: u32,
     /// The view.
     pub view: ViewName,
@@ -55,6 +57,9 @@ pub struct Manifest {
     pub log_id: String,
     /// Per partition, by index, the first offset that is **not** covered.
     pub boundary: Vec<i64>,
+    /// Numbers of the imports that it covers, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<i64>,
     /// Per partition, the fingerprint of the record below the boundary ([`crate::master::record_fingerprint`]), empty where the
     /// boundary is 0: a log that was rewound and went on otherwise has another there. None at all in a manifest of format 1.
     #[serde(default)]
@@ -75,7 +80,7 @@ pub struct Manifest {
     pub digest: String,
     /// Events counted, after deduplication.
     pub event_count: i64,
-    /// Rows of states in all files.
+    /// Rows of states; those that lie under others do not count.
     pub row_count: i64,
     /// Duplicates that the log had let pass and the run removed.
     pub late_duplicate_count: i64,
@@ -83,7 +88,7 @@ pub struct Manifest {
     pub conflict_count: i64,
     /// The engine that computed it, with its version. Recorded only.
     pub engine: String,
-    /// The files, one for each shard, in the order of the shards from 0; a shard without rows has a file too.
+    /// The files, in the order of the shards from 0 and of their layers from 0; a shard without rows has a file too.
     pub files: Vec<ViewFile>,
     /// What was compared before publishing.
     pub audit: Option<AuditSummary>,
@@ -96,8 +101,17 @@ impl Manifest {
             let contradiction = if self.withdrawn { "it is withdrawn, and names files" } else { "it names no files" };
             return Some(contradiction.to_owned());
         }
-        if self.files.iter().map(|f| f.shard).ne(0..self.files.len() as u32) {
-            return Some("its files are not the shards 0, 1, 2 … in order".to_owned());
+        let in_order = |(before, next): (&ViewFile, &ViewFile)| match next.layer {
+            0 => next.shard == before.shard + 1,
+            layer => next.shard == before.shard && layer == before.layer + 1,
+        };
+        if self.files.first().is_some_and(|f| (f.shard, f.layer) != (0, 0))
+            || !self.files.iter().zip(self.files.iter().skip(1)).all(in_order)
+        {
+            return Some("its files are not the shards 0, 1, 2 … in order, each with its layers in order".to_owned());
+        }
+        if !self.imports.iter().zip(self.imports.iter().skip(1)).all(|(a, b)| a < b) || self.imports.first().is_some_and(|n| *n < 1) {
+            return Some("its imports are not numbers in ascending order".to_owned());
         }
         let known = self.boundary_records.len();
         if known != 0 && known != self.boundary.len() {
@@ -108,7 +122,34 @@ impl Manifest {
             return Some("it has a count below zero".to_owned());
         }
         let rows = self.files.iter().map(|f| i128::from(f.rows)).sum::<i128>();
-        (rows != i128::from(self.row_count)).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
+        let fits = if self.is_layered() { rows >= i128::from(self.row_count) } else { rows == i128::from(self.row_count) };
+        (!fits).then(|| format!("its files have {rows} rows, its row_count is {}", self.row_count))
+    }
+
+    /// The same in the oldest format that says all of it, so that older programs read what they can.
+    #[must_use]
+    pub fn in_its_format(self) -> Self {
+        let format_version = match () {
+            () if self.is_layered() || !self.imports.is_empty() => LAYERED_FORMAT_VERSION,
+            () if self.as_of.is_some() || self.withdrawn => LIMITED_FORMAT_VERSION,
+            () => FORMAT_VERSION,
+        };
+        Self { format_version, ..self }
+    }
+
+    /// How many shards the view has.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.files.last().map_or(0, |last| last.shard + 1)
+    }
+
+    /// The files of one shard, the lowest first.
+    pub fn layers(&self, shard: u32) -> impl Iterator<Item = &ViewFile> {
+        self.files.iter().filter(move |file| file.shard == shard)
+    }
+
+    fn is_layered(&self) -> bool {
+        self.files.iter().any(|file| file.layer > 0)
     }
 
     /// Its object's path.
@@ -137,12 +178,27 @@ pub struct ViewFile {
     pub path: String,
     /// The range of the key's hash that it holds.
     pub shard: u32,
+    /// Which of the shard's files it lies on, from 0: its rows stand in the place of those of the same key and bucket below it.
+    #[serde(default, skip_serializing_if = "is_lowest")]
+    pub layer: u32,
     /// Rows of states.
     pub rows: i64,
     /// Length in bytes.
     pub bytes: i64,
     /// BLAKE3 of the bytes, in hex.
     pub blake3: String,
+}
+
+impl ViewFile {
+    /// Whether both are the same bytes of the same file.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        (&self.path, self.bytes, self.rows, &self.blake3) == (&other.path, other.bytes, other.rows, &other.blake3)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_lowest(layer: &u32) -> bool {
+    *layer == 0
 }
 
 /// How a version was checked against another computation of the same.

@@ -183,8 +183,8 @@ fn hold_the_laws(cases: u32, measures: &[&str]) {
 
 fn digest(definition: &Definition, states: &RecordBatch) -> String {
     let mut digest = views::digest::Digest::default();
-    digest.update(states, &definition.exact_states());
-    digest.finish()
+    digest.add(states, &definition.exact_states());
+    digest.to_string()
 }
 
 /// Proves the laws for each aggregate by itself: the answers, and the digest of the exact states.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::compute::{cast, concat_batches, filter_record_batch, sum};
+use arrow::compute::{cast, filter_record_batch, sum};
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
+use storage::batch_view::{States, Windows};
 use storage::store::StoreError;
 use views::fold::{finish, from_bucket};
 use views::{Definition, FoldError, Granularity, key};
@@ -101,8 +101,6 @@ pub(super) struct Comparison<'a> {
     pub(super) differences: Vec<Difference>,
 }
 
-type States = BoxStream<'static, Result<RecordBatch, StoreError>>;
-
 impl<'a> Comparison<'a> {
     pub(super) fn new(definition: &'a Definition, keys: Keys, kept_from: Option<i64>) -> Self {
         let kinds = definition.output_schema().fields().iter().map(|field| field.data_type());
@@ -120,34 +118,26 @@ impl<'a> Comparison<'a> {
     pub(super) async fn shard(
         &mut self,
         shard: u32,
-        new: States,
-        old: Option<States>,
+        new: States<StoreError>,
+        old: Option<States<StoreError>>,
         delta: RecordBatch,
         progress: Option<&dyn Progress>,
     ) -> Result<(), RunError> {
-        let mut sides = [Side::of(Some(new), &delta.slice(0, 0)), Side::of(old, &delta.slice(0, 0)), Side::of(None, &delta)];
-        loop {
-            for side in &mut sides {
-                side.fill().await?;
-            }
-            let frontier = sides.iter().filter(|side| side.rest.is_some()).filter_map(Side::last_key).min().map(str::to_owned);
-            let [new, old, delta] = sides.each_mut().map(|side| side.take_below(frontier.as_deref()));
+        let delta: States<StoreError> = stream::once(async move { Ok(delta) }).boxed();
+        let mut windows = Windows::new(self.definition.state_schema(), [Some(new), old, Some(delta)].into_iter().flatten().collect());
+        while let Some(window) = windows.next().await? {
+            let (new, expected) = window.split_first().expect("the new view is always there");
             let events_before = self.event_count;
-            self.window(&new, [&old, &delta]).map_err(|source| RunError::Fold { partition: shard, source })?;
+            self.window(new, expected).map_err(|source| RunError::Fold { partition: shard, source })?;
             if let Some(progress) = progress {
                 progress.advance(Stage::Audit, (self.event_count - events_before) as u64, 0);
             }
-            let Some(frontier) = frontier else { return Ok(()) };
-            for side in &mut sides {
-                if side.last_key().is_some_and(|key| key <= frontier.as_str()) {
-                    side.read_on().await?;
-                }
-            }
         }
+        Ok(())
     }
 
     /// Compares all rows of some keys.
-    fn window(&mut self, new: &RecordBatch, expected: [&RecordBatch; 2]) -> Result<(), FoldError> {
+    pub(super) fn window(&mut self, new: &RecordBatch, expected: &[RecordBatch]) -> Result<(), FoldError> {
         let new = finish(self.definition, [new], Granularity::Bucket)?;
         let expected = from_bucket(&finish(self.definition, expected, Granularity::Bucket)?, self.kept_from)?;
         let counts = new.column(2).as_any().downcast_ref::<Int64Array>().expect("the count is Int64");
@@ -208,52 +198,6 @@ impl<'a> Comparison<'a> {
             new: value(new, new_row),
             expected: value(expected, expected_row),
         });
-    }
-}
-
-/// A sorted stream of states, read a little ahead.
-struct Side {
-    held: RecordBatch,
-    /// What is not read yet; `None` after the end.
-    rest: Option<States>,
-}
-
-impl Side {
-    fn of(rest: Option<States>, held: &RecordBatch) -> Self {
-        Self { held: held.clone(), rest }
-    }
-
-    fn last_key(&self) -> Option<&str> {
-        self.held.num_rows().checked_sub(1).map(|last| keys(&self.held).value(last))
-    }
-
-    /// Holds at least a row, or is at the end.
-    async fn fill(&mut self) -> Result<(), RunError> {
-        while self.held.num_rows() == 0 && self.rest.is_some() {
-            self.read_on().await?;
-        }
-        Ok(())
-    }
-
-    async fn read_on(&mut self) -> Result<(), RunError> {
-        let Some(rest) = &mut self.rest else { return Ok(()) };
-        match rest.try_next().await? {
-            Some(more) if self.held.num_rows() == 0 => self.held = more,
-            Some(more) => self.held = concat_batches(&more.schema(), [&self.held, &more]).expect("one file has one schema"),
-            None => self.rest = None,
-        }
-        Ok(())
-    }
-
-    /// Hands on the rows of keys before `frontier`, or all.
-    fn take_below(&mut self, frontier: Option<&str>) -> RecordBatch {
-        let rows = match frontier {
-            Some(frontier) => keys(&self.held).iter().take_while(|key| key.is_some_and(|key| key < frontier)).count(),
-            None => self.held.num_rows(),
-        };
-        let taken = self.held.slice(0, rows);
-        self.held = self.held.slice(rows, self.held.num_rows() - rows);
-        taken
     }
 }
 

@@ -5,29 +5,39 @@
 //! the speed layer folded from the old boundary to the new one*: so both layers are checked against each other every night. Keys
 //! with a late duplicate in that range cannot be compared so, for the speed layer counted it and the batch did not: they are
 //! folded again from raw events, counted and listed. Otherwise (first version, new definition, no speed layer) it is a second fold of the raw events ([`second`]).
+//!
+//! A version that was built upon another shares most of its files, which are what they were. There only the keys of new files, and
+//! those that the other computation names, are compared ([`increment`]).
 
 mod compare;
+mod increment;
 mod second;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{AuditSummary, Manifest};
-use storage::store::{Store, StoreError};
+use storage::master::SegmentMeta;
+use storage::store::Store;
 use tracing::warn;
 use views::{Definition, fold};
 
+use crate::chunk::by_shard;
+use crate::dedup::Recalled;
 use crate::definition::kept_from;
 use crate::error::RunError;
 use crate::progress::Progress;
 use crate::service::{Exported, SpeedLayer};
-use crate::shard::by_shard;
 use crate::source::Source;
 
 pub use compare::Difference;
 use compare::{Comparison, Keys};
+
+/// Kinds of audit, as reports and manifests name them.
+const SPEED_LAYER: &str = "speed layer";
+const SECOND_FOLD: &str = "second fold";
 
 /// What an audit needs.
 pub(crate) struct Audit {
@@ -38,11 +48,23 @@ pub(crate) struct Audit {
     /// The version before.
     pub(crate) parent: Option<Manifest>,
     pub(crate) speed: Option<SpeedLayer>,
-    /// The raw events, a source for each partition.
+    pub(crate) evidence: Evidence,
+    pub(crate) progress: Arc<dyn Progress>,
+}
+
+/// What a version was computed from.
+#[derive(Default)]
+pub(crate) struct Evidence {
+    /// The raw events that were read, a source for each partition.
     pub(crate) sources: Vec<Source>,
+    /// Every archived segment.
+    pub(crate) segments: Arc<[SegmentMeta]>,
     /// Keys that the speed layer counted a late duplicate for.
     pub(crate) touched_keys: BTreeSet<String>,
-    pub(crate) progress: Arc<dyn Progress>,
+    /// For each partition, rows that were removed for others that were not read.
+    pub(crate) recalled: Vec<Vec<Recalled>>,
+    /// The version that it was built upon; without one, `sources` have all events.
+    pub(crate) base: Option<Arc<OpenView>>,
 }
 
 /// A passed audit.
@@ -60,13 +82,17 @@ impl Audit {
     /// # Errors
     /// [`RunError::Audit`] names the first keys that differ; a damaged file is named too.
     pub(crate) async fn run(self) -> Result<Audited, RunError> {
-        let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
+        let base = self.evidence.base.as_deref();
+        let new = OpenView::open_after(&self.store, self.candidate.clone(), &no_cache(), base).await?;
+        if let Some(base) = base {
+            return self.increment(&new, base).await;
+        }
         let fallback_reason = match self.against_speed_layer(&new).await? {
             Ok(audited) => return Ok(audited),
             Err(reason) => reason,
         };
         let comparison = self.against_second_fold(&new, Keys::AllBut(BTreeSet::new())).await?;
-        finish(comparison, "second fold", 0, Some(fallback_reason))
+        finish(comparison, SECOND_FOLD, 0, Some(fallback_reason))
     }
 
     /// Compares a version that is published already with a second fold of the raw events: for all keys, or for those whose first
@@ -77,15 +103,15 @@ impl Audit {
     pub(crate) async fn again(self, first: Option<String>) -> Result<Audited, RunError> {
         let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
         let keys = first.map_or(Keys::AllBut(BTreeSet::new()), Keys::Beginning);
-        finish(self.against_second_fold(&new, keys).await?, "second fold", 0, None)
+        finish(self.against_second_fold(&new, keys).await?, SECOND_FOLD, 0, None)
     }
 
     /// Compares with a fold of the raw events that shares little with the first.
     async fn against_second_fold(&self, new: &OpenView, keys: Keys) -> Result<Comparison<'_>, RunError> {
         let mut comparison = self.comparison(keys)?;
         let mut expected = Spread::new(&self.definition, new.shards());
-        for (shard, source) in (0..).zip(&self.sources) {
-            let states = second::fold(source, &self.definition, &comparison.keys).await?;
+        for (shard, source) in (0..).zip(&self.evidence.sources) {
+            let states = second::fold(source, &self.definition, &comparison.keys, &HashSet::new()).await?;
             if let Some(expected) = expected.take(states)? {
                 comparison.shard(shard, new.scan(shard)?, None, expected, None).await?;
             }
@@ -110,15 +136,14 @@ impl Audit {
         }
         let old = match OpenView::open(&self.store, parent.clone(), &no_cache()).await {
             Ok(old) => old,
-            Err(
-                e @ (StoreError::NotFound { .. } | StoreError::Checksum { .. } | StoreError::Corrupt { .. } | StoreError::Parquet { .. }),
-            ) => {
+            Err(e) if e.is_damage() => {
                 warn!(version = parent.version, error = %e, "the version before is damaged; auditing against a second fold");
                 return Ok(Err(format!("the version before is damaged: {e}")));
             }
             Err(e) => return Err(e.into()),
         };
-        let mut comparison = self.comparison(Keys::AllBut(self.touched_keys.clone()))?;
+        let touched_keys = &self.evidence.touched_keys;
+        let mut comparison = self.comparison(Keys::AllBut(touched_keys.clone()))?;
         let mut deltas = Spread::new(&self.definition, new.shards());
         for shard in 0..new.shards() {
             let delta = match self.export(speed.clone(), parent, shard).await? {
@@ -135,11 +160,11 @@ impl Audit {
         for (shard, delta) in deltas.merged()? {
             comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
         }
-        if !self.touched_keys.is_empty() {
-            let refolded = self.against_second_fold(new, Keys::Only(self.touched_keys.clone())).await?;
+        if !touched_keys.is_empty() {
+            let refolded = self.against_second_fold(new, Keys::Only(touched_keys.clone())).await?;
             comparison.differences.extend(refolded.differences);
         }
-        finish(comparison, "speed layer", self.touched_keys.len() as i64, None).map(Ok)
+        finish(comparison, SPEED_LAYER, touched_keys.len() as i64, None).map(Ok)
     }
 
     fn comparison(&self, keys: Keys) -> Result<Comparison<'_>, RunError> {

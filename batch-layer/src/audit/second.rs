@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{BooleanArray, RecordBatch, StringArray};
+use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use futures::TryStreamExt;
 use views::Definition;
 use views::fold;
+use views::schema::OFFSET;
 
 use super::compare::Keys;
 use crate::error::RunError;
@@ -18,15 +19,15 @@ use crate::folding::failed_on;
 use crate::progress::Stage;
 use crate::source::{Source, column};
 
-/// The states of one partition, each key and bucket once, in order; of some keys.
-pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys) -> Result<RecordBatch, RunError> {
+/// The states of one partition, each key and bucket once, in order; of some keys. Events at the offsets `left_out` are not folded.
+pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys, left_out: &HashSet<i64>) -> Result<RecordBatch, RunError> {
     let partition = source.partition;
     let mut seen = HashSet::new();
     let mut tree = Tree { definition, levels: Vec::new() };
     let mut batches = source.batches(Stage::Audit);
     while let Some(batch) = batches.try_next().await? {
         // A repeated identity may come with another key, so nothing is left out before.
-        let mut firsts = source.columns.widen(&first_seen(&batch, &mut seen));
+        let mut firsts = source.columns.widen(&first_seen(&batch, &mut seen, left_out));
         if keys.are_only_some() {
             firsts = of_keys(definition, &firsts, keys).map_err(|source| RunError::Fold { partition, source })?;
         }
@@ -43,11 +44,13 @@ fn of_keys(definition: &Definition, events: &RecordBatch, keys: &Keys) -> Result
 }
 
 /// The rows whose identity was not seen before. Offsets ascend, so the first one seen is the lowest.
-fn first_seen(batch: &RecordBatch, seen: &mut HashSet<[u8; 16]>) -> RecordBatch {
+fn first_seen(batch: &RecordBatch, seen: &mut HashSet<[u8; 16]>, left_out: &HashSet<i64>) -> RecordBatch {
     let users = column::<StringArray>(batch, "user_id");
     let events = column::<StringArray>(batch, "event_id");
-    let is_first: BooleanArray =
-        (0..batch.num_rows()).map(|row| Some(seen.insert(identity(users.value(row), events.value(row))))).collect();
+    let offsets = column::<Int64Array>(batch, OFFSET);
+    let is_first: BooleanArray = (0..batch.num_rows())
+        .map(|row| Some(seen.insert(identity(users.value(row), events.value(row))) && !left_out.contains(&offsets.value(row))))
+        .collect();
     filter_record_batch(batch, &is_first).expect("the mask has an entry for each row")
 }
 

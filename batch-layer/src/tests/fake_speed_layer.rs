@@ -69,10 +69,11 @@ impl RealtimeViewService for FakeSpeedLayer {
         let definition = Definition::parse(self.sql, &schema()).unwrap();
         assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
         let events = &log[request.partition as usize][request.start_offset as usize..request.end_offset as usize];
-        let position = Position { partition: request.partition, offset: 0, append_time_us: 0, content_hash: 0 };
-        let (first, second) = events.split_at(events.len() / 2);
-        let message = |events: &[Event]| {
-            let states = fold::partial(&definition, &to_batch(events.iter().map(|event| (event, position)), &schema())).unwrap();
+        let position = |offset| Position { partition: request.partition, offset, append_time_us: 0, content_hash: 0 };
+        let placed: Vec<_> = events.iter().zip((request.start_offset..).map(position)).collect();
+        let (first, second) = placed.split_at(placed.len() / 2);
+        let message = |events: &[(&Event, Position)]| {
+            let states = fold::partial(&definition, &to_batch(events.iter().copied(), &schema())).unwrap();
             Ok(ExportStatesResponse { states: wire::encode(&[states]).unwrap().into() })
         };
         let messages: Vec<_> = [first, second].into_iter().filter(|events| !events.is_empty()).map(message).collect();

@@ -4,6 +4,7 @@ mod audit;
 mod collect;
 mod fake_speed_layer;
 mod faults;
+mod incremental;
 mod old_segments;
 mod other_keys;
 mod recompute;
@@ -149,6 +150,7 @@ impl Master {
             partitions: PARTITIONS,
             memory_limit_bytes: 1 << 30,
             threads: NonZeroUsize::MIN,
+            incremental: false,
             force: false,
             spill_dir: None,
             lease_ttl: Duration::from_secs(30),

@@ -67,8 +67,14 @@ impl Progress for Rival {
         if stage != Stage::Audit || self.done.swap(true, Ordering::SeqCst) {
             return;
         }
-        let file =
-            ViewFile { path: "views/user_stats/v1-rival/part-00000.parquet".into(), shard: 0, rows: 0, bytes: 0, blake3: String::new() };
+        let file = ViewFile {
+            path: "views/user_stats/v1-rival/part-00000.parquet".into(),
+            shard: 0,
+            layer: 0,
+            rows: 0,
+            bytes: 0,
+            blake3: String::new(),
+        };
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             view: view(),
@@ -78,6 +84,7 @@ impl Progress for Rival {
             created_time: String::new(),
             log_id: String::new(),
             boundary: vec![0],
+            imports: vec![],
             boundary_records: vec![],
             lease: 0,
             fingerprint: String::new(),

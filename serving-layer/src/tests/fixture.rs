@@ -130,6 +130,7 @@ pub(super) async fn publish(store: &Store, definition: &Definition, version: i64
         created_time: "2026-11-21T02:00:00Z".to_owned(),
         log_id: LOG_ID.to_owned(),
         boundary: vec![end],
+        imports: vec![],
         boundary_records: vec![],
         lease: 0,
         fingerprint: definition.fingerprint().to_owned(),

@@ -92,6 +92,7 @@ impl Rig {
             created_time: String::new(),
             log_id: layer.realtime.log_id.to_string(),
             boundary: vec![boundary],
+            imports: vec![],
             boundary_records: vec![last.unwrap_or_default()],
             lease: 0,
             fingerprint: definition.fingerprint().to_owned(),
@@ -103,7 +104,7 @@ impl Rig {
             late_duplicate_count: 0,
             conflict_count: 0,
             engine: String::new(),
-            files: vec![ViewFile { path: "views/none".to_owned(), shard: 0, rows: 0, bytes: 0, blake3: String::new() }],
+            files: vec![ViewFile { path: "views/none".to_owned(), shard: 0, layer: 0, rows: 0, bytes: 0, blake3: String::new() }],
             audit: None,
         };
         let outcome = Manifests::new(self.store.clone(), view).publish(&manifest).await.unwrap();

@@ -1,6 +1,7 @@
 //! One file of a batch view, opened: its footer, and which keys each of its blocks holds.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
@@ -23,6 +24,9 @@ const SCAN_BATCH_ROWS: usize = 8192;
 #[derive(Debug)]
 pub(super) struct BlockFile {
     pub(super) path: ObjectPath,
+    /// What it was compared with.
+    pub(super) expected: ViewFile,
+    pub(super) cache_name: Arc<str>,
     reader: ObjectReader,
     footer: ArrowReaderMetadata,
     blocks: Vec<Block>,
@@ -53,7 +57,7 @@ impl BlockFile {
             return Err(damaged(format!("it has {rows} rows where its manifest says {}", expected.rows)));
         }
         let blocks = blocks_of(footer.metadata()).ok_or_else(|| damaged("its page index does not hold the keys".to_owned()))?;
-        Ok(Self { path, reader, footer, blocks })
+        Ok(Self { cache_name: format!("{path} {}", expected.blake3).into(), expected: expected.clone(), path, reader, footer, blocks })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {

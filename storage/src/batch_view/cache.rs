@@ -7,11 +7,11 @@ use moka::future::Cache;
 
 use crate::store::StoreError;
 
-/// Which block: a version's folder, which names view, version and run id, then the shard and the block in its file.
+/// Which block of which file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BlockId {
-    pub(super) version: Arc<str>,
-    pub(super) shard: u32,
+    /// Path and BLAKE3 of the file, so that versions which share a file share its blocks, and no others.
+    pub(super) file: Arc<str>,
     pub(super) block: u32,
 }
 

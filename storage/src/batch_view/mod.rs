@@ -8,16 +8,21 @@
 //! and saved one percent over the delta encodings), and the page index holds the keys untruncated. A *block* is the rows
 //! of one page of the key column.
 //!
+//! A shard may have several files, its layers: a row of a higher one stands in the place of the row of the same key and bucket below
+//! it, so that a version can be built upon another one and share its files.
+//!
 //! # Consistency
 //! Files are immutable, and exist only if a manifest names them. [`OpenView::open`] compares every byte with the manifest before
-//! the first answer. Blocks are cached under version and run id, so versions never mix.
+//! the first answer. Blocks are cached under the path and the BLAKE3 of their file.
 //!
 //! # What a crash leaves behind
 //! Files that no manifest names. A collector removes them.
 
 mod blocks;
 mod cache;
+mod layers;
 mod open;
+mod windows;
 mod writer;
 
 #[cfg(test)]
@@ -25,7 +30,9 @@ mod tests;
 
 pub use blocks::verify_file;
 pub use cache::BlockCache;
+pub(crate) use layers::Layers;
 pub use open::OpenView;
+pub use windows::{States, Windows, overlaid};
 pub use writer::ViewWriter;
 
 use arrow::datatypes::{DataType, Schema, TimeUnit};

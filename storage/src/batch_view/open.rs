@@ -1,15 +1,15 @@
 //! A published version, open for reading.
 
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::stream::BoxStream;
 
-use super::BLOCK_ROWS;
-use super::blocks::{BlockFile, keys};
-use super::cache::{BlockCache, BlockId};
+use super::blocks::BlockFile;
+use super::cache::BlockCache;
+use super::layers::Layers;
+use super::windows::States;
 use crate::manifest::Manifest;
 use crate::store::{Store, StoreError};
 
@@ -17,9 +17,7 @@ use crate::store::{Store, StoreError};
 #[derive(Debug)]
 pub struct OpenView {
     manifest: Manifest,
-    files: Vec<BlockFile>,
-    cache: BlockCache,
-    cache_name: Arc<str>,
+    shards: Vec<Layers>,
 }
 
 impl OpenView {
@@ -30,19 +28,34 @@ impl OpenView {
     /// Naming the file: [`StoreError::NotFound`], [`StoreError::Checksum`], [`StoreError::Corrupt`] if it contradicts the
     /// manifest or the other files.
     pub async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, StoreError> {
+        Self::open_after(store, manifest, cache, None).await
+    }
+
+    /// [`Self::open`], but for the files that `before` has open too: they were compared then, and are not read again.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_after(store: &Store, manifest: Manifest, cache: &BlockCache, before: Option<&Self>) -> Result<Self, StoreError> {
         if let Some(reason) = manifest.contradiction() {
             return Err(StoreError::corrupt(&manifest.path(), reason));
         }
-        let mut files: Vec<BlockFile> = Vec::with_capacity(manifest.files.len());
+        let opened = before.into_iter().flat_map(|before| before.shards.iter().flat_map(Layers::files));
+        let opened: HashMap<&str, &Arc<BlockFile>> = opened.map(|file| (file.expected.path.as_str(), file)).collect();
+        let mut shards: Vec<Layers> = Vec::with_capacity(manifest.shards() as usize);
         for expected in &manifest.files {
-            let file = BlockFile::open(store, expected).await?;
-            if files.first().is_some_and(|first| first.schema() != file.schema()) {
+            let file = match opened.get(expected.path.as_str()) {
+                Some(file) if file.expected.is_same_file(expected) => Arc::clone(file),
+                _ => Arc::new(BlockFile::open(store, expected).await?),
+            };
+            if shards.first().is_some_and(|first| first.schema() != file.schema()) {
                 return Err(StoreError::corrupt(&file.path, "its columns are not those of the view's other files"));
             }
-            files.push(file);
+            match (expected.layer, shards.last_mut()) {
+                (1.., Some(shard)) => shard.push(file),
+                _ => shards.push(Layers::new(file, cache)),
+            }
         }
-        let cache_name = format!("{}/v{}-{}", manifest.view, manifest.version, manifest.run_id).into();
-        Ok(Self { manifest, files, cache: cache.clone(), cache_name })
+        Ok(Self { manifest, shards })
     }
 
     /// The manifest it was opened from.
@@ -54,13 +67,13 @@ impl OpenView {
     /// Number of shards: a key's rows are in shard `views::shard_of_key(key, shards)`.
     #[must_use]
     pub fn shards(&self) -> u32 {
-        self.files.len() as u32
+        self.shards.len() as u32
     }
 
     /// Columns of the rows: key, bucket, states.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
-        self.files[0].schema()
+        self.shards[0].schema()
     }
 
     /// The state rows of `key`, in order of their buckets, as slices of decoded blocks; none if the view does not have the key
@@ -72,7 +85,7 @@ impl OpenView {
     /// # Panics
     /// If there is no such shard.
     pub async fn rows(&self, shard: u32, key: &str) -> Result<Vec<RecordBatch>, StoreError> {
-        self.rows_in(shard, self.files[shard as usize].blocks_with(key), |found| found == key, |found| found < key).await
+        self.shards[shard as usize].rows(key).await
     }
 
     /// The state rows of all keys of a shard that begin with `prefix`, in order of key and bucket; see [`Self::rows`].
@@ -83,8 +96,7 @@ impl OpenView {
     /// # Panics
     /// If there is no such shard.
     pub async fn rows_beginning(&self, shard: u32, prefix: &str) -> Result<Vec<RecordBatch>, StoreError> {
-        let blocks = self.files[shard as usize].blocks_beginning(prefix);
-        self.rows_in(shard, blocks, |found| found.starts_with(prefix), |found| found < prefix).await
+        self.shards[shard as usize].rows_beginning(prefix).await
     }
 
     /// How many rows of a shard may be those of keys that begin with `prefix`, or a few less.
@@ -93,35 +105,7 @@ impl OpenView {
     /// If there is no such shard.
     #[must_use]
     pub fn most_rows_beginning(&self, shard: u32, prefix: &str) -> usize {
-        self.files[shard as usize].blocks_beginning(prefix).len() * BLOCK_ROWS
-    }
-
-    async fn rows_in(
-        &self,
-        shard: u32,
-        blocks: Range<usize>,
-        wanted: impl Fn(&str) -> bool,
-        before: impl Fn(&str) -> bool,
-    ) -> Result<Vec<RecordBatch>, StoreError> {
-        let mut found = Vec::new();
-        for block in blocks {
-            let rows = self.block(shard, block).await?;
-            let keys = keys(&rows);
-            let start = partition_point(rows.num_rows(), |row| before(keys.value(row)));
-            let end = partition_point(rows.num_rows(), |row| before(keys.value(row)) || wanted(keys.value(row)));
-            if start < end {
-                found.push(rows.slice(start, end - start));
-            }
-        }
-        Ok(found)
-    }
-
-    async fn block(&self, shard: u32, block: usize) -> Result<RecordBatch, StoreError> {
-        let file = &self.files[shard as usize];
-        let block_number = u32::try_from(block).expect("a file has fewer than 2^32 blocks");
-        let id = BlockId { version: Arc::clone(&self.cache_name), shard, block: block_number };
-        let read = self.cache.get_or_read(id, Box::pin(file.read(block))).await;
-        read.map_err(|source| StoreError::Block { path: file.path.to_string(), source })
+        self.shards[shard as usize].most_rows_beginning(prefix)
     }
 
     /// All rows of a shard in order of key and bucket, past the cache.
@@ -131,17 +115,18 @@ impl OpenView {
     ///
     /// # Panics
     /// If there is no such shard.
-    pub fn scan(&self, shard: u32) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
-        self.files[shard as usize].scan()
+    pub fn scan(&self, shard: u32) -> Result<States<StoreError>, StoreError> {
+        self.scan_above(shard, 0)
     }
-}
 
-/// The first of `0..rows` that is not `before`, where all that are come first.
-fn partition_point(rows: usize, before: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, rows);
-    while low < high {
-        let middle = low.midpoint(high);
-        if before(middle) { low = middle + 1 } else { high = middle }
+    /// The rows of a shard's layers from `lowest` on, as [`Self::scan`].
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    ///
+    /// # Panics
+    /// If there is no such layer in the shard.
+    pub fn scan_above(&self, shard: u32, lowest: u32) -> Result<States<StoreError>, StoreError> {
+        self.shards[shard as usize].scan_above(lowest)
     }
-    low
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray,
     StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::compute::concat_batches;
@@ -86,7 +86,7 @@ fn file_path(shard: u32) -> ViewFilePath {
 }
 
 async fn write(store: &Store, shard: u32, shape: Shape, batches: &[RecordBatch]) -> ViewFile {
-    let mut writer = ViewWriter::with_shape(store, &file_path(shard), schema(), shard, shape).await.unwrap();
+    let mut writer = ViewWriter::with_shape(store, file_path(shard).path(), schema(), shard, shape).await.unwrap();
     for batch in batches {
         writer.write(batch).unwrap();
     }
@@ -103,6 +103,7 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         created_time: String::new(),
         log_id: String::new(),
         boundary: vec![],
+        imports: vec![],
         boundary_records: vec![],
         lease: 0,
         fingerprint: String::new(),
@@ -247,6 +248,59 @@ async fn wrong_manifest() {
     }
     let failed = open(Manifest { row_count: 1, ..manifest(vec![file]) }).await;
     assert!(failed.to_string().contains("row_count"), "{failed}");
+}
+
+/// Proves that a row of a higher layer stands in the place of the one below it, whether it is asked for by key, by prefix or in a scan,
+/// that every other row stays, and that a version opened after another one does not read their common file again.
+#[tokio::test]
+async fn layers() {
+    let store = memory();
+    let cache = BlockCache::new(64 << 20);
+    let lowest = states(&rows());
+    // Of the upper layer: a key more, a bucket more of a key that is there, and another row in the place of one.
+    let changed = [
+        ("user-000".to_owned(), None),
+        ("user-030".to_owned(), Some(5 * 86_400_000_000)),
+        ("user-030".to_owned(), Some(1)),
+        ("user-9".to_owned(), None),
+    ];
+    let mut changed = changed.to_vec();
+    changed.sort();
+    let upper = {
+        let shifted: Vec<_> = std::iter::repeat_n(("".to_owned(), None), 50).chain(changed.clone()).collect();
+        states(&shifted).slice(50, changed.len())
+    };
+    let bottom = write(&store, 0, SMALL, std::slice::from_ref(&lowest)).await;
+    let mut writer = ViewWriter::create_at(&store, ObjectPath::from("views/v/upper.parquet"), schema()).await.unwrap();
+    writer.write(&upper).unwrap();
+    let top = ViewFile { layer: 1, ..writer.finish().await.unwrap() };
+    let row_count = bottom.rows + 2;
+    let before = OpenView::open(&store, manifest(vec![bottom.clone()]), &cache).await.unwrap();
+    let path = ObjectPath::from(bottom.path.as_str());
+    let bytes = store.get(&path).await.unwrap();
+    store.delete(&path).await.unwrap();
+    let layered = Manifest { row_count, ..manifest(vec![bottom, top]) };
+    assert!(OpenView::open(&store, layered.clone(), &cache).await.is_err());
+    let view = OpenView::open_after(&store, layered, &cache, Some(&before)).await.unwrap();
+    store.put_durable(&path, bytes).await.unwrap();
+
+    let place = |rows: &RecordBatch, row: usize| {
+        let buckets = rows.column(1).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+        (rows.column(0).as_string::<i32>().value(row).to_owned(), buckets.is_valid(row).then(|| buckets.value(row)))
+    };
+    let mut expected = std::collections::BTreeMap::new();
+    for rows in [&lowest, &upper] {
+        expected.extend((0..rows.num_rows()).map(|row| (place(rows, row), rows.slice(row, 1))));
+    }
+    assert_eq!(expected.len() as i64, row_count);
+    for key in ["user-000", "user-001", "user-030", "user-9", "user-99"] {
+        let rows: Vec<_> = expected.iter().filter(|((of, _), _)| of == key).map(|(_, row)| row).collect();
+        let found = concat_batches(&schema(), &view.rows(0, key).await.unwrap()).unwrap();
+        assert_eq!(found, concat_batches(&schema(), rows).unwrap(), "{key}");
+    }
+    let rows: Vec<_> = expected.iter().filter(|((of, _), _)| of.starts_with("user-03")).map(|(_, row)| row).collect();
+    let found = concat_batches(&schema(), &view.rows_beginning(0, "user-03").await.unwrap()).unwrap();
+    assert_eq!(found, concat_batches(&schema(), rows).unwrap());
 }
 
 /// Proves that a block which cannot be read any more is an error, not an empty answer, that the failure is not kept, and that

@@ -48,18 +48,22 @@ impl ViewWriter {
     /// # Panics
     /// If the first two columns are not a key and a bucket.
     pub async fn create(store: &Store, path: &ViewFilePath, schema: SchemaRef, shard: u32) -> Result<Self, StoreError> {
-        Self::with_shape(store, path, schema, shard, Shape::DEFAULT).await
+        Self::with_shape(store, path.path(), schema, shard, Shape::DEFAULT).await
+    }
+
+    /// [`Self::create`] for a file of states that is no view's.
+    pub(crate) async fn create_at(store: &Store, path: ObjectPath, schema: SchemaRef) -> Result<Self, StoreError> {
+        Self::with_shape(store, path, schema, 0, Shape::DEFAULT).await
     }
 
     pub(super) async fn with_shape(
         store: &Store,
-        path: &ViewFilePath,
+        path: ObjectPath,
         schema: SchemaRef,
         shard: u32,
         shape: Shape,
     ) -> Result<Self, StoreError> {
         assert_eq!(check_schema(&schema), Ok(()), "a view's file begins with key and bucket");
-        let path = path.path();
         let properties = properties(&schema, shape).map_err(|e| StoreError::parquet(&path, e))?;
         let object = store.create(&path).await?;
         let writer = ArrowWriter::try_new(object, schema, Some(properties)).map_err(|e| StoreError::parquet(&path, e))?;
@@ -110,7 +114,7 @@ impl ViewWriter {
         self.last = before.map(|(key, bucket)| (key.to_owned(), bucket));
     }
 
-    /// Ends the file and makes it durable. The answer goes into the manifest.
+    /// Ends the file and makes it durable. The answer, which says that it is the shard's lowest, goes into the manifest.
     ///
     /// # Errors
     /// The disk's.
@@ -118,7 +122,7 @@ impl ViewWriter {
         let Self { path, shard, writer, rows, .. } = self;
         let object = blocking(move || writer.into_inner()).await.map_err(|e| StoreError::parquet(&path, e))?;
         let info = object.finish().await?;
-        Ok(ViewFile { path: path.to_string(), shard, rows, bytes: info.bytes, blake3: info.blake3 })
+        Ok(ViewFile { path: path.to_string(), shard, layer: 0, rows, bytes: info.bytes, blake3: info.blake3 })
     }
 }
 

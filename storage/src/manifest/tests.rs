@@ -22,6 +22,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         created_time: "2026-11-21T02:00:00Z".to_owned(),
         log_id: "00112233445566778899aabbccddeeff".to_owned(),
         boundary: vec![100_000, 0],
+        imports: vec![],
         boundary_records: vec!["cd".repeat(32), String::new()],
         lease: 5,
         fingerprint: "f1".to_owned(),
@@ -36,6 +37,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         files: vec![ViewFile {
             path: format!("views/user_stats/v{version}-{run_id}/part-00000.parquet"),
             shard: 0,
+            layer: 0,
             rows: 7,
             bytes: 1234,
             blake3: "ab".repeat(32),
@@ -104,6 +106,33 @@ fn frozen_bytes() {
     assert_eq!(decode::<Manifest>(&path, expected.as_bytes(), FORMATS).unwrap(), manifest(42, "r1"));
 }
 
+/// Proves that layers and imports are written in format 4 and nothing else is, so that older programs read what they can, and that files
+/// and imports out of order are refused.
+#[test]
+fn layers_and_imports() {
+    let plain = manifest(42, "r1");
+    let file = |shard, layer| ViewFile { shard, layer, ..plain.files[0].clone() };
+    let of = |files: &[(u32, u32)]| Manifest { files: files.iter().map(|(shard, layer)| file(*shard, *layer)).collect(), ..plain.clone() };
+    let layered = of(&[(0, 0), (0, 1), (1, 0)]).in_its_format();
+    assert_eq!((layered.format_version, layered.contradiction(), layered.shards(), layered.layers(0).count()), (4, None, 2, 2));
+    let written = String::from_utf8(encode(&layered)).unwrap();
+    assert_eq!(written.matches("\"shard\": 0,\n      \"layer\": 1,\n      \"rows\": 7").count(), 1);
+    assert_eq!(written.matches("layer").count(), 1);
+    assert_eq!(decode::<Manifest>(&ObjectPath::from("x"), written.as_bytes(), FORMATS).unwrap(), layered);
+    let importing = Manifest { imports: vec![1, 3], ..plain.clone() }.in_its_format();
+    assert_eq!((importing.format_version, importing.contradiction()), (4, None));
+    assert!(String::from_utf8(encode(&importing)).unwrap().contains("\"imports\": [\n    1,\n    3\n  ],\n  \"boundary_records\""));
+    assert_eq!(Manifest { as_of: Some(1), ..plain.clone() }.in_its_format().format_version, 3);
+    for wrong in [of(&[(0, 1)]), of(&[(0, 0), (0, 2)]), of(&[(0, 0), (1, 1)]), of(&[(0, 0), (0, 0)]), of(&[(0, 0), (0, 1), (0, 1)])] {
+        assert!(wrong.contradiction().is_some_and(|said| said.contains("layers in order")), "{:?}", wrong.files);
+    }
+    for imports in [vec![0], vec![2, 2], vec![3, 1]] {
+        assert!(Manifest { imports, ..plain.clone() }.contradiction().is_some_and(|said| said.contains("imports")));
+    }
+    // More rows than all files have, where some lie under others; not just as many, where none do.
+    assert!(Manifest { row_count: 22, ..layered }.contradiction().is_some());
+}
+
 /// Proves that no flipped bit of a manifest goes unnoticed, and that the file is named.
 #[test]
 fn every_bit() {
@@ -153,7 +182,7 @@ async fn refused() {
     let manifests = manifests();
     let plain = String::from_utf8(encode(&manifest(1, "r1"))).unwrap();
     for (from, to, said) in [
-        ("\"format_version\": 2", "\"format_version\": 4, \"new_field\": 0", "has format 4"),
+        ("\"format_version\": 2", "\"format_version\": 5, \"new_field\": 0", "has format 5"),
         ("\"event_count\": 198999", "\"event_count\": 198998", "BLAKE3"),
         ("\"checksum\"", "\"checksun\"", "checksum"),
     ] {

@@ -154,6 +154,12 @@ impl StoreError {
         }
     }
 
+    /// Whether an object is missing or not what it should be.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Checksum { .. } | Self::Corrupt { .. } | Self::Parquet { .. })
+    }
+
     /// Whether the same call may succeed a moment later. A failing local disk never counts as such.
     #[must_use]
     pub fn is_transient(&self) -> bool {

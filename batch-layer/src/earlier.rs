@@ -1,0 +1,135 @@
+//! What came before the events that a run reads, if it does not read all: the index of identities, brought up to the boundary.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use futures::{StreamExt, TryStreamExt, stream};
+use storage::batch_view::{BlockCache, States};
+use storage::identities::{self, Identities, IdentitiesMeta};
+use storage::master::{self, SegmentMeta};
+use storage::paths::IdentitiesPath;
+use storage::store::{Store, StoreError};
+use tracing::info;
+use views::key;
+use views::schema::{CONTENT_HASH, OFFSET};
+
+use crate::error::RunError;
+use crate::progress::{Silent, Stage};
+use crate::run::on_blocking_thread;
+use crate::sort::{SortBounds, Sorted};
+use crate::source::{EventColumns, Source, column};
+
+/// A file is taken into the one above it unless it covers more than so many times its offsets.
+const CARRY: i64 = 4;
+/// Decoded blocks of the index that are kept, bytes: the events come in the order of its keys.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// Everything that the index is made from.
+#[derive(Clone)]
+pub(crate) struct Index {
+    pub(crate) store: Store,
+    pub(crate) columns: Arc<EventColumns>,
+    pub(crate) segments: Arc<[SegmentMeta]>,
+    pub(crate) bounds: SortBounds,
+}
+
+impl Index {
+    /// Brings the index of every partition up to `boundary` and opens it. The first time that reads the ids of all events; from then
+    /// on, of those that came since.
+    pub(crate) async fn open(&self, boundary: &[i64], threads: usize) -> Result<Vec<Arc<Identities>>, RunError> {
+        let files: Arc<[IdentitiesMeta]> = identities::list(&self.store).await?.into();
+        let open = |(partition, end): (u32, i64)| {
+            let (index, files) = (self.clone(), Arc::clone(&files));
+            on_blocking_thread(async move { index.open_partition(&files, partition, end).await.map(Arc::new) })
+        };
+        let boundary: Vec<_> = (0..).zip(boundary.iter().copied()).collect();
+        stream::iter(boundary).map(open).buffered(threads).try_collect().await
+    }
+
+    async fn open_partition(&self, files: &[IdentitiesMeta], partition: u32, end: i64) -> Result<Identities, RunError> {
+        let mut chain = identities::chain(files, partition);
+        let edge = chain.last().map_or(0, |last| last.path.end);
+        if edge < end {
+            let mut start = edge;
+            let mut stay = chain.len();
+            while stay > 0 && chain[stay - 1].path.end - chain[stay - 1].path.start <= CARRY * (end - start) {
+                stay -= 1;
+                start = chain[stay].path.start;
+            }
+            let path = IdentitiesPath { partition, start, end };
+            let taken_in = chain.split_off(stay);
+            let written = Box::pin(identities::write(&self.store, &path, &taken_in, self.firsts(partition, edge, end)?)).await?;
+            info!(partition, from = edge, to = end, files = chain.len() + 1, "brought the index of identities up to the boundary");
+            chain.push(written);
+        }
+        Ok(Identities::open(&self.store, &chain, &BlockCache::new(CACHE_BYTES)).await?)
+    }
+
+    /// The identities of the events `[start, end)`, in order, each once.
+    fn firsts(&self, partition: u32, start: i64, end: i64) -> Result<States<RunError>, RunError> {
+        let segments = master::chain(&self.segments, partition, start..end)?;
+        let source = Source {
+            store: self.store.clone(),
+            columns: Arc::clone(&self.columns),
+            partition,
+            last: segments.last().cloned(),
+            segments,
+            progress: Arc::new(Silent),
+        };
+        let sorted = Sorted::events(&source, &self.bounds)?;
+        let next = |(mut sorted, mut last): (Sorted, String)| async move {
+            let Some(rows) = sorted.next().await? else { return Ok(None) };
+            let firsts = first_of_each(&rows, &mut last);
+            Ok(Some((firsts, (sorted, last))))
+        };
+        Ok(stream::try_unfold((sorted, String::new()), next).boxed())
+    }
+}
+
+/// The rows of sorted events whose identity is not that of the row before, as the index has them.
+fn first_of_each(rows: &RecordBatch, last: &mut String) -> RecordBatch {
+    let users = column::<StringArray>(rows, "user_id");
+    let events = column::<StringArray>(rows, "event_id");
+    let (offsets, hashes) = (column::<Int64Array>(rows, OFFSET), column::<Int64Array>(rows, CONTENT_HASH));
+    let mut firsts: (Vec<String>, Vec<i64>, Vec<i64>) = Default::default();
+    for row in 0..rows.num_rows() {
+        let identity = key::encode([Some(users.value(row)), Some(events.value(row))]);
+        if identity != *last {
+            last.clone_from(&identity);
+            firsts.0.push(identity);
+            firsts.1.push(offsets.value(row));
+            firsts.2.push(hashes.value(row));
+        }
+    }
+    let (identities, offsets, hashes) = firsts;
+    let buckets = TimestampMicrosecondArray::new_null(identities.len()).with_timezone("+00:00");
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(StringArray::from(identities)),
+        Arc::new(buckets),
+        Arc::new(Int64Array::from(offsets)),
+        Arc::new(Int64Array::from(hashes)),
+    ];
+    RecordBatch::try_new(identities::schema(), columns).expect("the columns are those of the index")
+}
+
+/// The identities that events of one partition have in the master dataset, by their offsets: what the index is checked against.
+pub(crate) async fn identities_at(
+    of: &Source,
+    segments: &[SegmentMeta],
+    offsets: &BTreeSet<i64>,
+) -> Result<HashMap<i64, (String, String)>, StoreError> {
+    let mut found = HashMap::new();
+    let holds = |segment: &&SegmentMeta| segment.path.partition == of.partition && offsets.range(segment.path.range()).next().is_some();
+    for segment in segments.iter().filter(holds) {
+        let source = Source { segments: vec![segment.clone()], progress: Arc::new(Silent), ..of.clone() };
+        let mut batches = source.batches(Stage::Audit);
+        while let Some(batch) = batches.try_next().await? {
+            let places = column::<Int64Array>(&batch, OFFSET);
+            let text = |name, row| column::<StringArray>(&batch, name).value(row).to_owned();
+            let wanted = (0..batch.num_rows()).filter(|row| offsets.contains(&places.value(*row)));
+            found.extend(wanted.map(|row| (places.value(row), (text("user_id", row), text("event_id", row)))));
+        }
+    }
+    Ok(found)
+}
