@@ -47,6 +47,8 @@ mod report;
 mod rollback;
 /// The handover, step by step.
 mod run;
+/// When a run is due.
+pub mod schedule;
 /// The speed layer, as a run meets it.
 mod service;
 /// Events → files of states.

@@ -1,26 +1,29 @@
 //! The command line of the batch layer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
 
-use std::collections::BTreeSet;
+mod runs;
+
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use batch_layer::progress::Terminal;
-use batch_layer::{Depth, RunError, RunOptions, RunOutcome, Verified, versions};
+use batch_layer::schedule::{self, Due, Timetable};
+use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
+use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
-use storage::config::{ByteSize, Config};
+use croner::Cron;
+use storage::config::{ByteSize, Config, Period};
 use storage::machine::{Machine, RealMachine};
-use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::Store;
-use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-const NOTHING_TO_DO: u8 = 99;
+use crate::runs::{RunFlags, Runs};
+
 const CONFIGURATION: u8 = 2;
 /// Stopped by a signal, as shells count it.
 const INTERRUPTED: u8 = 130;
@@ -46,24 +49,32 @@ struct Cli {
 enum Command {
     /// Recompute the views once and publish them
     Run {
-        /// Do not ask for a cut; take what is archived already
-        #[arg(long, conflicts_with = "speed_layer")]
-        no_speed_layer: bool,
-        /// Address of the speed layer, such as http://127.0.0.1:7401
-        #[arg(long, value_name = "URL")]
-        speed_layer: Option<String>,
-        /// Memory for sorting, such as 512MiB; what does not fit is spilled to disk
-        #[arg(long, value_name = "SIZE", value_parser = |text: &str| ByteSize::try_from(text.to_owned()))]
-        memory_limit: Option<ByteSize>,
-        /// Partitions recomputed at a time
-        #[arg(long, value_name = "N")]
-        threads: Option<NonZeroUsize>,
+        #[command(flatten)]
+        flags: RunFlags,
         /// Build upon the version before instead of recomputing from all events, where that can be: the same digest, for less work
         #[arg(long)]
         incremental: bool,
         /// Publish a new version though nothing has changed, say because the files of the last one are damaged
         #[arg(long)]
         force: bool,
+    },
+    /// Run whenever a run is due, until stopped: a missed one is caught up with, and none overlaps another
+    #[command(group = clap::ArgGroup::new("when").required(true).multiple(true).args(["cron", "every", "on_new_data"]))]
+    Schedule {
+        #[command(flatten)]
+        flags: RunFlags,
+        /// Recompute from all events at these times: minute, hour, day, month, weekday, such as "0 2 * * *"
+        #[arg(long, value_name = "EXPRESSION", value_parser = schedule::cron)]
+        cron: Option<Cron>,
+        /// The place whose clock the expression means, such as Europe/Berlin
+        #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "cron", value_parser = zone)]
+        zone: Tz,
+        /// Build upon the version before when there was no run for so long, such as 15m
+        #[arg(long, value_name = "TIME", value_parser = |text: &str| Period::try_from(text.to_owned()))]
+        every: Option<Period>,
+        /// Build upon the version before when so much archived data is covered by no version, such as 256MiB
+        #[arg(long, value_name = "SIZE", value_parser = |text: &str| ByteSize::try_from(text.to_owned()))]
+        on_new_data: Option<ByteSize>,
     },
     /// List the published versions, newest first
     Versions,
@@ -83,9 +94,6 @@ enum Command {
         #[arg(long, requires = "recompute", value_name = "TEXT")]
         key: Option<String>,
     },
-    /// (not built yet) Run at the times of a cron expression
-    #[command(disable_help_flag = true)]
-    Schedule(NotBuilt),
     /// (not built yet) Bring history into the master dataset
     #[command(disable_help_flag = true)]
     Import(NotBuilt),
@@ -123,9 +131,14 @@ async fn main() -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
+    let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store)) => outcome,
+        outcome = Box::pin(execute(cli, &config, &store, &at_work)) => outcome,
         () = stop_signal() => {
+            if is_schedule && !at_work.load(Ordering::Relaxed) {
+                eprintln!("batch-layer: stopped between two runs");
+                return ExitCode::SUCCESS;
+            }
             eprintln!("batch-layer: interrupted; nothing was published, and what was written is not part of any version");
             return ExitCode::from(INTERRUPTED);
         }
@@ -159,34 +172,17 @@ fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
 }
 
 /// Does what was asked; the answer is the exit code.
-async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8> {
+async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
-        Command::Run { no_speed_layer, speed_layer, memory_limit, threads, incremental, force } => {
-            let all = cli.view.is_none();
-            let (views, misnamed) = match cli.view {
-                Some(view) => (BTreeSet::from([view]), Vec::new()),
-                None => batch_layer::declared(&config.views.dir)?,
-            };
-            let failed = misnamed.first().map(RunError::exit_code);
-            misnamed.into_iter().for_each(|error| eprintln!("batch-layer: {:#}", anyhow::Error::new(error)));
-            if all {
-                let published = list_views(store).await?;
-                for view in published.difference(&views) {
-                    let newest = Manifests::new(store.clone(), view.clone()).latest().await?;
-                    if newest.is_some_and(|newest| !newest.withdrawn) {
-                        warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it, until batch-layer withdraw");
-                    }
-                }
-            }
-            let options = |view| {
-                let mut options = RunOptions { incremental, force, ..RunOptions::from_config(config, view) };
-                options.speed_layer = if no_speed_layer { None } else { speed_layer.clone().or(options.speed_layer) };
-                options.memory_limit_bytes = memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
-                options.threads = threads.unwrap_or(options.threads);
-                options
-            };
-            return Ok(run_all(views.into_iter().map(options), store, &config.store.url, failed).await);
+        Command::Run { flags, incremental, force } => {
+            let due = if incremental { Due::Incremental } else { Due::Full };
+            return Runs { config, store, flags, view: cli.view, at_work }.once(due, force).await;
+        }
+        Command::Schedule { flags, cron, zone, every, on_new_data } => {
+            let cron = cron.map(|cron| (cron, zone));
+            let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
+            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable).await;
         }
         Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
         Command::Withdraw { name } => {
@@ -206,7 +202,6 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
                 None => println!("no version yet"),
             }
         }
-        Command::Schedule(rest) => return Ok(not_built("schedule", &rest)),
         Command::Import(rest) => return Ok(not_built("import", &rest)),
         Command::Rollback { version, no_speed_layer, speed_layer } => {
             let mut options = RunOptions::from_config(config, one);
@@ -219,26 +214,9 @@ async fn execute(cli: Cli, config: &Config, store: &Store) -> anyhow::Result<u8>
     Ok(0)
 }
 
-/// Runs over one view after the other. One that fails does not keep the others from being published. The exit code is that of the
-/// first failure; without one it says whether anything was published.
-async fn run_all(runs: impl Iterator<Item = RunOptions>, store: &Store, url: &str, mut failed: Option<u8>) -> u8 {
-    let mut code = NOTHING_TO_DO;
-    for options in runs {
-        let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
-        info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, "batch run");
-        match batch_layer::run(&options, store, Arc::new(Terminal::default())).await {
-            Ok(RunOutcome::Published(report)) => {
-                println!("{report}");
-                code = 0;
-            }
-            Ok(RunOutcome::NothingToDo(reason)) => println!("nothing to do for {view}: {reason}"),
-            Err(error) => {
-                failed.get_or_insert(error.exit_code());
-                eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
-            }
-        }
-    }
-    failed.unwrap_or(code)
+/// The zone of an IANA name.
+fn zone(name: &str) -> Result<Tz, String> {
+    name.parse().map_err(|_| format!("\"{name}\" is not a time zone; write the IANA name, capitals included, such as Europe/Berlin"))
 }
 
 fn not_built(command: &str, rest: &NotBuilt) -> u8 {

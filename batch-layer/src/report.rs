@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, NaiveDateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -116,8 +117,17 @@ impl fmt::Display for RunReport {
     }
 }
 
+/// The time in a run's id.
+const RUN_TIME: &str = "%Y%m%dT%H%M%S%3fZ";
+
 /// A new run's id: it sorts by time, and no two are the same.
-pub(crate) fn new_run_id(now: chrono::DateTime<chrono::Utc>, random: u32) -> Id {
-    let id = format!("{}-{random:08x}", now.format("%Y%m%dT%H%M%S%3fZ"));
+pub(crate) fn new_run_id(now: DateTime<Utc>, random: u32) -> Id {
+    let id = format!("{}-{random:08x}", now.format(RUN_TIME));
     id.parse().expect("digits, letters and a hyphen")
+}
+
+/// When the run of that id began; `None` if it is not an id of ours.
+pub(crate) fn began(run_id: &str) -> Option<DateTime<Utc>> {
+    let (time, _) = run_id.split_once('-')?;
+    NaiveDateTime::parse_from_str(time, RUN_TIME).ok().map(|time| time.and_utc())
 }

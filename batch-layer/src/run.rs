@@ -311,6 +311,7 @@ impl Run<'_> {
             view: self.options.view.clone(),
             version: report.version,
             parent: report.parent,
+            built_upon: report.built_upon,
             run_id: report.run_id.clone(),
             created_time: rfc3339(self.machine.now()),
             log_id: self.cut.log_id.clone(),

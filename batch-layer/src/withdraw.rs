@@ -36,6 +36,7 @@ pub async fn withdraw(options: &RunOptions, store: &Store) -> Result<Manifest, R
         let manifest = Manifest {
             version: newest.version + 1,
             parent: Some(newest.version),
+            built_upon: None,
             run_id: run_id.to_string(),
             created_time: rfc3339(started),
             lease: keeper.check().await?,

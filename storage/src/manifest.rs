@@ -32,7 +32,7 @@ pub use definitions::{DefinitionFile, Definitions, UnusableDefinition};
 pub const FORMAT_VERSION: u32 = 2;
 /// The format of a manifest with [`Manifest::as_of`] or [`Manifest::withdrawn`], which older programs must not overlook.
 const LIMITED_FORMAT_VERSION: u32 = 3;
-/// The format of a manifest with [`Manifest::imports`] or with files that lie on others ([`ViewFile::layer`]).
+/// The format of a manifest with [`Manifest::imports`] or [`Manifest::built_upon`], or with files that lie on others ([`ViewFile::layer`]).
 const LAYERED_FORMAT_VERSION: u32 = 4;
 /// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
 const FORMATS: Formats = Formats { known: LAYERED_FORMAT_VERSION, checked_from: 2 };
@@ -49,6 +49,9 @@ pub struct Manifest {
     pub version: i64,
     /// The version that was the newest when the run began.
     pub parent: Option<i64>,
+    /// The version that it was built upon; without one it was computed from all events. Format 4 where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_upon: Option<i64>,
     /// The run that computed it.
     pub run_id: String,
     /// When, RFC 3339 in UTC. No decision rests on it.
@@ -130,7 +133,7 @@ impl Manifest {
     #[must_use]
     pub fn in_its_format(self) -> Self {
         let format_version = match () {
-            () if self.is_layered() || !self.imports.is_empty() => LAYERED_FORMAT_VERSION,
+            () if self.is_layered() || self.built_upon.is_some() || !self.imports.is_empty() => LAYERED_FORMAT_VERSION,
             () if self.as_of.is_some() || self.withdrawn => LIMITED_FORMAT_VERSION,
             () => FORMAT_VERSION,
         };

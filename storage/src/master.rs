@@ -162,6 +162,15 @@ pub async fn list_segments(store: &Store) -> Result<Vec<SegmentMeta>, StoreError
     Ok(segments)
 }
 
+/// The length in bytes of every segment whose Parquet file is in the store, sealed or about to be.
+///
+/// # Errors
+/// What the store says.
+pub async fn segment_sizes(store: &Store) -> Result<Vec<(SegmentPath, u64)>, StoreError> {
+    let listed = store.list(&events_folder()).await?;
+    Ok(listed.iter().filter_map(|object| Some((SegmentPath::parse(&object.location).ok()?, object.size))).collect())
+}
+
 /// Reads every byte of a segment and compares it with the seal.
 ///
 /// # Errors

@@ -80,6 +80,7 @@ impl Progress for Rival {
             view: view(),
             version: 1,
             parent: None,
+            built_upon: None,
             run_id: "rival".into(),
             created_time: String::new(),
             log_id: String::new(),

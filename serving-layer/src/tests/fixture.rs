@@ -126,6 +126,7 @@ pub(super) async fn publish(store: &Store, definition: &Definition, version: i64
         view: view(),
         version,
         parent: (version > 1).then(|| version - 1),
+        built_upon: None,
         run_id,
         created_time: "2026-11-21T02:00:00Z".to_owned(),
         log_id: LOG_ID.to_owned(),

@@ -88,6 +88,7 @@ impl Rig {
             view: view.clone(),
             version,
             parent: (version > 1).then(|| version - 1),
+            built_upon: None,
             run_id: format!("run-{version}"),
             created_time: String::new(),
             log_id: layer.realtime.log_id.to_string(),

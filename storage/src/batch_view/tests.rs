@@ -99,6 +99,7 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         view: file_path(0).view,
         version: 1,
         parent: None,
+        built_upon: None,
         run_id: "run-1".to_owned(),
         created_time: String::new(),
         log_id: String::new(),

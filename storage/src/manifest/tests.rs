@@ -18,6 +18,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
         view: view(),
         version,
         parent: (version > 1).then(|| version - 1),
+        built_upon: None,
         run_id: run_id.to_owned(),
         created_time: "2026-11-21T02:00:00Z".to_owned(),
         log_id: "00112233445566778899aabbccddeeff".to_owned(),

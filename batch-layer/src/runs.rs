@@ -1,0 +1,165 @@
+//! Runs over the declared views, once or whenever one is due.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use batch_layer::progress::Terminal;
+use batch_layer::schedule::{self, Due, Timetable};
+use batch_layer::{RunError, RunOptions, RunOutcome};
+use chrono::{DateTime, Utc};
+use storage::config::{ByteSize, Config};
+use storage::machine::{Machine, RealMachine};
+use storage::manifest::{Manifests, list_views};
+use storage::paths::ViewName;
+use storage::store::Store;
+use tracing::{info, warn};
+
+const NOTHING_TO_DO: u8 = 99;
+/// Exit codes of what may go well a little later: another run has the lease, a dependency is down.
+const TRY_AGAIN: [u8; 2] = [3, 4];
+/// How often it is looked whether a run is due.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// Pause before a run that may go well a little later is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// How views are computed.
+#[derive(clap::Args, Clone)]
+pub(crate) struct RunFlags {
+    /// Do not ask for a cut; take what is archived already
+    #[arg(long, conflicts_with = "speed_layer")]
+    no_speed_layer: bool,
+    /// Address of the speed layer, such as http://127.0.0.1:7401
+    #[arg(long, value_name = "URL")]
+    speed_layer: Option<String>,
+    /// Memory for sorting, such as 512MiB; what does not fit is spilled to disk
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| ByteSize::try_from(text.to_owned()))]
+    memory_limit: Option<ByteSize>,
+    /// Partitions recomputed at a time
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+/// Runs over one view, or over all that are declared.
+pub(crate) struct Runs<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) store: &'a Store,
+    pub(crate) flags: RunFlags,
+    pub(crate) view: Option<ViewName>,
+    /// Whether a run is at work now.
+    pub(crate) at_work: &'a AtomicBool,
+}
+
+impl Runs<'_> {
+    /// One run over each view. One that fails does not keep the others from being published. The exit code is that of the first
+    /// failure; without one it says whether anything was published.
+    pub(crate) async fn once(&self, due: Due, force: bool) -> anyhow::Result<u8> {
+        let (views, mut failed) = self.views()?;
+        if self.view.is_none() {
+            self.warn_of_views_without_file(&views).await?;
+        }
+        let mut code = NOTHING_TO_DO;
+        self.at_work.store(true, Ordering::Relaxed);
+        for view in views {
+            let options = self.options(view, due, force);
+            let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
+            let url = &self.config.store.url;
+            info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, incremental = options.incremental, "batch run");
+            match batch_layer::run(&options, self.store, Arc::new(Terminal::default())).await {
+                Ok(RunOutcome::Published(report)) => {
+                    println!("{report}");
+                    code = 0;
+                }
+                Ok(RunOutcome::NothingToDo(reason)) => println!("nothing to do for {view}: {reason}"),
+                Err(error) => {
+                    failed.get_or_insert(error.exit_code());
+                    eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
+                }
+            }
+        }
+        self.at_work.store(false, Ordering::Relaxed);
+        Ok(failed.unwrap_or(code))
+    }
+
+    /// A run whenever one is due, for ever. Those that may go well a little later are tried again; others wait for their next time.
+    pub(crate) async fn on_schedule(&self, timetable: &Timetable) -> anyhow::Result<u8> {
+        let mut done = schedule::published(self.store, &self.views()?.0).await?;
+        let mut told = None;
+        loop {
+            let now = now();
+            let next = timetable.next_of_cron(now);
+            if next != told {
+                told = next;
+                info!(next_full_run = next.map(|next| next.to_rfc3339()), every = ?timetable.every, on_new_bytes = timetable.new_bytes, "waiting");
+            }
+            let pause = match timetable.due(now, done, self.new_bytes(timetable).await) {
+                None => LOOK_PAUSE,
+                Some(due) => match self.once(due, false).await {
+                    Ok(code) if TRY_AGAIN.contains(&code) => {
+                        warn!(code, "the run is tried again in a minute");
+                        RETRY_PAUSE
+                    }
+                    ended => {
+                        if let Err(error) = ended {
+                            eprintln!("batch-layer: {error:#}");
+                        }
+                        done.note(due, now);
+                        Duration::ZERO
+                    }
+                },
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Nothing is new as long as nobody can look.
+    async fn new_bytes(&self, timetable: &Timetable) -> u64 {
+        if timetable.new_bytes.is_none() {
+            return 0;
+        }
+        let looked = match self.views() {
+            Ok((views, _)) => schedule::uncovered_bytes(self.store, &views).await.map_err(anyhow::Error::new),
+            Err(error) => Err(error),
+        };
+        looked.unwrap_or_else(|error| {
+            warn!(error = format!("{error:#}"), "how much data is new cannot be seen");
+            0
+        })
+    }
+
+    fn options(&self, view: ViewName, due: Due, force: bool) -> RunOptions {
+        let mut options = RunOptions { incremental: due == Due::Incremental, force, ..RunOptions::from_config(self.config, view) };
+        let flags = &self.flags;
+        options.speed_layer = if flags.no_speed_layer { None } else { flags.speed_layer.clone().or(options.speed_layer) };
+        options.memory_limit_bytes = flags.memory_limit.map_or(options.memory_limit_bytes, |size| size.0);
+        options.threads = flags.threads.unwrap_or(options.threads);
+        options
+    }
+
+    /// The views to run over, and the exit code of the first file that is named as none can be.
+    fn views(&self) -> anyhow::Result<(BTreeSet<ViewName>, Option<u8>)> {
+        if let Some(view) = &self.view {
+            return Ok((BTreeSet::from([view.clone()]), None));
+        }
+        let (views, misnamed) = batch_layer::declared(&self.config.views.dir)?;
+        let failed = misnamed.first().map(RunError::exit_code);
+        misnamed.into_iter().for_each(|error| eprintln!("batch-layer: {:#}", anyhow::Error::new(error)));
+        Ok((views, failed))
+    }
+
+    async fn warn_of_views_without_file(&self, declared: &BTreeSet<ViewName>) -> anyhow::Result<()> {
+        for view in list_views(self.store).await?.difference(declared) {
+            let newest = Manifests::new(self.store.clone(), view.clone()).latest().await?;
+            if newest.is_some_and(|newest| !newest.withdrawn) {
+                warn!(%view, "the view is published and has no file; it stays as it is, and keeps the log from being trimmed past it, until batch-layer withdraw");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    RealMachine.now().into()
+}
