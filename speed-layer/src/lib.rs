@@ -32,6 +32,8 @@ mod partition;
 mod realtime;
 /// From the log back into memory.
 mod recover;
+/// Refused rows: kept, bounded, counted.
+mod refused;
 /// Damaged segments, written afresh.
 mod restore;
 /// Reading again what was written.
@@ -59,6 +61,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 pub use error::SpeedError;
 pub use layer::SpeedLayer;
+pub use refused::RefusedCount;
 
 /// Serves until `shutdown`: replays the log, then takes events on `listener`.
 ///
