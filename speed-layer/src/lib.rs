@@ -16,6 +16,8 @@
 mod archive;
 /// Whether the log is the one that the store was filled from.
 mod check;
+/// `speed-layer dead-letter`.
+pub mod dead_letter;
 /// Identities among the newest records.
 mod dedup;
 /// What can go wrong.
