@@ -131,6 +131,17 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// The store that the layers share.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Changes the settings of what is started from now on.
+    pub fn adjust(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
     /// The speed layer's address.
     #[must_use]
     pub fn speed_url(&self) -> String {

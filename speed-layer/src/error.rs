@@ -229,6 +229,20 @@ pub enum SpeedError {
         /// Bytes that wait for the writers.
         waiting_bytes: usize,
     },
+    /// Refused rows of a request cannot be kept, so it is refused.
+    #[error(
+        "there are {letters} dead letters of {bytes} bytes, and log.dead_letter_bytes is {cap_bytes}: the refused rows of this request cannot be kept, so it is refused; {taken}; whoever runs the server can replay and prune them (speed-layer dead-letter) or raise the setting"
+    )]
+    DeadLettersFull {
+        /// How many are kept.
+        letters: usize,
+        /// What they take.
+        bytes: u64,
+        /// What they may take.
+        cap_bytes: u64,
+        /// What became of the rows that were not refused.
+        taken: &'static str,
+    },
     /// A definition that no kept version has.
     #[error("no view with fingerprint {0} is kept here")]
     UnknownDefinition(String),

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use storage::dead_letter::{DeadLetter, DeadLetters};
+use storage::dead_letter::DeadLetter;
 use storage::log::LogError;
-use storage::machine::{Machine, Owner, now_us};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use storage::machine::{Machine, now_us};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use views::{Event, EventSchema, RawEvent, Refusal, event, shard_of};
 
 use crate::error::SpeedError;
 use crate::partition::{Appended, Partition, Verdict};
+use crate::refused::{DeadLetterQueue, LetterRoom, RefusedCounts};
 
-/// Refused rows that wait for the disk at most, in requests.
-const DEAD_LETTER_QUEUE: usize = 1024;
 /// A row without its texts, as it came and as it was checked.
 const ROW_BYTES: usize = 256;
 /// An attribute without its texts: two strings in a map.
@@ -46,6 +45,7 @@ pub(crate) struct Ingest {
     pub(crate) log_id: Arc<str>,
     pub(crate) partitions: Arc<[Partition]>,
     pub(crate) dead_letters: DeadLetterQueue,
+    pub(crate) refused: Arc<RefusedCounts>,
     pub(crate) room: QueueRoom,
     /// Says so once the log takes no more events.
     pub(crate) log_failed: Arc<watch::Sender<bool>>,
@@ -57,12 +57,16 @@ pub(crate) struct Queued {
     refused: Vec<(usize, Refusal)>,
     /// Per partition: which rows, and the answer to come.
     waiting: Vec<(usize, Vec<usize>, oneshot::Receiver<Appended>)>,
-    /// Given back when all of it is written, or has failed.
+    /// Given back when all of it is written, or has failed; so is `letter_room`.
     room: OwnedSemaphorePermit,
+    /// For the letters of `refused`.
+    letter_room: LetterRoom,
+    received_time_us: i64,
 }
 
 impl Ingest {
-    /// Checks the rows and queues the good ones: all of them, or after an error none.
+    /// Checks the rows and queues the good ones: all of them, or after an error none. There is an error too where the refused ones
+    /// could not be kept.
     pub(crate) async fn queue(&self, raw: Vec<RawEvent>, when_full: WhenFull) -> Result<Queued, Arc<SpeedError>> {
         let room = self.room.take(raw.iter().map(bytes_of).sum(), when_full).await?;
         let mut refused = Vec::new();
@@ -77,6 +81,8 @@ impl Ingest {
                 }
             }
         }
+        let received_time_us = now_us(&*self.machine);
+        let letter_room = self.dead_letters.room_for(|| letters(&raw, &refused, received_time_us), "nothing of it was taken").await?;
         let mut places = Vec::new();
         for (partition, (rows, events)) in self.partitions.iter().zip(by_partition) {
             if !events.is_empty() {
@@ -84,13 +90,13 @@ impl Ingest {
             }
         }
         let waiting = places.into_iter().map(|(number, rows, events, place)| (number, rows, place.append(events)));
-        Ok(Queued { waiting: waiting.collect(), raw, refused, room })
+        Ok(Queued { waiting: waiting.collect(), raw, refused, room, letter_room, received_time_us })
     }
 
     /// Waits until the queued rows are durable and the refused ones kept.
     pub(crate) async fn finish(&self, queued: Queued) -> Result<Outcome, Arc<SpeedError>> {
-        let Queued { raw, mut refused, waiting, room } = queued;
-        let (mut accepted, mut duplicates, mut heads) = (0, 0, Vec::new());
+        let Queued { raw, mut refused, waiting, room, letter_room, received_time_us } = queued;
+        let (mut accepted, mut duplicates, mut heads, mut refused_by_log) = (0, 0, Vec::new(), Vec::new());
         for (number, rows, reply) in waiting {
             let appended = reply.await.map_err(|_| Arc::new(SpeedError::Stopping))?;
             let (verdicts, head) = appended.inspect_err(|e| self.note(e))?;
@@ -99,15 +105,18 @@ impl Ingest {
                 match verdict {
                     Verdict::Accepted => accepted += 1,
                     Verdict::Duplicate => duplicates += 1,
-                    Verdict::Refused(refusal) => refused.push((row, refusal)),
+                    Verdict::Refused(refusal) => refused_by_log.push((row, refusal)),
                 }
             }
         }
+        let taken = "its good rows are in the log, and duplicates when it is sent again";
+        let more_room = self.dead_letters.room_for(|| letters(&raw, &refused_by_log, received_time_us), taken).await?;
+        refused.append(&mut refused_by_log);
         refused.sort_by_key(|(row, _)| *row);
-        let received_time_us = now_us(&*self.machine);
-        let letters = refused.iter().map(|(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us)).collect();
+        let letters = letters(&raw, &refused, received_time_us).collect();
         self.dead_letters.keep(letters).await.inspect_err(|e| self.note(e))?;
-        drop(room);
+        drop((room, letter_room, more_room));
+        self.refused.add(refused.iter().map(|(_, refusal)| refusal));
         let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
     }
@@ -153,7 +162,12 @@ impl QueueRoom {
     }
 }
 
-fn dead_letter(raw: &RawEvent, refusal: &Refusal, received_time_us: i64) -> DeadLetter {
+fn letters(raw: &[RawEvent], refused: &[(usize, Refusal)], received_time_us: i64) -> impl Iterator<Item = DeadLetter> {
+    refused.iter().map(move |(row, refusal)| dead_letter(&raw[*row], refusal, received_time_us))
+}
+
+/// The letter of a refused row. Whoever sends it again relies on its shape.
+pub(crate) fn dead_letter(raw: &RawEvent, refusal: &Refusal, received_time_us: i64) -> DeadLetter {
     let event = serde_json::json!({
         "event_id": raw.event_id,
         "user_id": raw.user_id,
@@ -163,65 +177,6 @@ fn dead_letter(raw: &RawEvent, refusal: &Refusal, received_time_us: i64) -> Dead
         "attributes": raw.attributes,
     });
     DeadLetter { received_time_us, field: refusal.field.clone(), reason: refusal.reason.clone(), event }
-}
-
-type Kept = Result<(), Arc<SpeedError>>;
-
-enum Command {
-    Keep(Vec<DeadLetter>, oneshot::Sender<Kept>),
-    Stop,
-}
-
-/// The thread that owns the dead letters, from outside.
-#[derive(Clone)]
-pub(crate) struct DeadLetterQueue(mpsc::Sender<Command>);
-
-impl DeadLetterQueue {
-    /// Starts the thread.
-    pub(crate) fn start(mut letters: DeadLetters) -> Result<(Self, Owner), SpeedError> {
-        let (sender, mut queue) = mpsc::channel(DEAD_LETTER_QUEUE);
-        let work = async move {
-            let mut stopping = false;
-            while !stopping && let Some(Command::Keep(mut batch, reply)) = queue.recv().await {
-                let mut replies = vec![reply];
-                while let Ok(command) = queue.try_recv() {
-                    let Command::Keep(more, reply) = command else {
-                        stopping = true;
-                        break;
-                    };
-                    batch.extend(more);
-                    replies.push(reply);
-                }
-                let outcome = letters.record(&batch).map(|_| ()).map_err(|e: LogError| Arc::new(SpeedError::Log(e)));
-                for reply in replies {
-                    let _gone = reply.send(outcome.clone());
-                }
-            }
-        };
-        let owner = Owner::start("dead-letters".into(), work);
-        Ok((Self(sender), owner.map_err(|source| SpeedError::Thread { source })?))
-    }
-
-    /// Ends the thread after what is queued.
-    pub(crate) async fn stop(&self) {
-        // An error means that it has ended.
-        let _ended = self.0.send(Command::Stop).await;
-    }
-
-    /// Comes when the thread has ended.
-    pub(crate) async fn ended(&self) {
-        self.0.closed().await;
-    }
-
-    /// When this returns, the letters are durable.
-    async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), Arc<SpeedError>> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        let (reply, kept) = oneshot::channel();
-        self.0.send(Command::Keep(letters, reply)).await.map_err(|_| Arc::new(SpeedError::Stopping))?;
-        kept.await.map_err(|_| Arc::new(SpeedError::Stopping))?
-    }
 }
 
 #[cfg(test)]

@@ -25,10 +25,11 @@ use views::Definition;
 use crate::archive::{Archive, roll_by_age};
 use crate::check::check_against_store;
 use crate::error::SpeedError;
-use crate::ingest::{DeadLetterQueue, Ingest, QueueRoom};
+use crate::ingest::{Ingest, QueueRoom};
 use crate::partition::{Partition, PartitionOptions};
 use crate::realtime::{Kept, Realtime, load_kept};
 use crate::recover::recover;
+use crate::refused::{DeadLetterQueue, RefusedCount, RefusedCounts};
 use crate::restore::open_partition;
 use crate::scrub::Scrub;
 use crate::service::{IngestAdapter, RealtimeAdapter};
@@ -85,7 +86,7 @@ impl SpeedLayer {
         kept.retain(|version| !failed.contains(version.definition.fingerprint()));
         partitions.iter().for_each(|partition| partition.retire(&kept));
         archive.take_epoch(&*machine).await?;
-        let (dead_letters, owner) = DeadLetterQueue::start(letters)?;
+        let (dead_letters, owner) = DeadLetterQueue::start(letters, config.log.dead_letter_bytes.0)?;
         owners.push(owner);
         let realtime = Arc::new(Realtime {
             log_id: Arc::clone(&log_id),
@@ -125,7 +126,8 @@ impl SpeedLayer {
         info!(log_id = &*log_id, "ready");
         let (failed, log_failed) = watch::channel(false);
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
-        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, room, log_failed: Arc::new(failed) };
+        let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender };
         Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder })
     }
 
@@ -141,6 +143,11 @@ impl SpeedLayer {
     /// Becomes true once the log takes no more events.
     pub fn log_failed(&self) -> watch::Receiver<bool> {
         self.log_failed.clone()
+    }
+
+    /// How many rows were refused since the start, by field and reason; at most a few hundred reasons are told apart.
+    pub fn refused_rows(&self) -> Vec<RefusedCount> {
+        self.ingest.refused.all()
     }
 
     /// Comes when something ends that must not: a panic in a thread that writes or in a task that seals, or another server that

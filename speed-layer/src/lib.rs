@@ -16,6 +16,8 @@
 mod archive;
 /// Whether the log is the one that the store was filled from.
 mod check;
+/// `speed-layer dead-letter`.
+pub mod dead_letter;
 /// Identities among the newest records.
 mod dedup;
 /// What can go wrong.
@@ -32,6 +34,8 @@ mod partition;
 mod realtime;
 /// From the log back into memory.
 mod recover;
+/// Refused rows: kept, bounded, counted.
+mod refused;
 /// Damaged segments, written afresh.
 mod restore;
 /// Reading again what was written.
@@ -59,6 +63,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 pub use error::SpeedError;
 pub use layer::SpeedLayer;
+pub use refused::RefusedCount;
 
 /// Serves until `shutdown`: replays the log, then takes events on `listener`.
 ///

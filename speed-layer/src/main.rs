@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadOptions};
 use storage::config::Config;
-use storage::dead_letter;
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -73,17 +73,70 @@ struct Load {
 
 #[derive(Subcommand)]
 enum DeadLetter {
-    /// One line a refused row: id, time, field, reason.
-    List(Letters),
-    /// One refused row in full, as JSON.
+    /// Count refused rows by field and reason; the outstanding ones, unless told otherwise.
+    List(List),
+    /// Print one refused row in full, as JSON.
     Show {
         /// Its id, or the beginning of it.
         id: String,
         #[command(flatten)]
         letters: Letters,
     },
-    /// Not built yet.
-    Replay,
+    /// Send outstanding refused rows to the running server again, say after the schema was mended. Safe to repeat and to stop.
+    Replay(Replay),
+    /// Take settled rows out of the file of refused rows. The server must be stopped.
+    Prune {
+        #[command(flatten)]
+        letters: Letters,
+    },
+}
+
+#[derive(Args)]
+struct List {
+    #[command(flatten)]
+    letters: Letters,
+    #[command(flatten)]
+    filter: Filter,
+    /// A line for each row: id, time, where it was refused, field, reason.
+    #[arg(long)]
+    rows: bool,
+    /// Settled rows too: those whose event is in the log by now, or for which another refused row speaks.
+    #[arg(long)]
+    all: bool,
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Args)]
+struct Replay {
+    /// Ids of the rows, or beginnings of ids; all outstanding ones if absent.
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    letters: Letters,
+    /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
+    #[arg(long)]
+    server: Option<String>,
+    /// Rows of one request.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    batch_rows: u16,
+}
+
+#[derive(Args)]
+struct Filter {
+    /// Only rows with this field at fault.
+    #[arg(long)]
+    field: Option<String>,
+    /// Only rows whose reason contains this text.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
 }
 
 #[derive(Args)]
@@ -91,6 +144,9 @@ struct Letters {
     /// Folder of the log and the dead letters.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Object store with the refused rows of imports: a folder or file:///….
+    #[arg(long)]
+    store: Option<String>,
 }
 
 #[tokio::main]
@@ -103,7 +159,7 @@ async fn main() -> ExitCode {
         Ok(config) => match cli.command {
             Command::Serve(serve) => run_server(config, serve).await,
             Command::Load(load) => run_load(&config, load).await,
-            Command::DeadLetter(command) => dead_letters(&config, command),
+            Command::DeadLetter(command) => dead_letters(&config, command).await,
         },
     };
     outcome.unwrap_or_else(|e| fail(&e, 1))
@@ -177,44 +233,74 @@ async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
+async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
     let printed = match command {
-        DeadLetter::List(letters) => list(&letters.folder(config)),
-        DeadLetter::Show { id, letters } => show(&letters.folder(config), &id),
-        DeadLetter::Replay => anyhow::bail!("dead-letter replay is not built yet; mend the rows and send them with `speed-layer load`"),
+        DeadLetter::List(flags) => list(config, flags, &mut out).await,
+        DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
+        DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
+        DeadLetter::Prune { letters } => prune(&letters.data_dir(config), &mut out),
     };
     match printed {
         // Whoever reads has seen enough.
-        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(ExitCode::SUCCESS),
+        Err(e) if e.chain().any(is_broken_pipe) => Ok(ExitCode::SUCCESS),
         other => other.map(|()| ExitCode::SUCCESS),
     }
 }
 
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 impl Letters {
-    fn folder(&self, config: &Config) -> PathBuf {
+    fn data_dir(&self, config: &Config) -> PathBuf {
         self.data.clone().unwrap_or_else(|| config.log.dir.clone())
     }
+
+    fn place(&self, config: &Config) -> anyhow::Result<Place> {
+        let store = Store::open(self.store.as_ref().unwrap_or(&config.store.url))?;
+        Ok(Place { data_dir: self.data_dir(config), store })
+    }
 }
 
-fn list(folder: &Path) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let mut rows = 0;
-    for letter in dead_letter::read_all(folder)? {
-        let (id, letter) = letter?;
-        let time = chrono::DateTime::from_timestamp_micros(letter.received_time_us);
-        let time = time.map_or_else(|| letter.received_time_us.to_string(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string());
-        writeln!(out, "{id}  {time}  {}: {}", letter.field, letter.reason)?;
-        rows += 1;
+impl Filter {
+    fn of(self, ids: Vec<String>) -> Selection {
+        Selection { ids, field: self.field, reason: self.reason }
     }
-    Ok(writeln!(out, "{rows} refused rows")?)
 }
 
-fn show(folder: &Path, id: &str) -> anyhow::Result<()> {
-    for letter in dead_letter::read_all(folder)? {
-        let (found, letter) = letter?;
-        if found.to_string().starts_with(id) {
-            return Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&letter)?)?);
-        }
+async fn list(config: &Config, flags: List, out: &mut impl Write) -> anyhow::Result<()> {
+    let (place, selection, json) = (flags.letters.place(config)?, flags.filter.of(Vec::new()), flags.output == Output::Json);
+    if flags.rows {
+        return Ok(dead_letter::rows(&place, &selection, flags.all, json, out).await?);
     }
-    anyhow::bail!("no refused row has the id {id}; `speed-layer dead-letter list` shows them")
+    let listing = dead_letter::list(&place, &selection, flags.all).await?;
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&listing)?)?,
+        false => writeln!(out, "{listing}")?,
+    }
+    Ok(())
+}
+
+async fn show(place: &Place, id: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    Ok(writeln!(out, "{}", dead_letter::show(place, id).await?)?)
+}
+
+async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow::Result<()> {
+    let options = ReplayOptions {
+        address: flags.server.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
+        place: flags.letters.place(config)?,
+        selection: flags.filter.of(flags.ids),
+        batch_rows: flags.batch_rows.into(),
+    };
+    let mut summary = ReplaySummary::default();
+    let outcome = dead_letter::replay(&options, stop_signal(), &mut summary).await;
+    // What was answered is settled, however it ended.
+    writeln!(out, "{summary}")?;
+    Ok(outcome?)
+}
+
+fn prune(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let pruned = storage::dead_letter::prune(data_dir)?;
+    Ok(writeln!(out, "{} settled rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
 }

@@ -40,6 +40,9 @@ const ROW_ERROR_FRAME_BYTES: usize = 3;
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// The reason of a request that is refused until somebody makes room for its dead letters.
+pub(crate) const DEAD_LETTERS_FULL: &str = "DEAD_LETTERS_FULL";
+
 pub(crate) struct IngestAdapter(pub(crate) Ingest);
 pub(crate) struct RealtimeAdapter(pub(crate) Arc<Realtime>);
 
@@ -165,7 +168,7 @@ fn idle() -> Status {
     Status::with_error_details(Code::DeadlineExceeded, message, details)
 }
 
-fn raw_event(event: pb::Event) -> RawEvent {
+pub(crate) fn raw_event(event: pb::Event) -> RawEvent {
     RawEvent {
         event_id: event.event_id,
         user_id: event.user_id,
@@ -203,6 +206,7 @@ fn status(error: &SpeedError) -> Status {
     let (code, reason) = match error {
         SpeedError::QueueFull { .. } | SpeedError::QueueBytesFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
         SpeedError::Log(LogError::DiskFull { .. }) => (Code::ResourceExhausted, "DISK_FULL"),
+        SpeedError::DeadLettersFull { .. } => (Code::ResourceExhausted, DEAD_LETTERS_FULL),
         SpeedError::Stopping | SpeedError::Ended { .. } => (Code::Unavailable, "STOPPING"),
         SpeedError::Log(_) | SpeedError::Record(_) => (Code::Internal, "LOG_FAILED"),
         SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
@@ -227,7 +231,8 @@ fn status(error: &SpeedError) -> Status {
         | SpeedError::ArchiveMismatch { .. } => (Code::Internal, "INTERNAL"),
     };
     let mut details = ErrorDetails::with_error_info(reason, "merganser", HashMap::new());
-    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+    // Dead letters do not go by themselves.
+    if matches!(code, Code::ResourceExhausted | Code::Unavailable) && reason != DEAD_LETTERS_FULL {
         details.set_retry_info(Some(RETRY_DELAY));
     }
     Status::with_error_details(code, error.chain(), details)

@@ -3,7 +3,9 @@
 //! **Layout.** `<data>/dead-letter/letters.log`: `"MRGNDLQ1" | format u32 | crc32c u32`, little
 //! endian, then the frames of the log, one a letter, numbered from 0, and a trailer. A payload is the
 //! letter's id, 16 bytes, then its JSON `{"received_time_us":…,"field":…,"reason":…,"event":…}`. New
-//! files have format 2; one of format 1 keeps it.
+//! files have format 2; one of format 1 keeps it. Which letters need nobody's attention any more stands
+//! beside it, in `settled/settled.log` ([`SettledLetters`]). Rows that an import refused are in the
+//! object store ([`ImportLetters`]).
 //!
 //! **Consistency.** A letter is known by what was refused and why, not by when: the same row
 //! refused again for the same reason is not kept again, so that repeating a load changes nothing.
@@ -15,33 +17,45 @@
 
 use std::{
     collections::HashSet,
-    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::log::{
     LogError,
-    disk::{self, Disk, DiskLock, FileReader, OsDisk},
-    frame::{Coding, FRAME_HEADER_BYTES, Format, Kind},
-    header,
-    journal::{Journal, Shape},
-    recovery,
+    disk::{Disk, DiskLock, OsDisk},
+    journal::Journal,
 };
 
+/// Files of frames that begin with a letter's id.
+mod file;
+/// Rows that imports refused.
+mod imports;
+/// A refused row and its id.
 mod letter;
+/// Settled letters, taken out.
+mod prune;
+/// Letters that are dealt with.
+mod settled;
 #[cfg(test)]
 mod tests;
 
+pub use file::Entries;
+pub use imports::ImportLetters;
 pub use letter::{DeadLetter, LetterId};
+pub use prune::{Pruned, prune, prune_on};
+pub use settled::{How, SettledLetters, Settlement, read_settled};
+
+use file::FileKind;
 
 /// The largest letter in bytes: an event of 4 MiB, the most that a request can bring, with every
 /// byte escaped in JSON, and its reason.
 pub const MAX_LETTER_BYTES: usize = 32 * 1024 * 1024;
 
-const MAGIC: &[u8; 8] = b"MRGNDLQ1";
-const FORMAT: u32 = 2;
-const HEADER_BYTES: usize = 16;
+const KIND: FileKind = FileKind { magic: b"MRGNDLQ1", format: 2, max_payload_bytes: MAX_LETTER_BYTES };
+
+/// The letters of a file, oldest first; see [`read_all`].
+pub type Letters = Entries<DeadLetter>;
 
 /// The writing end, held by the one server of the data folder.
 #[derive(Debug)]
@@ -67,24 +81,10 @@ impl DeadLetters {
     /// As [`DeadLetters::open`].
     pub fn open_on(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<DeadLetters, LogError> {
         let path = path_in(data_dir);
-        let dir = path.parent().expect("the file is in a folder");
-        disk::create_dir(&*disk, dir)?;
-        let lock = disk::lock(&*disk, dir)?;
-        let shape = match open_file(&disk, &path)? {
-            Some((_, shape)) => shape,
-            None => {
-                let header = header();
-                disk::create_file(&*disk, &path, &header)?;
-                parse_header(&path, &header)?
-            }
-        };
-        // An earlier creation may have died between the rename and the sync that makes the name
-        // durable.
-        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+        let lock = file::lock_folder(&*disk, &path)?;
         let mut known = HashSet::new();
-        let journal = recovery::recover(disk, path.clone(), shape, |payload| {
-            known.insert(split(&path, payload)?.0);
-            Ok(())
+        let journal = KIND.recover(disk, path, |id, _| {
+            known.insert(id);
         })?;
         Ok(DeadLetters { journal, known, _lock: lock })
     }
@@ -103,7 +103,7 @@ impl DeadLetters {
         for letter in letters {
             let id = letter.id();
             if !self.known.contains(&id) && new.insert(id) {
-                payloads.push(letter.payload(id));
+                payloads.push(letter::with_id(id, letter));
             }
         }
         if payloads.is_empty() {
@@ -114,9 +114,19 @@ impl DeadLetters {
         Ok(new.len())
     }
 
+    /// Whether a letter of this id is kept.
+    pub fn contains(&self, id: LetterId) -> bool {
+        self.known.contains(&id)
+    }
+
     /// How many letters are kept.
     pub fn count(&self) -> usize {
         self.known.len()
+    }
+
+    /// What the letters take in the file.
+    pub fn bytes(&self) -> u64 {
+        self.journal.end_bytes()
     }
 }
 
@@ -136,106 +146,13 @@ pub fn read_all(data_dir: &Path) -> Result<Letters, LogError> {
 /// # Errors
 /// As [`read_all`].
 pub fn read_all_on(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Letters, LogError> {
-    let path = path_in(data_dir);
-    let file = open_file(&disk, &path)?;
-    let byte = file.as_ref().map_or(0, |(_, shape)| shape.header_bytes as u64);
-    Ok(Letters { file, path, byte, next: 0 })
+    Entries::read(&KIND, &disk, path_in(data_dir))
 }
 
-/// The letters of a file; see [`read_all`].
-#[derive(Debug)]
-pub struct Letters {
-    /// Gone at the end and after an error.
-    file: Option<(BufReader<FileReader>, Shape)>,
-    path: PathBuf,
-    byte: u64,
-    next: i64,
-}
-
-impl Iterator for Letters {
-    type Item = Result<(LetterId, DeadLetter), LogError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (mut file, shape) = self.file.take()?;
-        match self.read(&mut file, shape) {
-            Ok(Some(letter)) => {
-                self.file = Some((file, shape));
-                Some(Ok(letter))
-            }
-            Ok(None) => None,
-            Err(e) => Some(Err(e)),
-        }
-    }
-}
-
-impl Letters {
-    fn read(&mut self, file: &mut BufReader<FileReader>, shape: Shape) -> Result<Option<(LetterId, DeadLetter)>, LogError> {
-        let frame = shape.coding.read(file).map_err(LogError::io("read", &self.path))?;
-        let Some(frame) = frame.filter(|frame| frame.kind != Kind::Trailer) else {
-            self.check_end(file.get_ref(), shape)?;
-            return Ok(None);
-        };
-        recovery::check_offset(&self.path, self.byte, frame.offset, self.next)?;
-        let (id, json) = split(&self.path, &frame.payload)?;
-        let letter = serde_json::from_slice(json).map_err(|e| LogError::damaged(&self.path, self.byte, e.to_string()))?;
-        self.byte += (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
-        self.next += 1;
-        Ok(Some((id, letter)))
-    }
-
-    /// Where no valid letter is, nothing may show that one was durable.
-    fn check_end(&self, file: &FileReader, shape: Shape) -> Result<(), LogError> {
-        let checked = self.check_tail(file, shape);
-        match checked {
-            // Others may have been added while the tail was read: what stands behind this one now was
-            // begun after it was durable, so it must be there at a second look.
-            Err(LogError::Damaged { .. }) => self.check_tail(file, shape),
-            other => other,
-        }
-    }
-
-    fn check_tail(&self, file: &FileReader, shape: Shape) -> Result<(), LogError> {
-        let tail = file.tail(self.byte).map_err(LogError::io("read", &self.path))?;
-        // The letter may have been completed since it was found unfinished.
-        if shape.coding.decode(&tail).is_some_and(|frame| frame.kind != Kind::Trailer && frame.offset == self.next) {
-            return Ok(());
-        }
-        recovery::check_tail(&self.path, self.byte, &tail, self.next, shape)
-    }
+fn folder_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("dead-letter")
 }
 
 fn path_in(data_dir: &Path) -> PathBuf {
-    data_dir.join("dead-letter").join("letters.log")
-}
-
-/// Opens the file at its first frame; `None` where there is no file.
-fn open_file(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<(BufReader<FileReader>, Shape)>, LogError> {
-    let mut file = match FileReader::open(disk, path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(LogError::io("open", path)(e)),
-    };
-    let shape = parse_header(path, file.fill_buf().map_err(LogError::io("read", path))?)?;
-    file.consume(shape.header_bytes);
-    Ok(Some((file, shape)))
-}
-
-fn header() -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT.to_le_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-    bytes
-}
-
-/// What the frames look like after the header at the start of `bytes`.
-fn parse_header(path: &Path, bytes: &[u8]) -> Result<Shape, LogError> {
-    let format = header::check_kind(path, bytes, MAGIC, FORMAT)?;
-    let fields = header::check_sum(path, bytes, HEADER_BYTES)?;
-    let format = if format == 1 { Format::One } else { Format::Two(crc32c::crc32c(fields)) };
-    Ok(Shape { header_bytes: HEADER_BYTES, first_offset: 0, coding: Coding { format, max_payload_bytes: MAX_LETTER_BYTES } })
-}
-
-fn split<'a>(path: &Path, payload: &'a [u8]) -> Result<(LetterId, &'a [u8]), LogError> {
-    letter::split(payload).ok_or_else(|| LogError::damaged(path, 0, "a letter is shorter than its id"))
+    folder_in(data_dir).join("letters.log")
 }

@@ -11,6 +11,7 @@
 //! views/<view>/definitions/<fingerprint>.json                                                    DefinitionPath
 //! runs/<view>/<run id>.json                                                                      RunPath
 //! runs/<view>/lease/00000000000000000003.json                                                    LeasePath
+//! dead-letter/import-00000000000000000005.jsonl                                                  ImportLettersPath
 //! ```
 //!
 //! Ranges are half-open: the first number is the first offset inside, the second the first one outside. A path is read back
@@ -32,7 +33,7 @@ mod numbered;
 mod tests;
 
 pub use identities::{IdentitiesPath, identities_folder};
-pub use numbered::{EpochPath, LeasePath, epochs_folder, lease_folder};
+pub use numbered::{EpochPath, ImportLettersPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
 
 /// The folder of all segments.
 #[must_use]

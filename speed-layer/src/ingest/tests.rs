@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use storage::dead_letter::{DeadLetters, read_all};
 use storage::log::LogFolder;
 use storage::machine::RealMachine;
 
@@ -11,11 +12,15 @@ use tokio::task::JoinSet;
 struct Rig {
     ingest: Ingest,
     _folder: LogFolder,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Two partitions whose threads panic when a segment is closed.
 fn rig(queue_bytes: u64) -> Rig {
+    rig_with(queue_bytes, 1 << 20)
+}
+
+fn rig_with(queue_bytes: u64, letter_bytes: u64) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let folder = LogFolder::open(dir.path(), 2).unwrap();
     let partition = |number| {
@@ -30,12 +35,13 @@ fn rig(queue_bytes: u64) -> Rig {
         Partition::start(log, crate::dedup::Window::new(100, 0), Vec::new(), options, || panic!("planted")).unwrap().0
     };
     let partitions = [partition(0), partition(1)].into();
-    let (dead_letters, _thread) = DeadLetterQueue::start(DeadLetters::open(dir.path()).unwrap()).unwrap();
+    let (dead_letters, _thread) = DeadLetterQueue::start(DeadLetters::open(dir.path()).unwrap(), letter_bytes).unwrap();
     let schema = Arc::new(EventSchema::default());
     let room = QueueRoom::new(queue_bytes);
     let log_failed = Arc::new(watch::channel(false).0);
-    let ingest = Ingest { machine: Arc::new(RealMachine), schema, log_id: "log".into(), partitions, dead_letters, room, log_failed };
-    Rig { ingest, _folder: folder, _dir: dir }
+    let (machine, refused) = (Arc::new(RealMachine), Arc::default());
+    let ingest = Ingest { machine, schema, log_id: "log".into(), partitions, dead_letters, refused, room, log_failed };
+    Rig { ingest, _folder: folder, dir }
 }
 
 /// One event for each of some users, of about a kibibyte.
@@ -101,4 +107,36 @@ async fn a_thread_that_panics() {
     tasks.abort_all();
     let end = first_end(&rig.ingest.partitions, &rig.ingest.dead_letters, &mut tasks).await;
     assert!(end.to_string().starts_with("the task"), "{end}");
+}
+
+async fn append(ingest: &Ingest, events: Vec<RawEvent>) -> Result<Outcome, Arc<SpeedError>> {
+    ingest.finish(ingest.queue(events, WhenFull::Refuse).await?).await
+}
+
+/// Proves that a request whose refused rows cannot be kept is refused whole, with nothing of it in the log, while requests
+/// without such rows and those whose letters are kept already go on; that after a refusal by the log itself the good rows are in;
+/// and that refused rows are counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_up_to_a_cap() {
+    let bad = |id: &str| RawEvent { event_id: id.into(), event_time: Some((0, 0)), ..RawEvent::default() };
+    let rig = rig_with(1 << 20, 400);
+    let one = |user, id| events(user..user + 1).into_iter().chain([bad(id)]).collect::<Vec<_>>();
+    let first = append(&rig.ingest, one(0, "x1")).await.unwrap();
+    assert_eq!((first.accepted, first.refused.len()), (1, 1));
+
+    let full = append(&rig.ingest, one(1, "x2")).await.unwrap_err();
+    assert!(matches!(*full, SpeedError::DeadLettersFull { letters: 1, .. }), "{full}");
+    assert!(full.to_string().contains("nothing of it was taken"), "{full}");
+    assert_eq!(append(&rig.ingest, events(1..2)).await.unwrap().accepted, 1, "it was not taken before");
+    let again = append(&rig.ingest, one(0, "x1")).await.unwrap();
+    assert_eq!((again.duplicates, again.refused.len()), (1, 1));
+
+    let conflict = RawEvent { event_type: "other".into(), ..events(0..1).remove(0) };
+    let full = append(&rig.ingest, events(2..3).into_iter().chain([conflict]).collect()).await.unwrap_err();
+    assert!(full.to_string().contains("its good rows are in the log"), "{full}");
+    assert_eq!(append(&rig.ingest, events(2..3)).await.unwrap().duplicates, 1);
+
+    assert_eq!(read_all(rig.dir.path()).unwrap().count(), 1);
+    let counted: Vec<_> = rig.ingest.refused.all().into_iter().map(|count| (count.field, count.rows)).collect();
+    assert_eq!(counted, [("user_id".to_owned(), 2)]);
 }

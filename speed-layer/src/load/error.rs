@@ -66,7 +66,7 @@ pub enum LoadError {
         source: Box<Status>,
     },
     /// The server refused the whole request.
-    #[error("the server refused the load")]
+    #[error("the server refused the request")]
     Refused {
         /// The server's words.
         source: Box<Status>,

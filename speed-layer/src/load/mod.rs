@@ -30,11 +30,14 @@ use merganser_proto::v1::Event;
 pub use error::LoadError;
 pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};
 
+pub(crate) use reader::event_of_json;
+pub(crate) use send::Sender;
+pub(crate) use summary::grouped;
+
 use bar::Bar;
 use batch::Batches;
 use progress::Progress;
 use reader::EventFile;
-use send::Sender;
 
 /// What to load, and how.
 #[derive(Clone, Debug)]
@@ -124,10 +127,10 @@ async fn load_file(sender: &mut Sender, file: &EventFile, batch_rows: usize, pro
     Ok(())
 }
 
-type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub(crate) type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Runs `work` to its end, or drops it at its next await when `shutdown` completes first.
-async fn unless<T>(shutdown: &mut Shutdown<'_>, work: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+pub(crate) async fn unless<T>(shutdown: &mut Shutdown<'_>, work: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
     tokio::select! {
         biased;
         () = shutdown.as_mut() => Err(LoadError::Interrupted),

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, StreamEventsRequest};
+use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, StreamEventsRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +19,7 @@ use super::LoadError;
 use super::bar::Bar;
 use super::batch::{Batch, Batches};
 use super::progress::Progress;
+use crate::service::DEAD_LETTERS_FULL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a silent connection is probed, and how long the answer may take.
@@ -29,7 +30,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// A client of one server.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     client: IngestServiceClient<Channel>,
     address: String,
     in_flight: usize,
@@ -47,7 +48,7 @@ enum Broken {
 
 impl Sender {
     /// A client that connects when it is first used.
-    pub(super) fn new(address: &str, in_flight: usize) -> Result<Self, LoadError> {
+    pub(crate) fn new(address: &str, in_flight: usize) -> Result<Self, LoadError> {
         let endpoint = Endpoint::from_shared(address.to_owned())
             .map_err(|source| LoadError::Address { address: address.to_owned(), source })?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -58,20 +59,27 @@ impl Sender {
     }
 
     /// The id of the server's log, fit for a file name.
-    pub(super) async fn log_id(&mut self) -> Result<String, LoadError> {
-        let position = loop {
-            match self.client.append_events(AppendEventsRequest::default()).await {
-                Ok(response) => break response.into_inner().position,
-                Err(status) => self.pause(status).await?,
-            }
-        };
-        self.attempts = 0;
+    pub(crate) async fn log_id(&mut self) -> Result<String, LoadError> {
+        let position = self.append(&[]).await?.position;
         let id = position.split_once(':').map_or("", |(id, _)| id);
         let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if id.is_empty() || id.len() > 64 || !plain {
             return Err(LoadError::Contract { what: format!("the position {position:?} names no log") });
         }
         Ok(id.to_owned())
+    }
+
+    /// Sends one request until it is answered. One that was answered and lost on the way is answered by duplicates.
+    pub(crate) async fn append(&mut self, events: &[Event]) -> Result<AppendEventsResponse, LoadError> {
+        loop {
+            match self.client.append_events(AppendEventsRequest { events: events.to_vec() }).await {
+                Ok(response) => {
+                    self.attempts = 0;
+                    return Ok(response.into_inner());
+                }
+                Err(status) => self.pause(status).await?,
+            }
+        }
     }
 
     /// Sends all batches. When this returns, every one is acknowledged and counted in `progress`.
@@ -154,7 +162,9 @@ fn offer(requests: &mpsc::Sender<StreamEventsRequest>, batch: &Batch) {
     let _ = requests.try_send(StreamEventsRequest { events: batch.events.clone() });
 }
 
-/// Whether the server is away or busy, or the connection broke: a status with a source was made on this side of it.
+/// Whether the server is away or busy, or the connection broke: a status with a source was made on this side of it. Dead letters
+/// that are full stay so until a person sees to them.
 fn is_worth_another_attempt(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || status.source().is_some()
+    let full = status.get_details_error_info().is_some_and(|info| info.reason == DEAD_LETTERS_FULL);
+    !full && (matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || status.source().is_some())
 }

@@ -163,7 +163,7 @@ fn write_reasons(f: &mut fmt::Formatter<'_>, total: &Tally) -> fmt::Result {
 }
 
 /// A number with a comma between each three digits.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {

@@ -19,8 +19,10 @@ use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::*;
+use crate::service::DEAD_LETTERS_FULL;
 
 /// Remembers what it was sent, refuses events without a user, and fails as planned.
 #[derive(Default)]
@@ -185,6 +187,19 @@ async fn a_broken_call_is_taken_up_again() {
         assert!(duplicate >= 10, "the request that failed was appended before");
         assert_eq!(server.log().seen.len(), 200);
     }
+}
+
+#[tokio::test]
+async fn full_dead_letters_are_not_a_busy_server() {
+    // Proves that a load which the server refuses because its dead letters are full ends at once: it would be refused every time.
+    let (server, folder) = (FakeServer::default(), tempfile::tempdir().unwrap());
+    let details = tonic_types::ErrorDetails::with_error_info(DEAD_LETTERS_FULL, "merganser", []);
+    let full = Status::with_error_details(tonic::Code::ResourceExhausted, "no room", details);
+    server.log().fail_after = Some((0, full));
+    let address = server.start().await;
+    write_events(&folder.path().join("a.jsonl"), 0..20);
+    let result = run(options(&address, folder.path(), "a.jsonl"), pending()).await;
+    assert!(matches!(&result, Err(LoadError::Refused { .. })), "{result:?}");
 }
 
 #[tokio::test]

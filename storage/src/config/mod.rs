@@ -97,6 +97,8 @@ pub struct LogConfig {
     pub segment_age: Period,
     /// How many of a partition's newest records a retry is recognised among.
     pub dedup_window_rows: u32,
+    /// Bytes of dead letters; a request whose refused rows would need more is refused with RESOURCE_EXHAUSTED.
+    pub dead_letter_bytes: ByteSize,
 }
 
 impl Default for LogConfig {
@@ -107,6 +109,7 @@ impl Default for LogConfig {
             segment_bytes: ByteSize(64 << 20),
             segment_age: Period::from_secs(600),
             dedup_window_rows: 1_000_000,
+            dead_letter_bytes: ByteSize(1 << 30),
         }
     }
 }
@@ -239,6 +242,7 @@ impl Config {
             ("log.partitions", u64::from(self.log.partitions)),
             ("log.segment_bytes", self.log.segment_bytes.0),
             ("log.dedup_window_rows", u64::from(self.log.dedup_window_rows)),
+            ("log.dead_letter_bytes", self.log.dead_letter_bytes.0),
             ("speed_layer.queue_appends", self.speed_layer.queue_appends as u64),
             ("speed_layer.queue_bytes", self.speed_layer.queue_bytes.0),
             ("batch_layer.memory_limit", self.batch_layer.memory_limit.0),
@@ -360,6 +364,7 @@ mod tests {
             "[serving_layer]\nspeed_layer = \"localhost:7401\"",
             "[speed_layer]\ngrpc_address = \"localhost\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
+            "[log]\ndead_letter_bytes = \"0B\"",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }

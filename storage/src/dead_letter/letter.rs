@@ -1,9 +1,15 @@
 //! A refused row, and the name that its content gives it.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, Write},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::log::frame::FRAME_HEADER_BYTES;
 
 /// A refused row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,12 +29,39 @@ pub struct DeadLetter {
 /// reason]` with sorted keys.
 ///
 /// Shown as 32 lower-case hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LetterId([u8; 16]);
 
 impl fmt::Display for LetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let well_formed = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u128::from_str_radix(text, 16) {
+            Ok(number) if well_formed => Ok(LetterId(number.to_be_bytes())),
+            _ => Err(format!("{text:?} is not a letter's id, which is 32 lower-case hexadecimal digits")),
+        }
+    }
+}
+
+impl TryFrom<String> for LetterId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LetterId> for String {
+    fn from(id: LetterId) -> String {
+        id.to_string()
     }
 }
 
@@ -46,12 +79,34 @@ impl DeadLetter {
         LetterId(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     }
 
-    /// What the file keeps of the letter: its id, then its JSON.
-    pub(super) fn payload(&self, id: LetterId) -> Vec<u8> {
-        let mut payload = Vec::from(id.0);
-        write_json(self, &mut payload);
-        payload
+    /// What the letter takes in the file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let mut json = Counted(0);
+        serde_json::to_writer(&mut json, self).expect("strings, numbers and JSON values are always JSON, and counting takes them");
+        (FRAME_HEADER_BYTES + size_of::<LetterId>()) as u64 + json.0
     }
+}
+
+/// Bytes that are counted and let go.
+struct Counted(u64);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A payload: the id of a letter, then the JSON of `value`.
+pub(super) fn with_id(id: LetterId, value: &impl Serialize) -> Vec<u8> {
+    let mut payload = Vec::from(id.0);
+    write_json(value, &mut payload);
+    payload
 }
 
 /// JSON with the keys of every object sorted, whichever way the map keeps them.

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use serde_json::json;
 
-use super::{DeadLetter, DeadLetters, HEADER_BYTES, read_all, read_all_on};
+use super::{DeadLetter, DeadLetters, file::HEADER_BYTES, read_all, read_all_on};
 use crate::log::{
     LogError,
     disk::{Fault, MemoryDisk, Survivors},
@@ -39,6 +39,7 @@ fn a_repeat_changes_nothing() {
     assert_eq!(letters.record(&[letter("1"), letter("2"), letter("1")]).unwrap(), 2);
     let before = bytes_in(dir.path());
 
+    assert_eq!(letters.bytes(), HEADER_BYTES as u64 + letter("1").file_bytes() + letter("2").file_bytes());
     let later = DeadLetter { received_time_us: 0, ..letter("2") };
     assert_eq!(letters.record(&[later.clone(), letter("1")]).unwrap(), 0);
     drop(letters);

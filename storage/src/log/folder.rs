@@ -66,11 +66,7 @@ impl LogFolder {
         let lock = disk::lock(&*disk, &dir.join("LOCK"))?;
 
         let path = dir.join("LOG");
-        let found = match disk.read(&path) {
-            Ok(bytes) => Some(parse_versioned::<Identity>(&path, &bytes, FORMAT)?),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(LogError::io("read", &path)(e)),
-        };
+        let found = read_identity(&*disk, &path)?;
         match &found {
             Some(found) if found.partitions != partitions => {
                 return Err(LogError::PartitionCount { path, found: found.partitions, asked: partitions });
@@ -162,6 +158,23 @@ impl LogFolder {
         }
         let json = serde_json::to_vec(&self.identity).expect("numbers and a string are always JSON");
         disk::create_file(&*self.disk, path, &json)
+    }
+}
+
+/// The id of the log under `data_dir`, if there is one, without opening it: a server may be running.
+///
+/// # Errors
+/// [`LogError::Damaged`] or [`LogError::NewerFormat`], or the disk's.
+pub fn read_log_id(data_dir: &Path) -> Result<Option<LogId>, LogError> {
+    let identity = read_identity(&OsDisk, &data_dir.join("log").join("LOG"))?;
+    Ok(identity.map(|identity| identity.log_id))
+}
+
+fn read_identity(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>, LogError> {
+    match disk.read(path) {
+        Ok(bytes) => parse_versioned(path, &bytes, FORMAT).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(LogError::io("read", path)(e)),
     }
 }
 

@@ -209,7 +209,7 @@ impl Journal {
 ///
 /// # Errors
 /// [`LogError::RecordTooLarge`].
-pub(super) fn encode_batch<'a>(
+pub(crate) fn encode_batch<'a>(
     buffer: &mut Vec<u8>,
     coding: Coding,
     first_offset: i64,
@@ -228,7 +228,7 @@ pub(super) fn encode_batch<'a>(
 }
 
 /// The trailer of a file whose next offset is `next`; none in format 1.
-pub(super) fn trailer(coding: Coding, next: i64) -> Vec<u8> {
+pub(crate) fn trailer(coding: Coding, next: i64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES);
     if coding.format != Format::One {
         coding.encode(&mut bytes, Kind::Trailer, next, &[]);

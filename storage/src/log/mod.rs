@@ -65,7 +65,7 @@ pub(crate) mod segment;
 pub(crate) mod tests;
 
 pub use error::LogError;
-pub use folder::LogFolder;
+pub use folder::{LogFolder, read_log_id};
 pub use frame::{MAX_RECORD_BYTES, Record};
 pub use id::LogId;
 pub use partition::PartitionLog;

@@ -17,6 +17,12 @@ pub fn lease_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("runs/{view}/lease"))
 }
 
+/// The folder of the rows that imports refused.
+#[must_use]
+pub fn dead_letters_folder() -> ObjectPath {
+    ObjectPath::from("dead-letter")
+}
+
 /// One start of a speed layer over the master dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EpochPath {
@@ -67,6 +73,31 @@ impl LeasePath {
             Some(Self { view: view.parse().ok()?, number: number(name)? })
         })();
         parsed.filter(|p| p.number > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of a lease"))
+    }
+}
+
+/// The rows that one import refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImportLettersPath {
+    /// The import's number, from 1.
+    pub number: i64,
+}
+
+impl ImportLettersPath {
+    /// The object's path.
+    #[must_use]
+    pub fn path(&self) -> ObjectPath {
+        ObjectPath::from(format!("dead-letter/import-{:020}.jsonl", self.number))
+    }
+
+    /// Reads a path back.
+    ///
+    /// # Errors
+    /// Any path that [`path`](Self::path) does not write.
+    pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
+        let name = path.as_ref().strip_prefix("dead-letter/import-").and_then(|name| name.strip_suffix(".jsonl"));
+        let parsed = name.and_then(|digits| digits.parse().ok()).map(|number| Self { number });
+        parsed.filter(|p| p.number > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of an import's refused rows"))
     }
 }
 

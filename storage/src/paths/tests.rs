@@ -22,6 +22,10 @@ fn frozen_and_round_trip() {
     assert_eq!(epoch.path().as_ref(), "master/epochs/00000000000000000007.json");
     assert_eq!(EpochPath::parse(&epoch.path()).unwrap(), epoch);
 
+    let letters = ImportLettersPath { number: 5 };
+    assert_eq!(letters.path().as_ref(), "dead-letter/import-00000000000000000005.jsonl");
+    assert_eq!(ImportLettersPath::parse(&letters.path()).unwrap(), letters);
+
     let manifest = ManifestPath { view: view(), version: 42 };
     assert_eq!(manifest.path().as_ref(), "views/user_stats/manifests/00000000000000000042.json");
     assert_eq!(ManifestPath::parse(&manifest.path()).unwrap(), manifest);

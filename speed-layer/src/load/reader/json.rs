@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use super::fields;
 
 /// The event that `text` holds, or why it holds none.
-pub(super) fn event(text: &str) -> Result<Event, String> {
+pub(crate) fn event(text: &str) -> Result<Event, String> {
     let mut event = Event::default();
     for (name, raw) in members(text)? {
         let value = || scalar(&name, raw).map(Option::unwrap_or_default);

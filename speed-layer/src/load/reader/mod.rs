@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use merganser_proto::v1::Event;
 
 use super::LoadError;
+pub(crate) use json::event as event_of_json;
 
 /// One row of an event file.
 pub(super) struct Row {
