@@ -17,6 +17,8 @@ pub mod batch_view;
 pub mod config;
 // Refused rows, kept.
 pub mod dead_letter;
+// History that did not come through the log.
+pub mod imports;
 // Of many batch runs one at a time.
 pub mod lease;
 // Accepted events in order, durable.

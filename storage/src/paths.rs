@@ -4,6 +4,8 @@
 //! master/events/ingest_date=2026-11-21/p0000-00000000000000000000-00000000000000100000.parquet   SegmentPath
 //! master/events/ingest_date=2026-11-21/p0000-….seal.json                                         SegmentPath, its seal
 //! master/epochs/00000000000000000007.json                                                        EpochPath
+//! master/imports/00000000000000000003/{claim.json, p0000.parquet, import.json}                   ImportPath
+//! dead-letter/import-00000000000000000003.jsonl                                                  ImportPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
 //! views/<view>/v42-<run id>/part-00000.parquet                                                   ViewFilePath
 //! views/<view>/definitions/<fingerprint>.json                                                    DefinitionPath
@@ -24,10 +26,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 
+mod imports;
 mod numbered;
 #[cfg(test)]
 mod tests;
 
+pub use imports::{ImportObject, ImportPath, imports_folder};
 pub use numbered::{EpochPath, LeasePath, epochs_folder, lease_folder};
 
 /// The folder of all segments.
