@@ -19,6 +19,8 @@ pub mod config;
 pub mod dead_letter;
 // History that did not come through the log.
 pub mod imports;
+// Files that others wrote, as rows.
+pub mod input;
 // Of many batch runs one at a time.
 pub mod lease;
 // Accepted events in order, durable.
