@@ -27,6 +27,8 @@ mod definition;
 mod error;
 /// Sorted rows → states.
 mod folding;
+/// History, from files.
+pub mod import;
 /// The lease of a run.
 mod keeper;
 /// What a run is asked to do.

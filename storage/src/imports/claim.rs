@@ -92,6 +92,17 @@ impl Claims {
         Self { store, known: Mutex::default() }
     }
 
+    /// The claim of `identity`, if there is one.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn find(&self, identity: &Identity, terms: &Terms) -> Result<Option<ImportClaim>, StoreError> {
+        let mut known = self.known.lock().await;
+        self.read_on(&mut known).await?;
+        let found = known.iter().find(|claim| claim.identity == *identity);
+        found.map(|claim| claim.check(terms).map(|()| claim.clone())).transpose()
+    }
+
     /// The claim of `identity`: the one that is there, or the next number. When this returns, it is durable.
     ///
     /// # Errors
