@@ -33,6 +33,8 @@ mod earlier;
 mod error;
 /// Sorted rows → states.
 mod folding;
+/// History, from files.
+pub mod import;
 /// A version built upon the one before.
 mod increment;
 /// The lease of a run.

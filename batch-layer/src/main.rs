@@ -4,12 +4,14 @@
 mod runs;
 
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use batch_layer::import::{Bar, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
 use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
@@ -17,6 +19,8 @@ use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
 use croner::Cron;
 use storage::config::{ByteSize, Config, Period};
+use storage::imports;
+use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
 use storage::store::Store;
@@ -94,9 +98,26 @@ enum Command {
         #[arg(long, requires = "recompute", value_name = "TEXT")]
         key: Option<String>,
     },
-    /// (not built yet) Bring history into the master dataset
-    #[command(disable_help_flag = true)]
-    Import(NotBuilt),
+    /// Bring history into the master dataset: files of events, or of any columns with a SELECT that makes events of them
+    Import {
+        /// .jsonl, .json or .csv (each also .gz or .zst) or .parquet: paths, or file:// URLs
+        #[arg(value_name = "FILE_OR_URL", required = true)]
+        inputs: Vec<String>,
+        /// What makes events of the columns of the table input: event_id, user_id, event_time, and as you like event_type, amount and attributes
+        #[arg(long, value_name = "SQL", conflicts_with = "select_file")]
+        select: Option<String>,
+        /// The same, in a file
+        #[arg(long, value_name = "FILE")]
+        select_file: Option<PathBuf>,
+        /// Format of all files, whatever their endings say
+        #[arg(long)]
+        format: Option<InputFormat>,
+        /// Files imported at a time
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+    },
+    /// List the imports
+    Imports,
     /// Publish an older version's content again, under the next number
     Rollback {
         /// Number of the older version
@@ -111,6 +132,13 @@ enum Command {
     /// (not built yet) Remove versions that nobody needs
     #[command(disable_help_flag = true)]
     Expire(NotBuilt),
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum InputFormat {
+    Csv,
+    Jsonl,
+    Parquet,
 }
 
 #[derive(clap::Args)]
@@ -132,6 +160,10 @@ async fn main() -> ExitCode {
         }
     };
     let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
+    let left = match cli.command {
+        Command::Import { .. } => "what was committed stays; the same command goes on with the rest, each file from its beginning",
+        _ => "nothing was published, and what was written is not part of any version",
+    };
     let outcome = tokio::select! {
         outcome = Box::pin(execute(cli, &config, &store, &at_work)) => outcome,
         () = stop_signal() => {
@@ -139,7 +171,7 @@ async fn main() -> ExitCode {
                 eprintln!("batch-layer: stopped between two runs");
                 return ExitCode::SUCCESS;
             }
-            eprintln!("batch-layer: interrupted; nothing was published, and what was written is not part of any version");
+            eprintln!("batch-layer: interrupted; {left}");
             return ExitCode::from(INTERRUPTED);
         }
     };
@@ -202,7 +234,34 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
                 None => println!("no version yet"),
             }
         }
-        Command::Import(rest) => return Ok(not_built("import", &rest)),
+        Command::Import { inputs, select, select_file, format, threads } => {
+            let text = match (select, select_file) {
+                (None, Some(file)) => match std::fs::read_to_string(&file) {
+                    Ok(text) => Some(text),
+                    Err(e) => return Ok(complain(CONFIGURATION, &anyhow::Error::new(e).context(file.display().to_string()))),
+                },
+                (select, _) => select,
+            };
+            let mapping = match text.map(|text| Mapping::parse(&text)).transpose() {
+                Ok(mapping) => mapping,
+                Err(e) => return Ok(complain(CONFIGURATION, &e.into())),
+            };
+            let mut options = ImportOptions { mapping, ..ImportOptions::from_config(config, inputs) };
+            options.format = format.map(|format| match format {
+                InputFormat::Csv => Format::Csv,
+                InputFormat::Jsonl => Format::JsonLines,
+                InputFormat::Parquet => Format::Parquet,
+            });
+            options.threads = threads.unwrap_or(options.threads);
+            let summary = Box::pin(import(&options, store, Arc::new(Bar::new(true)))).await?;
+            println!("{summary}");
+            let code = summary.exit_code();
+            for (input, failed) in summary.files.into_iter().filter_map(|(input, file)| Some((input, file.err()?))) {
+                complain(code, &anyhow::Error::new(failed).context(input));
+            }
+            return Ok(code);
+        }
+        Command::Imports => println!("{}", table(&imports::list(store).await?)),
         Command::Rollback { version, no_speed_layer, speed_layer } => {
             let mut options = RunOptions::from_config(config, one);
             options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
@@ -217,6 +276,12 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
 /// The zone of an IANA name.
 fn zone(name: &str) -> Result<Tz, String> {
     name.parse().map_err(|_| format!("\"{name}\" is not a time zone; write the IANA name, capitals included, such as Europe/Berlin"))
+}
+
+/// Says what went wrong; the answer is the exit code.
+fn complain(code: u8, error: &anyhow::Error) -> u8 {
+    eprintln!("batch-layer: {error:#}");
+    code
 }
 
 fn not_built(command: &str, rest: &NotBuilt) -> u8 {

@@ -19,6 +19,10 @@ pub mod config;
 pub mod dead_letter;
 // Which identities there are, so that a few new events need not be compared with all old ones.
 pub mod identities;
+// History that did not come through the log.
+pub mod imports;
+// Files that others wrote, as rows.
+pub mod input;
 // Of many batch runs one at a time.
 pub mod lease;
 // Accepted events in order, durable.

@@ -47,7 +47,7 @@ pub use seal::{Origin, Seal, record_fingerprint};
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;
 /// Parquet records who wrote a file. A fixed name keeps a segment's bytes the same from one release to the next.
-const CREATED_BY: &str = "merganser";
+pub(crate) const CREATED_BY: &str = "merganser";
 
 /// Segments whose seals are read at a time.
 const SEAL_READS: usize = 16;
@@ -176,15 +176,18 @@ pub async fn segment_sizes(store: &Store) -> Result<Vec<(SegmentPath, u64)>, Sto
 /// # Errors
 /// Naming the file: [`StoreError::NotFound`], [`StoreError::Corrupt`] if its length is another, [`StoreError::Checksum`].
 pub async fn verify_segment(store: &Store, segment: &SegmentMeta) -> Result<(), StoreError> {
-    let path = segment.path.path();
-    let found = store.checksum(&path).await?;
-    let seal = &segment.seal;
-    if found.bytes != seal.bytes {
-        return Err(StoreError::corrupt(&path, format!("it has {} bytes where {} were sealed", found.bytes, seal.bytes)));
+    verify_object(store, &segment.path.path(), segment.seal.bytes, &segment.seal.blake3).await
+}
+
+/// Reads every byte of an object and compares it with what was written down of it.
+pub(crate) async fn verify_object(store: &Store, path: &ObjectPath, bytes: i64, blake3: &str) -> Result<(), StoreError> {
+    let found = store.checksum(path).await?;
+    if found.bytes != bytes {
+        return Err(StoreError::corrupt(path, format!("it has {} bytes where {bytes} were written", found.bytes)));
     }
-    match found.blake3 == seal.blake3 {
+    match found.blake3 == blake3 {
         true => Ok(()),
-        false => Err(StoreError::Checksum { path: path.to_string(), expected: seal.blake3.clone(), found: found.blake3 }),
+        false => Err(StoreError::Checksum { path: path.to_string(), expected: blake3.to_owned(), found: found.blake3 }),
     }
 }
 
@@ -250,8 +253,17 @@ pub async fn read_segment(
     segment: &SegmentMeta,
     columns: Option<&[String]>,
 ) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
-    let path = segment.path.path();
-    let reader = ObjectReader::new(store, path.clone(), segment.seal.bytes as u64);
+    read_rows(store, segment.path.path(), segment.seal.bytes, columns).await
+}
+
+/// The rows of a Parquet object of `bytes` bytes in their order; see [`read_segment`].
+pub(crate) async fn read_rows(
+    store: &Store,
+    path: ObjectPath,
+    bytes: i64,
+    columns: Option<&[String]>,
+) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+    let reader = ObjectReader::new(store, path.clone(), bytes as u64);
     let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
     let mut builder = opened.map_err(|e| StoreError::parquet(&path, e))?;
     if let Some(columns) = columns {

@@ -6,12 +6,13 @@
 //! master/epochs/00000000000000000007.json                                                        EpochPath
 //! master/identities/p0000-00000000000000000000-00000000000000100000.parquet                      IdentitiesPath
 //! master/identities/p0000-….seal.json                                                            IdentitiesPath, its seal
+//! master/imports/00000000000000000003/{claim.json, p0000.parquet, import.json}                   ImportPath
+//! dead-letter/import-00000000000000000003.jsonl                                                  ImportPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
 //! views/<view>/v42-<run id>/part-00000.parquet                                                   ViewFilePath
 //! views/<view>/definitions/<fingerprint>.json                                                    DefinitionPath
 //! runs/<view>/<run id>.json                                                                      RunPath
 //! runs/<view>/lease/00000000000000000003.json                                                    LeasePath
-//! dead-letter/import-00000000000000000005.jsonl                                                  ImportLettersPath
 //! ```
 //!
 //! Ranges are half-open: the first number is the first offset inside, the second the first one outside. A path is read back
@@ -28,12 +29,14 @@ use serde::{Deserialize, Serialize};
 use crate::store::StoreError;
 
 mod identities;
+mod imports;
 mod numbered;
 #[cfg(test)]
 mod tests;
 
 pub use identities::{IdentitiesPath, identities_folder};
-pub use numbered::{EpochPath, ImportLettersPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
+pub use imports::{ImportObject, ImportPath, imports_folder};
+pub use numbered::{EpochPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
 
 /// The folder of all segments.
 #[must_use]

@@ -7,8 +7,9 @@ use merganser_proto::v1::Event;
 use prost::Message;
 use prost_types::Timestamp;
 use serde_json::{Map, Number, Value};
+use storage::input::event_of_json;
 
-use crate::load::event_of_json;
+use crate::load::message;
 
 /// The largest event that fits in a request, whose limit is 4 MiB.
 const MAX_EVENT_BYTES: usize = (4 << 20) - 64;
@@ -32,7 +33,7 @@ pub(super) fn event_of(letter: &Value) -> Result<Event, String> {
     if has_inexact_number(&rest) {
         return Err("a number has more digits than the letter can vouch for; send the row with `speed-layer load`".to_owned());
     }
-    let mut event = event_of_json(&rest.to_string())?;
+    let mut event = message(event_of_json(&rest.to_string())?);
     if time.is_some() {
         event.event_time = time;
     }

@@ -181,7 +181,7 @@ async fn rows_of_imports() {
     let whole = |id: &str, quantity: &str| serde_json::json!({"event_id": id, "user_id": "u", "event_time": "2026-11-21T12:00:00Z", "attributes": {"quantity": quantity}});
     let lines = [row(whole("a", "6")), row(whole("b", "six")), row("{ broken".into())].concat();
     for number in [1, 2] {
-        let path = storage::paths::ImportLettersPath { number }.path();
+        let path = storage::paths::ImportPath { import: number, object: storage::paths::ImportObject::DeadLetters }.path();
         place.store.put_durable(&path, lines.clone().into()).await.unwrap();
     }
     assert_eq!(counts(&place).await, (3, 0));

@@ -1,9 +1,9 @@
 //! The progress bar on stderr: one for all files, over their bytes as stored.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use storage::input::EventFile;
 use tokio::time::Instant;
 
-use super::reader::EventFile;
 use super::summary::{Tally, grouped};
 
 /// The bar, and what the current file's share of it is.

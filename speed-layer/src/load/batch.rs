@@ -2,11 +2,12 @@
 
 use merganser_proto::v1::Event;
 use prost::Message;
+use storage::input::{EventFile, Position, Rows};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::LoadError;
-use super::reader::{EventFile, Position, Row, Rows};
+use super::{FileRow, message};
 
 /// Where a request is cut, in bytes of its encoded events: well below the 4 MiB that a server takes.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
@@ -75,13 +76,13 @@ impl Batches {
 
 /// The batches of `rows`: at most `batch_rows` rows and [`MAX_BATCH_BYTES`] each. An error is the last item.
 pub(super) fn cut(mut rows: Rows, mut skip: u64, batch_rows: usize, position: Position) -> impl Iterator<Item = Result<Batch, LoadError>> {
-    let mut held: Option<(Row, usize)> = None;
+    let mut held: Option<(FileRow, usize)> = None;
     let mut failure: Option<LoadError> = None;
     std::iter::from_fn(move || {
         let mut batch = Batch::empty();
         let mut batch_bytes = 0;
         while batch.rows() < batch_rows && failure.is_none() {
-            let (row, bytes) = match held.take().map(Ok).or_else(|| next(&mut rows, &mut skip)) {
+            let ((line, event), bytes) = match held.take().map(Ok).or_else(|| next(&mut rows, &mut skip)) {
                 None => break,
                 Some(Ok(sized)) => sized,
                 Some(Err(error)) => {
@@ -90,16 +91,16 @@ pub(super) fn cut(mut rows: Rows, mut skip: u64, batch_rows: usize, position: Po
                 }
             };
             if batch_bytes + bytes > MAX_BATCH_BYTES && batch.rows() > 0 {
-                held = Some((row, bytes));
+                held = Some(((line, event), bytes));
                 break;
             }
             batch_bytes += bytes;
-            match row.event {
+            match event {
                 Ok(event) => {
                     batch.events.push(event);
-                    batch.lines.push(row.line);
+                    batch.lines.push(line);
                 }
-                Err(reason) => batch.unreadable.push((row.line, reason)),
+                Err(reason) => batch.unreadable.push((line, reason)),
             }
         }
         batch.position_bytes = position.get();
@@ -108,20 +109,22 @@ pub(super) fn cut(mut rows: Rows, mut skip: u64, batch_rows: usize, position: Po
 }
 
 /// The next row behind the skipped ones, with the bytes it takes in a request. A row too large for any request cannot be sent.
-fn next(rows: &mut Rows, skip: &mut u64) -> Option<Result<(Row, usize), LoadError>> {
+fn next(rows: &mut Rows, skip: &mut u64) -> Option<Result<(FileRow, usize), LoadError>> {
     while *skip > 0 {
         *skip -= 1;
         if let Err(error) = rows.next()? {
-            return Some(Err(error));
+            return Some(Err(error.into()));
         }
     }
-    Some(rows.next()?.map(|mut row| {
-        // A tag and a length stand before each event.
-        let bytes = row.event.as_ref().map_or(0, |event| event.encoded_len() + 6);
-        if bytes <= MAX_BATCH_BYTES {
-            return (row, bytes);
-        }
-        row.event = Err("the event is larger than 1 MiB".to_owned());
-        (row, 0)
+    let row = match rows.next()? {
+        Ok(row) => row,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let event = row.event.map(message);
+    // A tag and a length stand before each event.
+    let bytes = event.as_ref().map_or(0, |event| event.encoded_len() + 6);
+    Some(Ok(match bytes <= MAX_BATCH_BYTES {
+        true => ((row.line, event), bytes),
+        false => ((row.line, Err("the event is larger than 1 MiB".to_owned())), 0),
     }))
 }

@@ -1,52 +1,18 @@
 //! What keeps a load from going on.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use storage::input::InputError;
 use tonic::Status;
 
 /// Why a load stopped. What was acknowledged before is remembered: the same command goes on from there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The file's name does not tell its format.
-    #[error(
-        "{}: unknown ending; known are .jsonl, .ndjson, .json and .csv (each also with .gz or .zst) and .parquet",
-        file.display()
-    )]
-    UnknownEnding {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The file cannot be opened.
-    #[error("cannot open {}", file.display())]
-    Open {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file breaks off, or is damaged.
-    #[error("cannot read {} beyond line or row {line}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// The last line or row that was read, from 1; 0 before the first.
-        line: u64,
-        /// What the decoder says.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// The columns of a CSV or Parquet file are not those of events.
-    #[error("{}: column `{column}` {problem}", file.display())]
-    Column {
-        /// The file.
-        file: PathBuf,
-        /// The column at fault.
-        column: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// A file cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The address is no address.
     #[error("`{address}` is not an address such as http://127.0.0.1:7401")]
     Address {

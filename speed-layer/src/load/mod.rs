@@ -1,6 +1,6 @@
 //! `speed-layer load FILE…`: sends event files to a running server.
 //!
-//! A reader thread turns a file into rows and cuts them into batches (`reader`, `batch`); the sender keeps a bounded
+//! A reader thread takes the rows of a file ([`storage::input`]) and cuts them into batches (`batch`); the sender keeps a bounded
 //! number of them in flight over one `StreamEvents` call (`send`). Acknowledged rows are tallied and remembered
 //! (`progress`), so that a load that was stopped goes on where it was, and a finished one is not sent again. The bar and
 //! the closing table are `bar` and `summary`.
@@ -14,7 +14,6 @@ mod bar;
 mod batch;
 mod error;
 mod progress;
-mod reader;
 mod send;
 mod summary;
 #[cfg(test)]
@@ -26,18 +25,19 @@ use std::pin::Pin;
 use tokio::time::Instant;
 
 use merganser_proto::v1::Event;
+use prost_types::Timestamp;
+use storage::input::{EventFile, Position};
+use views::RawEvent;
 
 pub use error::LoadError;
 pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};
 
-pub(crate) use reader::event_of_json;
 pub(crate) use send::Sender;
 pub(crate) use summary::grouped;
 
 use bar::Bar;
 use batch::Batches;
 use progress::Progress;
-use reader::EventFile;
 
 /// What to load, and how.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub async fn run(options: LoadOptions, shutdown: impl Future<Output = ()> + Send
 
     let mut summary = LoadSummary::default();
     for file in &files {
-        let digest = unless(&mut shutdown, file.digest()).await?;
+        let digest = unless(&mut shutdown, async { Ok(file.digest().await?) }).await?;
         let mut progress = Progress::open(&options.state_dir, &log_id, &digest, file, options.again)?;
         let before = progress.tally.received;
         let finished = progress.finished;
@@ -115,8 +115,15 @@ pub type FileRow = (u64, Result<Event, String>);
 /// # Errors
 /// When the file cannot be opened, its ending is unknown, or its columns are not those of events.
 pub fn rows(path: &Path) -> Result<impl Iterator<Item = Result<FileRow, LoadError>> + use<>, LoadError> {
-    let rows = EventFile::find(path)?.rows(&reader::Position::default())?;
-    Ok(rows.map(|row| row.map(|row| (row.line, row.event))))
+    let rows = EventFile::find(path)?.rows(&Position::default())?;
+    Ok(rows.map(|row| Ok(row.map(|row| (row.line, row.event.map(message)))?)))
+}
+
+/// The event as it is sent.
+pub(crate) fn message(raw: RawEvent) -> Event {
+    let RawEvent { event_id, user_id, event_time, event_type, amount, attributes } = raw;
+    let event_time = event_time.map(|(seconds, nanos)| Timestamp { seconds, nanos });
+    Event { event_id, user_id, event_time, event_type, amount, attributes }
 }
 
 /// Sends what `progress` does not hold yet.

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use merganser_proto::v1::StreamEventsResponse;
 use serde::{Deserialize, Serialize};
+use storage::input::EventFile;
 
 use super::LoadError;
 use super::batch::Batch;
-use super::reader::EventFile;
 use super::summary::Tally;
 
 /// Written into every progress file; another number is refused.

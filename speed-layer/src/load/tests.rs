@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use merganser_proto::v1::ingest_service_server::{IngestService, IngestServiceServer};
 use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, RowError, StreamEventsRequest, StreamEventsResponse};
+use storage::input::InputError;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -294,7 +295,7 @@ async fn nothing_is_sent_when_a_file_cannot_be_loaded() {
     let mut options = options(&server.start().await, folder.path(), "a.jsonl");
     options.files.push(folder.path().join("missing.csv"));
     let result = run(options, pending()).await;
-    assert!(matches!(&result, Err(LoadError::Open { .. })), "{result:?}");
+    assert!(matches!(&result, Err(LoadError::Input(InputError::Open { .. }))), "{result:?}");
     assert!(server.log().requests.is_empty());
 }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::letter::{DeadLetter, LetterId};
-use crate::paths::{ImportLettersPath, dead_letters_folder};
+use crate::paths::{ImportPath, dead_letters_folder};
 use crate::store::{Store, StoreError};
 
 /// How much is read at once.
@@ -19,14 +19,14 @@ const WINDOW_BYTES: u64 = 4 << 20;
 pub struct ImportLetters {
     store: Store,
     /// Objects to come, with their sizes.
-    objects: VecDeque<(ImportLettersPath, u64)>,
+    objects: VecDeque<(ImportPath, u64)>,
     current: Option<Reading>,
     window_bytes: u64,
 }
 
 #[derive(Debug)]
 struct Reading {
-    object: ImportLettersPath,
+    object: ImportPath,
     size_bytes: u64,
     /// How far the object was read.
     at_bytes: u64,
@@ -44,7 +44,7 @@ impl ImportLetters {
     /// What the store says; an object in the folder that no import writes.
     pub async fn find(store: &Store) -> Result<Self, StoreError> {
         let found = store.list(&dead_letters_folder()).await?.into_iter();
-        let objects = found.map(|object| Ok((ImportLettersPath::parse(&object.location)?, object.size)));
+        let objects = found.map(|object| Ok((ImportPath::parse(&object.location)?, object.size)));
         let objects = objects.collect::<Result<_, StoreError>>()?;
         Ok(Self { store: store.clone(), objects, current: None, window_bytes: WINDOW_BYTES })
     }
@@ -61,7 +61,7 @@ impl ImportLetters {
                 continue;
             };
             if let Some(letter) = reading.take_line()? {
-                return Ok(Some((reading.object.number, letter.id(), letter)));
+                return Ok(Some((reading.object.import, letter.id(), letter)));
             }
             if reading.at_bytes == reading.size_bytes {
                 self.current = None;

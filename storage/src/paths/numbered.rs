@@ -76,31 +76,6 @@ impl LeasePath {
     }
 }
 
-/// The rows that one import refused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ImportLettersPath {
-    /// The import's number, from 1.
-    pub number: i64,
-}
-
-impl ImportLettersPath {
-    /// The object's path.
-    #[must_use]
-    pub fn path(&self) -> ObjectPath {
-        ObjectPath::from(format!("dead-letter/import-{:020}.jsonl", self.number))
-    }
-
-    /// Reads a path back.
-    ///
-    /// # Errors
-    /// Any path that [`path`](Self::path) does not write.
-    pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
-        let name = path.as_ref().strip_prefix("dead-letter/import-").and_then(|name| name.strip_suffix(".jsonl"));
-        let parsed = name.and_then(|digits| digits.parse().ok()).map(|number| Self { number });
-        parsed.filter(|p| p.number > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of an import's refused rows"))
-    }
-}
-
 fn number(name: &str) -> Option<i64> {
     name.strip_suffix(".json")?.parse().ok()
 }

@@ -22,9 +22,16 @@ fn frozen_and_round_trip() {
     assert_eq!(epoch.path().as_ref(), "master/epochs/00000000000000000007.json");
     assert_eq!(EpochPath::parse(&epoch.path()).unwrap(), epoch);
 
-    let letters = ImportLettersPath { number: 5 };
-    assert_eq!(letters.path().as_ref(), "dead-letter/import-00000000000000000005.jsonl");
-    assert_eq!(ImportLettersPath::parse(&letters.path()).unwrap(), letters);
+    for (object, text) in [
+        (ImportObject::Claim, "master/imports/00000000000000000003/claim.json"),
+        (ImportObject::File { partition: 12 }, "master/imports/00000000000000000003/p0012.parquet"),
+        (ImportObject::DeadLetters, "dead-letter/import-00000000000000000003.jsonl"),
+        (ImportObject::Commit, "master/imports/00000000000000000003/import.json"),
+    ] {
+        let import = ImportPath { import: 3, object };
+        assert_eq!(import.path().as_ref(), text);
+        assert_eq!(ImportPath::parse(&import.path()).unwrap(), import);
+    }
 
     let manifest = ManifestPath { view: view(), version: 42 };
     assert_eq!(manifest.path().as_ref(), "views/user_stats/manifests/00000000000000000042.json");
@@ -71,6 +78,15 @@ fn near_misses() {
         assert!(LeasePath::parse(&ObjectPath::parse(path).unwrap()).is_err(), "{path}");
     }
     assert!(EpochPath::parse(&ObjectPath::parse("master/epochs/7.json").unwrap()).is_err());
+    for path in [
+        "master/imports/3/claim.json",
+        "master/imports/00000000000000000000/claim.json",
+        "master/imports/00000000000000000003/p12.parquet",
+        "master/imports/00000000000000000003/import.jsonl",
+        "dead-letter/import-3.jsonl",
+    ] {
+        assert!(ImportPath::parse(&ObjectPath::parse(path).unwrap()).is_err(), "{path}");
+    }
     for path in [
         "views/a/v042-r/part-00000.parquet",
         "views/a/v42/part-00000.parquet",

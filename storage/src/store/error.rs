@@ -83,6 +83,14 @@ pub enum StoreError {
         /// The object.
         path: String,
     },
+    /// An import that was begun cannot be gone on with on other terms.
+    #[error("the import that {path} began cannot go on: {reason}")]
+    Claimed {
+        /// Its claim.
+        path: String,
+        /// Which term is another, and what to do.
+        reason: String,
+    },
     /// Nobody can say whether an object that is created once was created: delete nothing that it may name, and ask again.
     #[error("whether {path} was written is unknown")]
     UnknownOutcome {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord};
-use merganser_proto::v1::Event;
+use views::RawEvent;
 
-use super::{EventFile, LoadError, RawRows, Row, fields};
+use super::{EventFile, InputError, RawRows, Row, fields};
 
-pub(super) fn rows(source: impl Read + Send + 'static, file: &EventFile) -> Result<RawRows, LoadError> {
+pub(super) fn rows(source: impl Read + Send + 'static, file: &EventFile) -> Result<RawRows, InputError> {
     let mut reader = ReaderBuilder::new().flexible(true).from_reader(source);
-    let read_error = |error: csv::Error| LoadError::Read { file: file.path.clone(), line: 0, source: error.into() };
+    let read_error = |error: csv::Error| InputError::Read { file: file.path.clone(), line: 0, source: error.into() };
     let columns: Vec<String> = reader.headers().map_err(read_error)?.iter().map(|name| name.trim().to_owned()).collect();
     check(&columns, file)?;
 
@@ -25,7 +25,7 @@ pub(super) fn rows(source: impl Read + Send + 'static, file: &EventFile) -> Resu
     })))
 }
 
-fn check(columns: &[String], file: &EventFile) -> Result<(), LoadError> {
+fn check(columns: &[String], file: &EventFile) -> Result<(), InputError> {
     let mut seen = BTreeSet::new();
     if let Some(twice) = columns.iter().find(|column| !seen.insert(column.as_str())) {
         return Err(file.column_error(twice, "stands twice in the header"));
@@ -36,12 +36,12 @@ fn check(columns: &[String], file: &EventFile) -> Result<(), LoadError> {
     }
 }
 
-fn event(columns: &[String], record: &ByteRecord) -> Result<Event, String> {
+fn event(columns: &[String], record: &ByteRecord) -> Result<RawEvent, String> {
     if record.len() != columns.len() {
         return Err(format!("{} cells where the header has {}", record.len(), columns.len()));
     }
     let record = StringRecord::from_byte_record(record.clone()).map_err(|_| "not UTF-8")?;
-    let mut event = Event::default();
+    let mut event = RawEvent::default();
     for (column, text) in columns.iter().zip(&record) {
         fields::set(&mut event, column, text)?;
     }

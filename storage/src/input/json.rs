@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use merganser_proto::v1::Event;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use views::RawEvent;
 
 use super::fields;
 
 /// The event that `text` holds, or why it holds none.
-pub(crate) fn event(text: &str) -> Result<Event, String> {
-    let mut event = Event::default();
+pub fn event(text: &str) -> Result<RawEvent, String> {
+    let mut event = RawEvent::default();
     for (name, raw) in members(text)? {
         let value = || scalar(&name, raw).map(Option::unwrap_or_default);
         match name.as_str() {
@@ -59,13 +59,13 @@ fn scalar<'a>(name: &str, raw: &'a str) -> Result<Option<Cow<'a, str>>, String> 
 }
 
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// The members of a JSON object, each value as it is written.
 ///
 /// `serde_json` has `RawValue` for this, behind a feature that would be on for every crate of the workspace, DataFusion
 /// included; its parser also tells where a value ends, which is all that is needed.
-fn members(text: &str) -> Result<BTreeMap<String, &str>, String> {
+pub(super) fn members(text: &str) -> Result<BTreeMap<String, &str>, String> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|_| "not valid JSON".to_owned())?;
     // From here on, the text is one JSON value.
     let mut rest = text.trim_start().strip_prefix('{').ok_or("not a JSON object")?;

@@ -8,18 +8,18 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, can_cast_types, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
-use merganser_proto::v1::Event;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use views::RawEvent;
 
-use super::{DecodeError, EventFile, LoadError, Position, RawRows, Row, fields};
+use super::{DecodeError, EventFile, InputError, Position, RawRows, Row, fields};
 
 /// Rows decoded at a time.
-const DECODE_ROWS: usize = 1024;
+pub(super) const DECODE_ROWS: usize = 1024;
 
-pub(super) fn rows(source: File, file: &EventFile, position: &Position) -> Result<RawRows, LoadError> {
-    let read_error = |error: parquet::errors::ParquetError| LoadError::Read { file: file.path.clone(), line: 0, source: error.into() };
+pub(super) fn rows(source: File, file: &EventFile, position: &Position) -> Result<RawRows, InputError> {
+    let read_error = |error: parquet::errors::ParquetError| InputError::Read { file: file.path.clone(), line: 0, source: error.into() };
     let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(read_error)?;
-    check(builder.schema().fields(), file)?;
+    check_columns(builder.schema().fields()).map_err(|(column, problem)| file.column_error(&column, problem))?;
     let total_rows = builder.metadata().file_metadata().num_rows().max(1).unsigned_abs();
     let size_bytes = file.size_bytes;
     let batches = builder.with_batch_size(DECODE_ROWS).build().map_err(read_error)?;
@@ -37,26 +37,29 @@ pub(super) fn rows(source: File, file: &EventFile, position: &Position) -> Resul
 
 /// The events of a batch one by one, or its one error.
 fn flatten(
-    events: Result<Vec<Result<Event, String>>, DecodeError>,
-) -> Box<dyn Iterator<Item = Result<Result<Event, String>, DecodeError>> + Send> {
+    events: Result<Vec<Result<RawEvent, String>>, DecodeError>,
+) -> Box<dyn Iterator<Item = Result<Result<RawEvent, String>, DecodeError>> + Send> {
     match events {
         Ok(events) => Box::new(events.into_iter().map(Ok)),
         Err(error) => Box::new(std::iter::once(Err(error))),
     }
 }
 
-/// Refuses a file whose columns cannot be those of events, before a row is sent.
-fn check(columns: &Fields, file: &EventFile) -> Result<(), LoadError> {
+/// Refuses columns that cannot be those of events: the column, and what is wrong with it.
+///
+/// # Errors
+/// The first that is missing, stands twice, or is of a type that is no use there.
+pub fn check_columns(columns: &Fields) -> Result<(), (String, String)> {
     let names = |name: &str| columns.iter().filter(|column| column.name() == name).count();
     if let Some(missing) = fields::REQUIRED.iter().find(|required| names(required) == 0) {
-        return Err(file.column_error(missing, "is missing"));
+        return Err(((*missing).to_owned(), "is missing".to_owned()));
     }
     for column in columns {
         if names(column.name()) > 1 {
-            return Err(file.column_error(column.name(), "stands twice"));
+            return Err((column.name().clone(), "stands twice".to_owned()));
         }
         if let Some(problem) = problem(column) {
-            return Err(file.column_error(column.name(), problem));
+            return Err((column.name().clone(), problem));
         }
     }
     Ok(())
@@ -84,9 +87,12 @@ fn is_text(kind: &DataType) -> bool {
     }
 }
 
-/// One event for each row of the batch.
-fn events(batch: &RecordBatch) -> Result<Vec<Result<Event, String>>, ArrowError> {
-    let mut events = vec![Ok(Event::default()); batch.num_rows()];
+/// One event for each row of the batch, or why the row is none. Columns that are no field of an event are attributes.
+///
+/// # Errors
+/// A column whose type has no text.
+pub fn events(batch: &RecordBatch) -> Result<Vec<Result<RawEvent, String>>, ArrowError> {
+    let mut events = vec![Ok(RawEvent::default()); batch.num_rows()];
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         match (field.name().as_str(), field.data_type()) {
             ("event_time", DataType::Timestamp(unit, _)) => set_times(&mut events, column, *unit)?,
@@ -112,7 +118,7 @@ fn events(batch: &RecordBatch) -> Result<Vec<Result<Event, String>>, ArrowError>
 }
 
 /// Runs `step` over the rows that are events so far; the first reason against a row stays.
-fn each(events: &mut [Result<Event, String>], mut step: impl FnMut(usize, &mut Event) -> Result<(), String>) {
+fn each(events: &mut [Result<RawEvent, String>], mut step: impl FnMut(usize, &mut RawEvent) -> Result<(), String>) {
     for (row, slot) in events.iter_mut().enumerate() {
         if let Ok(event) = slot
             && let Err(reason) = step(row, event)
@@ -122,14 +128,14 @@ fn each(events: &mut [Result<Event, String>], mut step: impl FnMut(usize, &mut E
     }
 }
 
-fn set_attribute(event: &mut Event, name: &str, value: Option<&str>) -> Result<(), String> {
+fn set_attribute(event: &mut RawEvent, name: &str, value: Option<&str>) -> Result<(), String> {
     if let Some(value) = value {
         event.attributes.insert(name.to_owned(), value.to_owned());
     }
     Ok(())
 }
 
-fn set_times(events: &mut [Result<Event, String>], column: &ArrayRef, unit: TimeUnit) -> Result<(), ArrowError> {
+fn set_times(events: &mut [Result<RawEvent, String>], column: &ArrayRef, unit: TimeUnit) -> Result<(), ArrowError> {
     let per_second = match unit {
         TimeUnit::Second => 1,
         TimeUnit::Millisecond => 1_000,
@@ -145,7 +151,7 @@ fn set_times(events: &mut [Result<Event, String>], column: &ArrayRef, unit: Time
     Ok(())
 }
 
-fn set_map(events: &mut [Result<Event, String>], column: &ArrayRef) -> Result<(), ArrowError> {
+fn set_map(events: &mut [Result<RawEvent, String>], column: &ArrayRef) -> Result<(), ArrowError> {
     let map = column.as_map();
     let (keys, values) = (text(map.keys())?, text(map.values())?);
     each(events, |row, event| {

@@ -1,8 +1,7 @@
 //! Fields from text, whatever file they come from.
 
 use chrono::DateTime;
-use merganser_proto::v1::Event;
-use prost_types::Timestamp;
+use views::RawEvent;
 
 use super::json;
 
@@ -11,7 +10,7 @@ pub(super) const REQUIRED: [&str; 3] = ["event_id", "user_id", "event_time"];
 
 /// Puts the text of one cell of a table where it belongs: columns that are no field of an event are attributes. Empty
 /// text is an absent value. An absent id or time is left to the server, which refuses the row and keeps it.
-pub(super) fn set(event: &mut Event, column: &str, text: &str) -> Result<(), String> {
+pub(super) fn set(event: &mut RawEvent, column: &str, text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Ok(());
     }
@@ -30,7 +29,7 @@ pub(super) fn set(event: &mut Event, column: &str, text: &str) -> Result<(), Str
 }
 
 /// A time of RFC 3339. Digits finer than a microsecond are cut; a leap second is the first of the next minute.
-pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<(i64, i32), String> {
     let time =
         DateTime::parse_from_rfc3339(text).map_err(|_| "event_time is not a time of RFC 3339 such as 2026-11-21T08:30:00Z".to_owned())?;
     let micros = time.timestamp_micros();
@@ -38,8 +37,8 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
 }
 
 /// The moment `ticks` after 1970, `per_second` of them in a second, cut to the microsecond.
-pub(super) fn timestamp(ticks: i64, per_second: i64) -> Timestamp {
+pub(super) fn timestamp(ticks: i64, per_second: i64) -> (i64, i32) {
     let micros = ticks.rem_euclid(per_second) * 1_000_000 / per_second;
     let nanos = i32::try_from(micros * 1000).expect("less than one second");
-    Timestamp { seconds: ticks.div_euclid(per_second), nanos }
+    (ticks.div_euclid(per_second), nanos)
 }

@@ -14,13 +14,15 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field};
 
+use views::RawEvent;
+
 use super::*;
 
 /// The line of a row, and the event or why it is none.
-type Numbered = (u64, Result<Event, String>);
+type Numbered = (u64, Result<RawEvent, String>);
 
 /// Writes `bytes` to a file called `name` and reads its rows.
-fn read(name: &str, bytes: &[u8]) -> Result<Vec<Numbered>, LoadError> {
+fn read(name: &str, bytes: &[u8]) -> Result<Vec<Numbered>, InputError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
@@ -28,7 +30,7 @@ fn read(name: &str, bytes: &[u8]) -> Result<Vec<Numbered>, LoadError> {
     rows.map(|row| row.map(|row| (row.line, row.event))).collect()
 }
 
-fn events(name: &str, bytes: &[u8]) -> Vec<Event> {
+fn events(name: &str, bytes: &[u8]) -> Vec<RawEvent> {
     read(name, bytes).unwrap().into_iter().map(|(_, event)| event.unwrap()).collect()
 }
 
@@ -41,12 +43,13 @@ fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn at(text: &str) -> Option<prost_types::Timestamp> {
-    Some(text.parse().unwrap())
+fn at(text: &str) -> Option<(i64, i32)> {
+    let time = chrono::DateTime::parse_from_rfc3339(text).unwrap();
+    Some((time.timestamp(), time.timestamp_subsec_nanos() as i32))
 }
 
-fn sale() -> Event {
-    Event {
+fn sale() -> RawEvent {
+    RawEvent {
         event_id: "e1".to_owned(),
         user_id: "u1".to_owned(),
         event_time: at("2010-12-01T08:26:00Z"),
@@ -112,7 +115,7 @@ fn json_text_may_hold_anything() {
 fn what_is_absent_is_left_to_the_server() {
     // Proves that a row without id, user or time is still sent, so that the server can refuse and keep it.
     let rows = [r#"{"event_id":"e","user_id":null,"event_time":null,"amount":null,"attributes":null}"#, r#"{"event_id":"e"}"#];
-    let expected = Event { event_id: "e".to_owned(), ..Event::default() };
+    let expected = RawEvent { event_id: "e".to_owned(), ..RawEvent::default() };
     assert_eq!(events("a.jsonl", rows.join("\n").as_bytes()), [expected.clone(), expected.clone()]);
     assert_eq!(events("a.csv", b"event_id,user_id,event_time\ne,,\n"), [expected]);
 }
@@ -170,10 +173,10 @@ fn times_are_cut_to_the_microsecond() {
 fn unusable_files_are_refused_before_a_row_is_read() {
     // Proves that a wrong ending, header or column type is told at once, by name.
     for name in ["a.txt", "a.gz", "events", "a.parquet.zst", "a.avro"] {
-        assert!(matches!(read(name, b""), Err(LoadError::UnknownEnding { .. })), "{name}");
+        assert!(matches!(read(name, b""), Err(InputError::UnknownEnding { .. })), "{name}");
     }
-    let column = |result: Result<_, LoadError>| match result.map(drop) {
-        Err(LoadError::Column { column, .. }) => column,
+    let column = |result: Result<_, InputError>| match result.map(drop) {
+        Err(InputError::Column { column, .. }) => column,
         other => panic!("{other:?}"),
     };
     assert_eq!(column(read("a.csv", b"event_id,event_time\n")), "user_id");
@@ -190,7 +193,7 @@ fn a_file_that_breaks_off_is_an_error() {
     for (name, bytes) in [("a.jsonl.gz", gzip(text.as_bytes())), ("a.jsonl.zst", zstd::encode_all(text.as_bytes(), 1).unwrap())] {
         let cut = &bytes[..bytes.len() - 9];
         let result = read(name, cut).map(|rows| rows.len());
-        assert!(matches!(result, Err(LoadError::Read { .. })), "{name}: {result:?}");
+        assert!(matches!(result, Err(InputError::Read { .. })), "{name}: {result:?}");
     }
 }
 
@@ -227,7 +230,7 @@ fn parquet_columns_become_fields() {
     for codec in [Codec::UNCOMPRESSED, Codec::SNAPPY, Codec::GZIP(Default::default()), Codec::ZSTD(Default::default())] {
         let rows = read("a.parquet", &parquet_file(&columns, codec)).unwrap();
         let rows: Vec<_> = rows.into_iter().map(|(row, event)| (row, event.unwrap())).collect();
-        let event = |id: &str, user: &str, time, amount: &str, gift: &[(&str, &str)]| Event {
+        let event = |id: &str, user: &str, time, amount: &str, gift: &[(&str, &str)]| RawEvent {
             event_id: id.to_owned(),
             user_id: user.to_owned(),
             event_time: time,
@@ -277,5 +280,51 @@ fn parquet_bytes_are_text_or_an_error() {
     };
     assert_eq!(events("a.parquet", &file(b"Norway"))[0].attributes, attributes(&[("country", "Norway")]));
     let result = read("a.parquet", &file(b"\xff\xfe"));
-    assert!(matches!(&result, Err(LoadError::Read { line: 0, .. })), "{result:?}");
+    assert!(matches!(&result, Err(InputError::Read { line: 0, .. })), "{result:?}");
+}
+
+/// The table of a file called `name`: its columns and types, and each row as text.
+fn table(name: &str, bytes: &[u8]) -> (Vec<String>, Vec<String>, Vec<BrokenRow>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let table = Table::infer(&EventFile::find(&path).unwrap()).unwrap();
+    let columns = table.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    let mut rows = Vec::new();
+    for batch in table.batches(&Position::default()).unwrap() {
+        let batch = batch.unwrap();
+        for row in 0..batch.num_rows() {
+            let cells = batch.columns().iter().map(|c| arrow::util::display::array_value_to_string(c, row).unwrap());
+            rows.push(cells.collect::<Vec<_>>().join("|"));
+        }
+    }
+    (columns, rows, table.broken)
+}
+
+/// Proves that the types of a table are those of all its rows, that no number loses a digit, a zero or its exactness, and that broken
+/// rows are told apart from the others.
+#[test]
+fn tables() {
+    let (columns, rows, broken) = table(
+        "a.csv",
+        b"id,code,Price,big,none,late\n1,007,2.5,9223372036854775808,,1\n-2,7,10,1,,\n0,x,-0.125,0,,2\nshort\n3,1e3,1,5,,12a\n",
+    );
+    assert_eq!(columns, ["id Int64", "code Utf8", "Price Decimal128(5, 3)", "big Decimal128(19, 0)", "none Null", "late Utf8"]);
+    assert_eq!(rows, ["1|007|2.500|9223372036854775808||1", "-2|7|10.000|1||", "0|x|-0.125|0||2", "3|1e3|1.000|5||12a"]);
+    assert_eq!(broken, [(5, "1 cells where the header has 6".to_owned())]);
+
+    // The one cell that is no number comes after more rows than any sample has.
+    let mut late = String::from("n\n");
+    (0..20_000).for_each(|i| late.push_str(&format!("{i}\n")));
+    assert_eq!(table("b.csv", late.as_bytes()).0, ["n Int64"]);
+    let (columns, rows, _) = table("b.csv", (late + "+1\n").as_bytes());
+    assert_eq!((columns, rows.len(), rows[20_000].as_str()), (vec!["n Utf8".to_owned()], 20_001, "+1"));
+
+    let json = b"{\"a\":1,\"s\":\"2\"}\n{\"b\":true,\"a\":1.25}\nno\n{\"o\":{\"x\":[1]},\"s\":null,\"a\":3,\"m\":1}\n{\"m\":false}\n";
+    let (columns, rows, broken) = table("c.jsonl", json);
+    assert_eq!(columns, ["a Decimal128(3, 2)", "s Utf8", "b Boolean", "m Utf8", "o Utf8"]);
+    assert_eq!(rows, ["1.00|2|||", "1.25||true||", "3.00|||1|{\"x\":[1]}", "|||false|"]);
+    assert_eq!(broken, [(3, "not valid JSON".to_owned())]);
+    let wide = format!("n\n{}\n0.5\n", "9".repeat(38));
+    assert_eq!(table("d.csv", wide.as_bytes()).0, ["n Utf8"], "more digits than a decimal has");
 }
