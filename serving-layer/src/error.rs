@@ -129,6 +129,9 @@ pub enum ServingError {
         /// Rows of the blocks that would be read.
         rows: usize,
     },
+    /// Watchers that do not read leave no memory for one more answer.
+    #[error("large answers that watchers have not read have taken all memory there is for them; watch again")]
+    TooMuchUnread,
     /// The answer about one user is larger than a client takes.
     #[error("the answer is larger than 4 MiB; {instead}")]
     TooLarge {

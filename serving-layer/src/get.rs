@@ -1,8 +1,13 @@
 //! `serving-layer get`: one question to a running server, printed for a person or a script.
 
+/// As an object.
 mod json;
+/// `serving-layer rows`.
 pub(crate) mod rows;
+/// As a table.
 mod table;
+/// Again and again.
+mod watch;
 
 use std::time::Duration;
 
@@ -12,6 +17,7 @@ use clap::{Args, ValueEnum};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
+use storage::config::Period;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -36,6 +42,12 @@ pub(crate) struct Get {
     /// Also prints the two halves that the answer was merged from.
     #[arg(long)]
     explain: bool,
+    /// Goes on printing whenever the answer has changed, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+    /// What there is at least between two answers of --watch, such as 250ms or 5s; one second if absent.
+    #[arg(long, value_name = "TIME", requires = "watch", value_parser = parse_period)]
+    interval: Option<Period>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -71,10 +83,16 @@ enum Consistency {
 /// Asks and prints.
 pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> {
     let address = get.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
-    let answer = ask(get, &address).await?;
-    let text = match get.output {
-        Output::Table => table::render(&answer)?,
-        Output::Json => json::render(&answer)?,
+    if get.watch {
+        return watch::run(get, &address).await;
+    }
+    print(get.output, &ask(get, &address).await?)
+}
+
+fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
+    let text = match output {
+        Output::Table => table::render(answer)?,
+        Output::Json => json::render(answer)?,
     };
     #[allow(clippy::print_stdout, reason = "this is what the command is for")]
     {
@@ -144,6 +162,10 @@ fn parse_date(text: &str) -> Result<DateTime<Utc>, String> {
     }
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a date such as 2024-01-31, or RFC 3339".to_owned())?;
     Ok(time.to_utc())
+}
+
+fn parse_period(text: &str) -> Result<Period, String> {
+    Period::try_from(text.to_owned())
 }
 
 /// RFC 3339 in UTC; empty for none.

@@ -67,7 +67,7 @@ pub use error::ServingError;
 pub use position::Position;
 
 use served::{Opening, Served};
-use service::Service;
+use service::{Service, Watches};
 use speed::SpeedClient;
 
 /// A poll interval of nothing at all would only ask the store.
@@ -189,7 +189,7 @@ impl ServingLayer {
         let stats = served.view(ViewName::user_stats().as_str())?;
         let watched = Arc::clone(&served);
         let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
-        Ok(Self { service: Service { stats, served, machine }, speed, _watcher: watcher })
+        Ok(Self { service: Service { stats, served, machine, watches: Watches::default() }, speed, _watcher: watcher })
     }
 
     /// `UserStatsService` and `ViewService`.

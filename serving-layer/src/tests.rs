@@ -3,6 +3,7 @@
 mod answers;
 mod fixture;
 mod swaps;
+mod watches;
 
 use std::time::Duration;
 

@@ -1,8 +1,13 @@
 //! Requests, checked field by field as far as that needs no view.
 
+use std::ops::RangeInclusive;
+use std::time;
+
 use chrono::{DateTime, SecondsFormat};
 use merganser_proto::v1::value::Kind;
-use merganser_proto::v1::{self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value};
+use merganser_proto::v1::{
+    self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value, WatchUserStatsRequest,
+};
 use prost_types::{Duration, Timestamp};
 use views::calendar::{Unit, Zone};
 use views::event::MAX_USER_ID_BYTES;
@@ -11,6 +16,11 @@ use crate::ServingError;
 use crate::grouping::Grouping;
 use crate::position::Position;
 use crate::question::{About, Consistency, MAX_USERS, Question, TimeRange};
+
+/// Between two answers of a watch, where it does not say.
+const WATCH_INTERVAL: time::Duration = time::Duration::from_secs(1);
+/// What it may say: each look asks the speed layer, and so has a least price.
+const WATCH_INTERVALS: RangeInclusive<time::Duration> = time::Duration::from_millis(100)..=time::Duration::from_secs(3600);
 
 impl TryFrom<GetUserStatsRequest> for Question {
     type Error = ServingError;
@@ -50,6 +60,20 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
             explain: false,
         })
     }
+}
+
+/// The question of a watch, and what there is at least between two of its answers.
+pub(super) fn of_watch(request: WatchUserStatsRequest) -> Result<(Question, time::Duration), ServingError> {
+    let interval = match request.min_interval {
+        None => WATCH_INTERVAL,
+        Some(asked) => time::Duration::try_from(asked).ok().filter(|asked| WATCH_INTERVALS.contains(asked)).ok_or_else(|| {
+            let (least, most) = (WATCH_INTERVALS.start().as_millis(), WATCH_INTERVALS.end().as_secs());
+            ServingError::field("min_interval", format!("is to be from {least} ms to {most} s"))
+        })?,
+    };
+    let WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, min_interval: _ } = request;
+    let question = GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain };
+    Ok((question.try_into()?, interval))
 }
 
 /// The question of a request for rows; `now_us` is the time of day, in microseconds since 1970.
