@@ -54,6 +54,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Consistency consistency=5",
             "string min_position=6",
             "bool explain=7",
+            "int64 version=8",
         ],
     ),
     ("GetUserStatsResponse", &["UserStats stats=1", "Provenance provenance=2", "Explanation explanation=3"]),

@@ -17,6 +17,7 @@ use views::definition::EVENT_COUNT_COLUMN;
 use views::{Definition, Granularity, fold};
 
 use crate::ServingError;
+use crate::earlier::Earlier;
 use crate::grouping::{self, Grouping};
 use crate::position::Offsets;
 use crate::question::{About, Consistency, Question, Resolved, TimeRange};
@@ -36,6 +37,7 @@ const READS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
     pub(crate) versions: Arc<Versions>,
+    pub(crate) earlier: Earlier,
     pub(crate) speed: SpeedClient,
     /// How long a question may wait for the speed layer, all its calls together.
     pub(crate) speed_timeout: Duration,
@@ -92,6 +94,9 @@ impl Answers {
     /// What the question got wrong; what could not be read; with [`Consistency::Fresh`], a speed layer that does not answer.
     pub(crate) async fn answer(&self, question: &Question) -> Result<Answer, ServingError> {
         let deadline = Instant::now() + self.speed_timeout;
+        if let Some(number) = question.version {
+            return self.answer_as_of(number, question, deadline).await;
+        }
         let mut pause = FIRST_PAUSE;
         let mut reloads = 0;
         loop {
@@ -112,6 +117,20 @@ impl Answers {
                 sleep(pause).await;
                 pause *= 2;
             }
+        }
+    }
+
+    /// Answers from one version and no other.
+    async fn answer_as_of(&self, number: i64, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
+        let current = self.versions.current();
+        let version = if current.number == number { current } else { self.earlier.version(number, deadline).await? };
+        let resolved = resolve(question, &version)?;
+        match self.answer_from(&version, question, &resolved, deadline).await {
+            Err(ServingError::Stale { reason }) if question.consistency == Consistency::BestEffort => {
+                self.without_speed(version, question, &resolved, reason).await
+            }
+            Err(ServingError::Stale { reason }) => Err(ServingError::VersionRetired { version: number, reason }),
+            other => other,
         }
     }
 

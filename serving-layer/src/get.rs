@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
@@ -54,9 +54,12 @@ pub(crate) struct Get {
     /// The server; by default the address in the settings.
     #[arg(long, value_name = "URL")]
     address: Option<String>,
-    /// What the answer must contain.
-    #[arg(long, value_enum, default_value_t = Consistency::Fresh)]
-    consistency: Consistency,
+    /// What the answer must contain; fresh if absent, and with --version batch-only.
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
+    /// The answer of an earlier version, by its number.
+    #[arg(long, value_name = "N", conflicts_with = "watch", value_parser = value_parser!(i64).range(1..))]
+    version: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,9 +127,10 @@ fn request(get: &Get) -> GetUserStatsRequest {
         start_time: get.from.map(timestamp),
         end_time: get.to.map(timestamp),
         granularity: granularity.into(),
-        consistency: get.consistency.number(),
+        consistency: number(get.consistency),
         min_position: String::new(),
         explain: get.explain,
+        version: get.version.unwrap_or(0),
     }
 }
 
@@ -134,16 +138,15 @@ fn timestamp(time: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0) }
 }
 
-impl Consistency {
-    /// As requests have it.
-    fn number(self) -> i32 {
-        let consistency = match self {
-            Self::Fresh => v1::Consistency::Fresh,
-            Self::BestEffort => v1::Consistency::BestEffort,
-            Self::BatchOnly => v1::Consistency::BatchOnly,
-        };
-        consistency.into()
-    }
+/// As requests have it.
+fn number(consistency: Option<Consistency>) -> i32 {
+    let consistency = match consistency {
+        None => v1::Consistency::Unspecified,
+        Some(Consistency::Fresh) => v1::Consistency::Fresh,
+        Some(Consistency::BestEffort) => v1::Consistency::BestEffort,
+        Some(Consistency::BatchOnly) => v1::Consistency::BatchOnly,
+    };
+    consistency.into()
 }
 
 fn sentence(status: &Status) -> String {

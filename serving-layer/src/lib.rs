@@ -18,6 +18,8 @@
 
 /// Question → answer.
 mod answer;
+/// Versions that answered before.
+mod earlier;
 /// What can go wrong.
 mod error;
 /// Buckets, periods, windows.
@@ -66,6 +68,7 @@ use views::EventSchema;
 pub use error::ServingError;
 pub use position::Position;
 
+use earlier::Turns;
 use served::{Opening, Served};
 use service::{Service, Watches};
 use speed::SpeedClient;
@@ -184,6 +187,7 @@ impl ServingLayer {
             speed_timeout: config.speed_timeout.0.min(SPEED_TIMEOUT_MAX),
             poll_interval: config.poll_interval.0.max(POLL_INTERVAL_MIN),
             scrub_interval: config.scrub_interval.0,
+            turns: Turns::default(),
         };
         let served = Arc::new(Served::open(opening).await?);
         let stats = served.view(ViewName::user_stats().as_str())?;

@@ -29,7 +29,7 @@ pub(super) async fn run(get: &Get, address: &str) -> anyhow::Result<()> {
 }
 
 fn watching(get: &Get) -> anyhow::Result<WatchUserStatsRequest> {
-    let GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain } = request(get);
+    let GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version } = request(get);
     let min_interval = get.interval.map(|interval| prost_types::Duration::try_from(interval.0)).transpose()?;
-    Ok(WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, min_interval })
+    Ok(WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version, min_interval })
 }

@@ -27,12 +27,14 @@ impl TryFrom<GetUserStatsRequest> for Question {
 
     fn try_from(request: GetUserStatsRequest) -> Result<Self, ServingError> {
         check_id("user_id", &request.user_id)?;
+        let version = version(request.version)?;
         Ok(Self {
             about: About::Users(vec![request.user_id]),
             range: range(request.start_time, request.end_time)?,
             within_buckets: false,
             grouping: grouping(request.granularity)?,
-            consistency: consistency(request.consistency)?,
+            consistency: consistency(request.consistency, version)?,
+            version,
             min_position: min_position(&request.min_position)?,
             explain: request.explain,
         })
@@ -43,6 +45,7 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
     type Error = ServingError;
 
     fn try_from(request: BatchGetUserStatsRequest) -> Result<Self, ServingError> {
+        let version = version(request.version)?;
         let count = request.user_ids.len();
         if count > MAX_USERS {
             return Err(ServingError::field("user_ids", format!("are {count}; ask about at most {MAX_USERS} users at once")));
@@ -55,7 +58,8 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
             range: range(request.start_time, request.end_time)?,
             within_buckets: false,
             grouping: grouping(request.granularity)?,
-            consistency: consistency(request.consistency)?,
+            consistency: consistency(request.consistency, version)?,
+            version,
             min_position: min_position(&request.min_position)?,
             explain: false,
         })
@@ -71,14 +75,17 @@ pub(super) fn of_watch(request: WatchUserStatsRequest) -> Result<(Question, time
             ServingError::field("min_interval", format!("is to be from {least} ms to {most} s"))
         })?,
     };
-    let WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, min_interval: _ } = request;
-    let question = GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain };
+    if request.version != 0 {
+        return Err(ServingError::field("version", "cannot be watched, for an earlier version does not change; get its answer once"));
+    }
+    let WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version, .. } = request;
+    let question = GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version };
     Ok((question.try_into()?, interval))
 }
 
 /// The question of a request for rows; `now_us` is the time of day, in microseconds since 1970.
 pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Question, ServingError> {
-    let mut grouping = grouping(request.granularity)?;
+    let (mut grouping, version) = (grouping(request.granularity)?, version(request.version)?);
     let zone = zone(&request.time_zone)?;
     let over = [(calendar(request.calendar_unit, zone)?, "calendar_unit"), (window(request.window)?, "window")];
     for (over, field) in over {
@@ -104,7 +111,8 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
         range,
         within_buckets,
         grouping,
-        consistency: consistency(request.consistency)?,
+        consistency: consistency(request.consistency, version)?,
+        version,
         min_position: min_position(&request.min_position)?,
         explain: false,
     })
@@ -118,7 +126,8 @@ pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Questio
         range,
         within_buckets,
         grouping: Grouping::Total,
-        consistency: consistency(request.consistency)?,
+        consistency: consistency(request.consistency, None)?,
+        version: None,
         min_position: min_position(&request.min_position)?,
         explain: false,
     })
@@ -222,8 +231,19 @@ fn grouping(number: i32) -> Result<Grouping, ServingError> {
     }
 }
 
-fn consistency(number: i32) -> Result<Consistency, ServingError> {
+/// Zero is the version that answers now.
+fn version(number: i64) -> Result<Option<i64>, ServingError> {
+    match number {
+        0 => Ok(None),
+        1.. => Ok(Some(number)),
+        _ => Err(ServingError::field("version", "is negative; versions are numbered from 1, and 0 is the one that answers now")),
+    }
+}
+
+/// Who names a version wants what it said, unless he says otherwise.
+fn consistency(number: i32, version: Option<i64>) -> Result<Consistency, ServingError> {
     match v1::Consistency::try_from(number) {
+        Ok(v1::Consistency::Unspecified) if version.is_some() => Ok(Consistency::BatchOnly),
         Ok(v1::Consistency::Unspecified | v1::Consistency::Fresh) => Ok(Consistency::Fresh),
         Ok(v1::Consistency::BestEffort) => Ok(Consistency::BestEffort),
         Ok(v1::Consistency::BatchOnly) => Ok(Consistency::BatchOnly),
