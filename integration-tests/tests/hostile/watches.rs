@@ -47,8 +47,7 @@ impl Server {
             let config = Config::default();
             let incoming = stream::poll_fn(move |cx| connections.poll_recv(cx).map(|io: Option<DuplexStream>| io.map(Ok)));
             let (store, nobody) = (Store::open("memory://").unwrap(), Transport::new(Routes::default()));
-            let served =
-                serving_layer::run_on(Arc::new(RealMachine), config.serving_layer, store, config.events, nobody, incoming, stop);
+            let served = serving_layer::run_on(Arc::new(RealMachine), config.serving_layer, store, config.events, nobody, incoming, stop);
             served.await.unwrap();
         });
         Self { connect, shutdown, task }
