@@ -1,5 +1,7 @@
 //! `serving-layer get`: one question to a running server, printed for a person or a script.
 
+/// What an answer was made of.
+mod explanation;
 /// As an object.
 mod json;
 /// `serving-layer rows`.
@@ -39,7 +41,7 @@ pub(crate) struct Get {
     /// Also prints each time bucket.
     #[arg(long, value_enum)]
     by: Option<By>,
-    /// Also prints the two halves that the answer was merged from.
+    /// Also prints the two halves that the answer was merged from, and what they were read from.
     #[arg(long)]
     explain: bool,
     /// Goes on printing whenever the answer has changed, until Ctrl-C.

@@ -22,6 +22,8 @@ mod answer;
 mod earlier;
 /// What can go wrong.
 mod error;
+/// How an answer came to be.
+mod explain;
 /// Buckets, periods, windows.
 mod grouping;
 /// Places in the log.

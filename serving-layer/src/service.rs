@@ -1,6 +1,8 @@
 //! The gRPC surface: requests become questions, answers become messages, errors become statuses. Together with the files
 //! below it and the two clients (`speed.rs`, `get.rs`), the only place that names protobuf types.
 
+/// How an answer came to be → message.
+mod explanation;
 /// Request → question.
 mod question;
 /// Finished rows → messages.
@@ -18,8 +20,8 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use merganser_proto::v1::user_stats_service_server::UserStatsService;
 use merganser_proto::v1::{
-    BatchGetUserStatsRequest, BatchGetUserStatsResponse, Explanation, GetUserStatsRequest, GetUserStatsResponse, PartitionOffset,
-    Provenance, WatchUserStatsRequest, WatchUserStatsResponse,
+    BatchGetUserStatsRequest, BatchGetUserStatsResponse, GetUserStatsRequest, GetUserStatsResponse, PartitionOffset, Provenance,
+    WatchUserStatsRequest, WatchUserStatsResponse,
 };
 use prost::Message;
 use storage::machine::Machine;
@@ -78,10 +80,7 @@ impl Service {
     async fn get(&self, question: &Question) -> Result<GetUserStatsResponse, ServingError> {
         let answer = self.stats.answer(question).await?;
         let user = answer.parts.first().expect("an answer has a part for each id of its question");
-        let explanation = question.explain.then(|| Explanation {
-            batch: Some(stats::user_stats(&user.key, &user.batch)),
-            speed: user.speed.as_ref().map(|half| stats::user_stats(&user.key, half)),
-        });
+        let explanation = question.explain.then(|| explanation::of(&answer, user));
         let stats = stats::user_stats(&user.key, &user.merged);
         let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(provenance(&self.stats, &answer)), explanation };
         if response.encoded_len() > MAX_ANSWER_BYTES {

@@ -11,7 +11,7 @@ use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, Rea
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{
     CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
-    PrepareVersionRequest, PrepareVersionResponse,
+    PrepareVersionRequest, PrepareVersionResponse, SliceRows,
 };
 use storage::batch_view::ViewWriter;
 use storage::config::{Period, ServingConfig};
@@ -75,6 +75,8 @@ pub(super) struct Speed {
     pub(super) down: bool,
     /// Whether it is not ready for any version.
     pub(super) unprepared: bool,
+    /// What it says of slices, if it knows of them: start, end and rows.
+    pub(super) slices: Vec<(i64, i64, i64)>,
     /// Questions that were answered, whatever the answer.
     pub(super) questions: usize,
     /// Questions that came, those at the gate too.
@@ -268,7 +270,9 @@ impl FakeSpeed {
         }
         let states = of_keys(&states(&self.definition, boundary, state.head), |key| request.keys.iter().any(|asked| asked == key));
         let head = vec![PartitionOffset { partition: 0, offset: state.head }];
-        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head })
+        let told = state.slices.iter().filter(|_| request.by_slice);
+        let slices = told.map(|&(start_offset, end_offset, row_count)| SliceRows { partition: 0, start_offset, end_offset, row_count });
+        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect() })
     }
 }
 
