@@ -102,3 +102,38 @@ impl<P: Unpin> http_body::Body for Unread<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body as _;
+
+    /// Never gives anything.
+    struct Silent;
+
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
+    /// Proves that a body which has nothing to say may take its time, and that one which is never silent is given up when nobody has asked
+    /// it for anything for the time it may stay unread.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_asks() {
+        for is_never_silent in [false, true] {
+            let (cut, patience) = (CancellationToken::new(), Duration::from_secs(30));
+            let mut unread = Unread::new(None, Body::new(Silent), is_never_silent, (), patience, cut.clone());
+            for _ in 0..3 {
+                tokio::time::sleep(patience / 2).await;
+                assert!(Pin::new(&mut unread).poll_frame(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+            }
+            assert!(!cut.is_cancelled());
+            tokio::time::sleep(patience * 3).await;
+            assert_eq!(cut.is_cancelled(), is_never_silent);
+        }
+    }
+}
