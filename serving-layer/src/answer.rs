@@ -17,6 +17,8 @@ use views::definition::EVENT_COUNT_COLUMN;
 use views::{Definition, Granularity, fold};
 
 use crate::ServingError;
+use crate::earlier::Earlier;
+use crate::explain::{Effort, timed};
 use crate::grouping::{self, Grouping};
 use crate::position::Offsets;
 use crate::question::{About, Consistency, Question, Resolved, TimeRange};
@@ -36,6 +38,7 @@ const READS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
     pub(crate) versions: Arc<Versions>,
+    pub(crate) earlier: Earlier,
     pub(crate) speed: SpeedClient,
     /// How long a question may wait for the speed layer, all its calls together.
     pub(crate) speed_timeout: Duration,
@@ -56,6 +59,8 @@ pub(crate) struct Answer {
     pub(crate) batch_event_count: i64,
     /// Events from the boundary on, each key's once.
     pub(crate) speed_event_count: i64,
+    /// What was read for it. Slices are there if the question is to be explained.
+    pub(crate) effort: Effort,
 }
 
 /// Finished rows: merged, and each half apart.
@@ -92,6 +97,9 @@ impl Answers {
     /// What the question got wrong; what could not be read; with [`Consistency::Fresh`], a speed layer that does not answer.
     pub(crate) async fn answer(&self, question: &Question) -> Result<Answer, ServingError> {
         let deadline = Instant::now() + self.speed_timeout;
+        if let Some(number) = question.version {
+            return Box::pin(self.answer_as_of(number, question, deadline)).await;
+        }
         let mut pause = FIRST_PAUSE;
         let mut reloads = 0;
         loop {
@@ -115,6 +123,20 @@ impl Answers {
         }
     }
 
+    /// Answers from one version and no other.
+    async fn answer_as_of(&self, number: i64, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
+        let current = self.versions.current();
+        let version = if current.number == number { current } else { self.earlier.version(number, deadline).await? };
+        let resolved = resolve(question, &version)?;
+        match self.answer_from(&version, question, &resolved, deadline).await {
+            Err(ServingError::Stale { reason }) if question.consistency == Consistency::BestEffort => {
+                self.without_speed(version, question, &resolved, reason).await
+            }
+            Err(ServingError::Stale { reason }) => Err(ServingError::VersionRetired { version: number, reason }),
+            other => other,
+        }
+    }
+
     async fn answer_from(
         &self,
         version: &Arc<Version>,
@@ -122,8 +144,11 @@ impl Answers {
         resolved: &Resolved,
         deadline: Instant,
     ) -> Result<Answer, ServingError> {
-        let (batch, speed) = tokio::try_join!(batch_half(version, resolved), self.speed_half(version, question, resolved, deadline))?;
-        assemble(Arc::clone(version), question, resolved, batch, speed).await
+        let batch = timed(Box::pin(batch_half(version, resolved)));
+        let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)));
+        let ((batch, batch_elapsed), (speed, speed_elapsed)) = tokio::try_join!(batch, speed)?;
+        let effort = Effort { speed_elapsed, ..Effort::of_batch(&batch, batch_elapsed) };
+        assemble(Arc::clone(version), question, resolved, batch, speed, effort).await
     }
 
     /// The batch half alone, for those who take it.
@@ -138,8 +163,9 @@ impl Answers {
         if question.consistency != Consistency::BestEffort {
             return Err(unavailable);
         }
-        let batch = batch_half(&version, resolved).await?;
-        assemble(version, question, resolved, batch, SpeedHalf::Missing(unavailable.to_string())).await
+        let (batch, elapsed) = timed(Box::pin(batch_half(&version, resolved))).await?;
+        let effort = Effort::of_batch(&batch, elapsed);
+        assemble(version, question, resolved, batch, SpeedHalf::Missing(unavailable.to_string()), effort).await
     }
 
     async fn speed_half(
@@ -157,7 +183,7 @@ impl Answers {
             ("", Some(position)) => &position.log_id,
             (log_id, _) => log_id,
         };
-        match self.speed.states(self.versions.view(), version, log_id, resolved, deadline).await {
+        match self.speed.states(self.versions.view(), version, log_id, resolved, question.explain, deadline).await {
             Ok(states) => Ok(SpeedHalf::Read(states)),
             Err(e @ ServingError::Stale { .. }) => Err(e),
             Err(e) if question.consistency == Consistency::BestEffort => Ok(SpeedHalf::Missing(e.in_one_line())),
@@ -195,10 +221,14 @@ async fn assemble(
     resolved: &Resolved,
     batch: RowsByKey,
     speed: SpeedHalf,
+    mut effort: Effort,
 ) -> Result<Answer, ServingError> {
     let incomplete = shortcoming(&version, question, &speed)?;
     let (speed_rows, head) = match speed {
-        SpeedHalf::Read(states) => (Some(states.rows), states.head),
+        SpeedHalf::Read(states) => {
+            effort.slices = states.slices.iter().map(|slice| slice.contribution(&version.definition)).collect::<Result<_, _>>()?;
+            (Some(states.rows), states.head)
+        }
         SpeedHalf::NotAsked | SpeedHalf::Missing(_) => (None, version.boundary.clone()),
     };
     let mut by_key = HashMap::new();
@@ -223,7 +253,7 @@ async fn assemble(
         About::Users(users) => users.iter().map(|user| by_key[user].clone()).collect(),
         About::Beginning { .. } => by_key.into_values().collect(),
     };
-    Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count })
+    Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count, effort })
 }
 
 /// Why the answer may lack events, if it may.

@@ -27,6 +27,40 @@ pub enum ServingError {
         /// What does not fit.
         reason: String,
     },
+    /// The question names a version that nobody has published.
+    #[error("version: there is no version {version}; the newest is {newest}")]
+    NoVersion {
+        /// The version.
+        version: i64,
+        /// The newest one; 0 if there is none.
+        newest: i64,
+    },
+    /// The question names a version whose files or manifest are no longer there.
+    #[error("version: version {version} was published, and its files are no longer there; ask for a later one")]
+    VersionGone {
+        /// The version.
+        version: i64,
+    },
+    /// The question names the version that took the view back.
+    #[error("version: version {version} says that the view is withdrawn, and has no answers; ask for the one before")]
+    VersionWithdrawn {
+        /// The version.
+        version: i64,
+    },
+    /// The question names a version whose files are still being read.
+    #[error("version {version} is being opened; ask again")]
+    VersionOpening {
+        /// The version.
+        version: i64,
+    },
+    /// The question asks for both halves of a version from which the speed layer keeps nothing any more.
+    #[error("the speed layer cannot answer from version {version}, for it keeps what the two newest need ({reason}); ask with BATCH_ONLY")]
+    VersionRetired {
+        /// The version.
+        version: i64,
+        /// What the speed layer said.
+        reason: String,
+    },
     /// The version that answers was whole when it was opened, and is damaged now.
     #[error("version {version} is damaged and answers nothing: {reason}")]
     VersionDamaged {
@@ -129,6 +163,9 @@ pub enum ServingError {
         /// Rows of the blocks that would be read.
         rows: usize,
     },
+    /// Watchers that do not read leave no memory for one more answer.
+    #[error("large answers that watchers have not read have taken all memory there is for them; watch again")]
+    TooMuchUnread,
     /// The answer about one user is larger than a client takes.
     #[error("the answer is larger than 4 MiB; {instead}")]
     TooLarge {

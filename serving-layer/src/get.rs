@@ -1,17 +1,25 @@
 //! `serving-layer get`: one question to a running server, printed for a person or a script.
 
+/// What an answer was made of.
+mod explanation;
+/// As an object.
 mod json;
+/// `serving-layer rows`.
 pub(crate) mod rows;
+/// As a table.
 mod table;
+/// Again and again.
+mod watch;
 
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
+use storage::config::Period;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -33,18 +41,27 @@ pub(crate) struct Get {
     /// Also prints each time bucket.
     #[arg(long, value_enum)]
     by: Option<By>,
-    /// Also prints the two halves that the answer was merged from.
+    /// Also prints the two halves that the answer was merged from, and what they were read from.
     #[arg(long)]
     explain: bool,
+    /// Goes on printing whenever the answer has changed, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+    /// What there is at least between two answers of --watch, such as 250ms or 5s; one second if absent.
+    #[arg(long, value_name = "TIME", requires = "watch", value_parser = parse_period)]
+    interval: Option<Period>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
     /// The server; by default the address in the settings.
     #[arg(long, value_name = "URL")]
     address: Option<String>,
-    /// What the answer must contain.
-    #[arg(long, value_enum, default_value_t = Consistency::Fresh)]
-    consistency: Consistency,
+    /// What the answer must contain; fresh if absent, and with --version batch-only.
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
+    /// The answer of an earlier version, by its number.
+    #[arg(long, value_name = "N", conflicts_with = "watch", value_parser = value_parser!(i64).range(1..))]
+    version: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,10 +88,16 @@ enum Consistency {
 /// Asks and prints.
 pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> {
     let address = get.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
-    let answer = ask(get, &address).await?;
-    let text = match get.output {
-        Output::Table => table::render(&answer)?,
-        Output::Json => json::render(&answer)?,
+    if get.watch {
+        return watch::run(get, &address).await;
+    }
+    print(get.output, &ask(get, &address).await?)
+}
+
+fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
+    let text = match output {
+        Output::Table => table::render(answer)?,
+        Output::Json => json::render(answer)?,
     };
     #[allow(clippy::print_stdout, reason = "this is what the command is for")]
     {
@@ -106,9 +129,10 @@ fn request(get: &Get) -> GetUserStatsRequest {
         start_time: get.from.map(timestamp),
         end_time: get.to.map(timestamp),
         granularity: granularity.into(),
-        consistency: get.consistency.number(),
+        consistency: number(get.consistency),
         min_position: String::new(),
         explain: get.explain,
+        version: get.version.unwrap_or(0),
     }
 }
 
@@ -116,16 +140,15 @@ fn timestamp(time: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: time.timestamp(), nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or(0) }
 }
 
-impl Consistency {
-    /// As requests have it.
-    fn number(self) -> i32 {
-        let consistency = match self {
-            Self::Fresh => v1::Consistency::Fresh,
-            Self::BestEffort => v1::Consistency::BestEffort,
-            Self::BatchOnly => v1::Consistency::BatchOnly,
-        };
-        consistency.into()
-    }
+/// As requests have it.
+fn number(consistency: Option<Consistency>) -> i32 {
+    let consistency = match consistency {
+        None => v1::Consistency::Unspecified,
+        Some(Consistency::Fresh) => v1::Consistency::Fresh,
+        Some(Consistency::BestEffort) => v1::Consistency::BestEffort,
+        Some(Consistency::BatchOnly) => v1::Consistency::BatchOnly,
+    };
+    consistency.into()
 }
 
 fn sentence(status: &Status) -> String {
@@ -144,6 +167,10 @@ fn parse_date(text: &str) -> Result<DateTime<Utc>, String> {
     }
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a date such as 2024-01-31, or RFC 3339".to_owned())?;
     Ok(time.to_utc())
+}
+
+fn parse_period(text: &str) -> Result<Period, String> {
+    Period::try_from(text.to_owned())
 }
 
 /// RFC 3339 in UTC; empty for none.

@@ -18,8 +18,12 @@
 
 /// Question → answer.
 mod answer;
+/// Versions that answered before.
+mod earlier;
 /// What can go wrong.
 mod error;
+/// How an answer came to be.
+mod explain;
 /// Buckets, periods, windows.
 mod grouping;
 /// Places in the log.
@@ -66,8 +70,9 @@ use views::EventSchema;
 pub use error::ServingError;
 pub use position::Position;
 
+use earlier::Turns;
 use served::{Opening, Served};
-use service::Service;
+use service::{Service, Watches};
 use speed::SpeedClient;
 
 /// A poll interval of nothing at all would only ask the store.
@@ -184,12 +189,13 @@ impl ServingLayer {
             speed_timeout: config.speed_timeout.0.min(SPEED_TIMEOUT_MAX),
             poll_interval: config.poll_interval.0.max(POLL_INTERVAL_MIN),
             scrub_interval: config.scrub_interval.0,
+            turns: Turns::default(),
         };
         let served = Arc::new(Served::open(opening).await?);
         let stats = served.view(ViewName::user_stats().as_str())?;
         let watched = Arc::clone(&served);
         let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
-        Ok(Self { service: Service { stats, served, machine }, speed, _watcher: watcher })
+        Ok(Self { service: Service { stats, served, machine, watches: Watches::default() }, speed, _watcher: watcher })
     }
 
     /// `UserStatsService` and `ViewService`.

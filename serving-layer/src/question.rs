@@ -52,6 +52,8 @@ pub(crate) struct Question {
     pub(crate) within_buckets: bool,
     pub(crate) grouping: Grouping,
     pub(crate) consistency: Consistency,
+    /// The version that is to answer, if not that of now.
+    pub(crate) version: Option<i64>,
     pub(crate) min_position: Option<Position>,
     /// Whether the halves are shown apart as well.
     pub(crate) explain: bool,

@@ -17,6 +17,7 @@ use views::EventSchema;
 
 use crate::ServingError;
 use crate::answer::Answers;
+use crate::earlier::{Earlier, Turns};
 use crate::speed::SpeedClient;
 use crate::versions::Versions;
 
@@ -31,6 +32,8 @@ pub(crate) struct Opening {
     /// How often the store is asked for new views and versions.
     pub(crate) poll_interval: Duration,
     pub(crate) scrub_interval: Duration,
+    /// Whose turn it is to open an earlier version.
+    pub(crate) turns: Turns,
 }
 
 /// The views that can be answered, by name. One that is there stays until it is withdrawn.
@@ -152,7 +155,7 @@ impl Served {
 
     /// Opens a view that has a version, or is built in.
     async fn add(&self, view: ViewName) -> Result<(), ServingError> {
-        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval } = &self.opening;
+        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval, turns } = &self.opening;
         let versions = Versions::open(view.clone(), store.clone(), cache.clone(), speed.clone(), *speed_timeout, events).await?;
         let versions = Arc::new(versions);
         let (watched, scrubbed) = (Arc::clone(&versions), Arc::clone(&versions));
@@ -161,7 +164,8 @@ impl Served {
             AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(poll_interval).await })),
             AbortOnDropHandle::new(tokio::spawn(async move { scrubbed.scrub(scrub_interval).await })),
         ];
-        let answers = Answers { versions, speed: speed.clone(), speed_timeout: *speed_timeout };
+        let earlier = Earlier::new(store, view.clone(), cache, scrub_interval, turns);
+        let answers = Answers { versions, earlier, speed: speed.clone(), speed_timeout: *speed_timeout };
         let watched = Arc::new(Watched { answers, _watchers: watchers });
         info!(%view, "answering");
         self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view, watched);

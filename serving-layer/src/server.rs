@@ -28,6 +28,8 @@ const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
 const RANKINGS: usize = 1;
 /// What one waits for its turn: it takes as long as all others.
 const RANKING_PATIENCE: Duration = Duration::from_secs(1);
+/// Watches at once. Each asks once in its interval, so that this many with the usual one are a thousand questions a second.
+const WATCHES: usize = 1000;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -102,14 +104,15 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
 fn rules() -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
+    let watches = Room::new("watches", WATCHES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape) = match path {
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call),
             "/merganser.v1.ViewService/GetTopRows" => (Some(&rankings), Shape::Call),
-            // Not built; a watch will be one question and a stream of answers.
-            "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&questions), Shape::Export),
+            // How many look at the same time is bounded where they look.
+            "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&watches), Shape::Watch),
             _ if path.starts_with("/merganser.v1.") => (Some(&questions), Shape::Call),
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream),

@@ -1,6 +1,8 @@
 //! The gRPC surface: requests become questions, answers become messages, errors become statuses. Together with the files
 //! below it and the two clients (`speed.rs`, `get.rs`), the only place that names protobuf types.
 
+/// How an answer came to be → message.
+mod explanation;
 /// Request → question.
 mod question;
 /// Finished rows → messages.
@@ -10,14 +12,16 @@ mod status;
 
 /// Any view.
 mod view;
+/// The answer now and at each change.
+mod watch;
 
 use std::sync::Arc;
 
-use futures::stream::Empty;
+use futures::stream::BoxStream;
 use merganser_proto::v1::user_stats_service_server::UserStatsService;
 use merganser_proto::v1::{
-    BatchGetUserStatsRequest, BatchGetUserStatsResponse, Explanation, GetUserStatsRequest, GetUserStatsResponse, PartitionOffset,
-    Provenance, WatchUserStatsRequest, WatchUserStatsResponse,
+    BatchGetUserStatsRequest, BatchGetUserStatsResponse, GetUserStatsRequest, GetUserStatsResponse, PartitionOffset, Provenance,
+    WatchUserStatsRequest, WatchUserStatsResponse,
 };
 use prost::Message;
 use storage::machine::Machine;
@@ -28,6 +32,7 @@ use crate::answer::{Answer, Answers};
 use crate::position::Offsets;
 use crate::question::Question;
 use crate::served::Served;
+pub(crate) use watch::Watches;
 
 /// Largest request that is read: 1000 ids of 256 bytes take half of it.
 pub(crate) const MAX_REQUEST_BYTES: usize = 512 << 10;
@@ -43,14 +48,17 @@ pub(crate) struct Service {
     pub(crate) served: Arc<Served>,
     /// Tells the time of day, for questions that count back from now.
     pub(crate) machine: Arc<dyn Machine>,
+    /// What all watches share.
+    pub(crate) watches: Watches,
 }
 
 #[tonic::async_trait]
 impl UserStatsService for Service {
-    type WatchUserStatsStream = Empty<Result<WatchUserStatsResponse, Status>>;
+    type WatchUserStatsStream = BoxStream<'static, Result<WatchUserStatsResponse, Status>>;
 
     async fn get_user_stats(&self, request: Request<GetUserStatsRequest>) -> Result<Response<GetUserStatsResponse>, Status> {
-        let response = self.get(request.into_inner()).await;
+        let question = Question::try_from(request.into_inner()).map_err(|e| status::of(&e))?;
+        let response = self.get(&question).await;
         response.map(Response::new).map_err(|e| status::of(&e))
     }
 
@@ -62,20 +70,17 @@ impl UserStatsService for Service {
         response.map(Response::new).map_err(|e| status::of(&e))
     }
 
-    async fn watch_user_stats(&self, _: Request<WatchUserStatsRequest>) -> Result<Response<Self::WatchUserStatsStream>, Status> {
-        Err(status::not_built("WatchUserStats"))
+    async fn watch_user_stats(&self, request: Request<WatchUserStatsRequest>) -> Result<Response<Self::WatchUserStatsStream>, Status> {
+        let answers = watch::open(self.clone(), request.into_inner()).await;
+        answers.map(Response::new).map_err(|e| status::of(&e))
     }
 }
 
 impl Service {
-    async fn get(&self, request: GetUserStatsRequest) -> Result<GetUserStatsResponse, ServingError> {
-        let question = Question::try_from(request)?;
-        let answer = self.stats.answer(&question).await?;
+    async fn get(&self, question: &Question) -> Result<GetUserStatsResponse, ServingError> {
+        let answer = self.stats.answer(question).await?;
         let user = answer.parts.first().expect("an answer has a part for each id of its question");
-        let explanation = question.explain.then(|| Explanation {
-            batch: Some(stats::user_stats(&user.key, &user.batch)),
-            speed: user.speed.as_ref().map(|half| stats::user_stats(&user.key, half)),
-        });
+        let explanation = question.explain.then(|| explanation::of(&answer, user));
         let stats = stats::user_stats(&user.key, &user.merged);
         let response = GetUserStatsResponse { stats: Some(stats), provenance: Some(provenance(&self.stats, &answer)), explanation };
         if response.encoded_len() > MAX_ANSWER_BYTES {

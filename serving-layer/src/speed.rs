@@ -1,7 +1,9 @@
 //! The client of the other half: the states from a version's boundary on, live from the speed layer.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
@@ -19,9 +21,10 @@ use tonic_types::StatusExt;
 use views::wire;
 
 use crate::ServingError;
+use crate::explain::SliceStates;
 use crate::position::Offsets;
 use crate::question::Resolved;
-use crate::states::{self, RowsByKey};
+use crate::states::RowsByKey;
 use crate::version::{Version, rows_in};
 
 /// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
@@ -42,6 +45,8 @@ pub(crate) struct SpeedStates {
     pub(crate) rows: RowsByKey,
     /// How far the rows reach, for each partition that was read.
     pub(crate) head: Offsets,
+    /// The same rows by slice; none where they were not asked for, or the speed layer does not tell them.
+    pub(crate) slices: Vec<SliceStates>,
 }
 
 /// A connection that is made when it is first needed and again whenever it is lost. Cheap to clone.
@@ -108,6 +113,7 @@ impl SpeedClient {
         version: &Version,
         log_id: &str,
         resolved: &Resolved,
+        by_slice: bool,
         deadline: Instant,
     ) -> Result<SpeedStates, ServingError> {
         let boundary = version.boundary.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset });
@@ -118,6 +124,7 @@ impl SpeedClient {
             boundary: boundary.collect(),
             keys: resolved.keys.clone(),
             keys_begin: resolved.begin,
+            by_slice,
         };
         let mut client = self.realtime.clone();
         let response = within(deadline, client.get_states(request)).await?;
@@ -146,7 +153,7 @@ fn failure(status: &Status) -> ServingError {
 fn read(response: &GetStatesResponse, version: &Version, resolved: &Resolved) -> Result<SpeedStates, ServingError> {
     let unusable = |reason: String| ServingError::SpeedAnswer { reason };
     let batches = wire::decode(&response.states).map_err(|e| unusable(e.to_string()))?;
-    if let Some(reason) = batches.iter().find_map(|batch| states::misfit(&batch.schema(), &version.definition)) {
+    if let Some(reason) = batches.iter().find_map(|batch| crate::states::misfit(&batch.schema(), &version.definition)) {
         return Err(unusable(reason));
     }
     let head: Offsets = response.head.iter().map(|at| (at.partition, at.offset)).collect();
@@ -154,12 +161,42 @@ fn read(response: &GetStatesResponse, version: &Version, resolved: &Resolved) ->
     if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
         return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
     }
+    let slices = by_slice(response, &batches, version, &head).map_err(unusable)?;
+    let slices = slices.into_iter().map(|slice| slice.within(resolved.read)).collect::<Result<_, _>>()?;
     let rows = match resolved.keys.as_slice() {
         [prefix] if resolved.begin => {
             let in_range = batches.iter().map(|batch| rows_in(batch, resolved.read)).collect::<Result<_, _>>()?;
             RowsByKey::from([(prefix.clone(), in_range)])
         }
-        _ => states::by_key(&batches, resolved.read)?,
+        _ => crate::states::by_key(&batches, resolved.read)?,
     };
-    Ok(SpeedStates { rows, head })
+    Ok(SpeedStates { rows, head, slices })
+}
+
+/// The rows of each slice, where the slices were told.
+fn by_slice(response: &GetStatesResponse, batches: &[RecordBatch], version: &Version, head: &Offsets) -> Result<Vec<SliceStates>, String> {
+    let mut rest: VecDeque<RecordBatch> = batches.iter().cloned().collect();
+    let mut slices: Vec<SliceStates> = Vec::with_capacity(response.slices.len());
+    for told in &response.slices {
+        let (partition, offsets) = (told.partition, told.start_offset..told.end_offset);
+        let before = slices.last().filter(|last| last.partition == partition).map(|last| last.offsets.end);
+        let start = before.unwrap_or_else(|| version.boundary.get(&partition).copied().unwrap_or(0));
+        if offsets.start != start || offsets.end < start || head.get(&partition).is_none_or(|head| offsets.end > *head) {
+            return Err(format!("the slice {offsets:?} of partition {partition} does not follow {start}"));
+        }
+        let mut wanted = usize::try_from(told.row_count).map_err(|_| "a slice has a count of rows below zero".to_owned())?;
+        let mut rows = Vec::new();
+        while wanted > 0 {
+            let batch = rest.pop_front().ok_or("its slices have more rows than it sent")?;
+            let taken = wanted.min(batch.num_rows());
+            if taken < batch.num_rows() {
+                rest.push_front(batch.slice(taken, batch.num_rows() - taken));
+            }
+            rows.push(batch.slice(0, taken));
+            wanted -= taken;
+        }
+        slices.push(SliceStates { partition, offsets, rows });
+    }
+    let told = slices.is_empty() || rest.iter().all(|batch| batch.num_rows() == 0);
+    if told { Ok(slices) } else { Err("its slices have fewer rows than it sent".to_owned()) }
 }

@@ -1,8 +1,10 @@
 //! The real server, asked over gRPC, between a store with published versions and a speed layer that folds a list.
 
 mod answers;
+mod as_of;
 mod fixture;
 mod swaps;
+mod watches;
 
 use std::time::Duration;
 

@@ -92,7 +92,14 @@ impl Version {
         computed_us(self.manifest()?)
     }
 
-    fn manifest(&self) -> Option<&Manifest> {
+    /// Its files that may have the key.
+    pub(crate) fn files_with(&self, key: &str) -> impl Iterator<Item = &ViewFile> {
+        let shard = self.batch.as_ref().map(|batch| shard_of_key(key, batch.shards()));
+        self.files().iter().filter(move |file| Some(file.shard) == shard)
+    }
+
+    /// What its run has said of it; nothing while nothing is published.
+    pub(crate) fn manifest(&self) -> Option<&Manifest> {
         self.batch.as_ref().map(OpenView::manifest)
     }
 

@@ -1,6 +1,7 @@
 //! Questions from the other layers: states of keys from a boundary on, a cut, and readiness for a version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -17,7 +18,7 @@ use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
 use crate::partition::{Partition, fold_log};
-use crate::slices::rows_of;
+use crate::slices::{Slice, rows_of};
 
 /// Versions of each view that can be answered from.
 const KEPT_VERSIONS: usize = 2;
@@ -36,6 +37,23 @@ pub(crate) struct Kept {
     pub(crate) boundary_records: Vec<String>,
 }
 
+/// The states of some keys, from one moment of each partition.
+pub(crate) struct States {
+    /// Wire bytes.
+    pub(crate) states: Vec<u8>,
+    /// Of every partition.
+    pub(crate) heads: Vec<i64>,
+    /// Every slice of the partitions that may have the keys, in the order of the rows.
+    pub(crate) slices: Vec<SliceRows>,
+}
+
+/// How many of the rows come from one slice.
+pub(crate) struct SliceRows {
+    pub(crate) partition: usize,
+    pub(crate) offsets: Range<i64>,
+    pub(crate) rows: usize,
+}
+
 pub(crate) struct Realtime {
     pub(crate) log_id: Arc<str>,
     pub(crate) store: Store,
@@ -50,8 +68,7 @@ pub(crate) struct Realtime {
 }
 
 impl Realtime {
-    /// The states of `keys`, or of all keys that begin so, from `boundary` on, as wire bytes, and the head of every partition, each
-    /// read once.
+    /// The states of `keys`, or of all keys that begin so, from `boundary` on; each partition is read once.
     pub(crate) fn states(
         &self,
         fingerprint: &str,
@@ -59,7 +76,7 @@ impl Realtime {
         boundary: &BTreeMap<usize, i64>,
         keys: &[String],
         begin: bool,
-    ) -> Result<(Vec<u8>, Vec<i64>), SpeedError> {
+    ) -> Result<States, SpeedError> {
         self.check_log(log_id)?;
         if let Some(unknown) = boundary.keys().find(|p| **p >= self.partitions.len()) {
             return Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len())));
@@ -67,43 +84,47 @@ impl Realtime {
         let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
         let partitions = self.partitions.len() as u32;
         let mut heads = Vec::with_capacity(self.partitions.len());
-        let mut found = Vec::new();
+        let (mut found, mut slices) = (Vec::new(), Vec::new());
         for partition in self.partitions.iter() {
             let start = boundary.get(&partition.number).copied().unwrap_or(0);
-            let Runs { head, definition, runs } = partition.runs(fingerprint, start, None)?;
+            let Runs { head, definition, slices: held } = partition.runs(fingerprint, start, None)?;
             heads.push(head);
             let everywhere = !definition.is_by_user() || (begin && keys.contains(""));
             let may_have = |key: &&&str| everywhere || shard_of_key(key, partitions) as usize == partition.number;
-            for key in keys.iter().filter(may_have) {
-                found.extend(runs.iter().map(|run| rows_of(run, key, begin)).filter(|rows| rows.num_rows() > 0));
+            let keys: Vec<&str> = keys.iter().filter(may_have).copied().collect();
+            if keys.is_empty() {
+                continue;
+            }
+            for (i, slice) in held.iter().enumerate() {
+                let before = found.len();
+                for key in &keys {
+                    found.extend(slice.runs.iter().map(|run| rows_of(run, key, begin)).filter(|rows| rows.num_rows() > 0));
+                }
+                let rows = found[before..].iter().map(RecordBatch::num_rows).sum();
+                let end = held.get(i + 1).map_or(head, |next| next.start);
+                slices.push(SliceRows { partition: partition.number, offsets: slice.start..end, rows });
             }
         }
-        let bytes = match found.first() {
+        let states = match found.first() {
             None => Vec::new(),
             Some(first) => concat_batches(&first.schema(), &found)
                 .and_then(|all| wire::encode(&[all]))
                 .map_err(views::FoldError::from)
                 .map_err(|e| SpeedError::fold(&e, fingerprint, 0, 0))?,
         };
-        Ok((bytes, heads))
+        Ok(States { states, heads, slices })
     }
 
     /// Everything folded in `range` of one partition, merged, in messages of wire bytes.
-    pub(crate) fn export(
-        &self,
-        fingerprint: &str,
-        log_id: &str,
-        number: usize,
-        range: std::ops::Range<i64>,
-    ) -> Result<Vec<Vec<u8>>, SpeedError> {
+    pub(crate) fn export(&self, fingerprint: &str, log_id: &str, number: usize, range: Range<i64>) -> Result<Vec<Vec<u8>>, SpeedError> {
         self.check_log(log_id)?;
         let partition = self.partitions.get(number).ok_or_else(|| SpeedError::BadRequest(format!("there is no partition {number}")))?;
         if range.is_empty() {
             return Err(SpeedError::BadRequest(format!("the range [{}, {}) is empty", range.start, range.end)));
         }
-        let Runs { definition, runs, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
+        let Runs { definition, slices, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
         let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
-        let merged = fold::merge(&definition, runs.iter().map(Arc::as_ref)).map_err(fail)?;
+        let merged = fold::merge(&definition, slices.iter().flat_map(|slice| &slice.runs).map(Arc::as_ref)).map_err(fail)?;
         let part = |start: usize| merged.slice(start, EXPORT_ROWS.min(merged.num_rows() - start));
         let parts = (0..merged.num_rows()).step_by(EXPORT_ROWS).map(|start| wire::encode(&[part(start)]));
         parts.collect::<Result<_, _>>().map_err(|e| fail(e.into()))
@@ -260,8 +281,7 @@ fn check_types(definition: &Definition, here: &EventSchema, view: &ViewName, ver
 struct Runs {
     head: i64,
     definition: Arc<Definition>,
-    /// Each in order of key and bucket.
-    runs: Vec<Arc<RecordBatch>>,
+    slices: Vec<Slice>,
 }
 
 impl Partition {
@@ -269,8 +289,9 @@ impl Partition {
     fn runs(&self, fingerprint: &str, start: i64, end: Option<i64>) -> Result<Runs, SpeedError> {
         let visible = self.visible.read().expect("no writer panics while it holds the lock");
         let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
-        let runs = slices.runs(start, end).map_err(|e| SpeedError::BoundaryRetired { partition: self.number, offset: e.offset })?;
-        Ok(Runs { head: visible.head, definition: Arc::clone(slices.definition()), runs })
+        let slices_between =
+            slices.between(start, end).map_err(|e| SpeedError::BoundaryRetired { partition: self.number, offset: e.offset })?;
+        Ok(Runs { head: visible.head, definition: Arc::clone(slices.definition()), slices: slices_between })
     }
 
     /// Drops views and slices that no kept version needs.

@@ -22,7 +22,7 @@ use views::event::MAX_EVENT_ID_BYTES;
 
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
-use crate::realtime::Realtime;
+use crate::realtime::{Realtime, SliceRows, States};
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
@@ -144,11 +144,12 @@ impl RealtimeViewService for RealtimeAdapter {
             let partition = usize::try_from(edge.partition).map_err(|_| Status::invalid_argument("a partition is negative"))?;
             boundary.insert(partition, edge.offset);
         }
-        let (realtime, begin) = (Arc::clone(&self.0), request.keys_begin);
+        let (realtime, begin, by_slice) = (Arc::clone(&self.0), request.keys_begin, request.by_slice);
         let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
         // All keys of a view may begin so.
-        let (states, heads) = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
-        Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads) }))
+        let States { states, heads, slices } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
+        let slices = if by_slice { slices.iter().map(slice_rows).collect() } else { Vec::new() };
+        Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads), slices }))
     }
 
     async fn export_states(&self, request: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
@@ -198,6 +199,11 @@ fn row_error((index, event_id, refusal): (usize, String, views::Refusal)) -> pb:
 fn offsets(of_partitions: &[i64]) -> Vec<pb::PartitionOffset> {
     let numbered = of_partitions.iter().enumerate();
     numbered.map(|(partition, offset)| pb::PartitionOffset { partition: partition as i32, offset: *offset }).collect()
+}
+
+fn slice_rows(slice: &SliceRows) -> pb::SliceRows {
+    let (start_offset, end_offset) = (slice.offsets.start, slice.offsets.end);
+    pb::SliceRows { partition: slice.partition as i32, start_offset, end_offset, row_count: slice.rows as i64 }
 }
 
 /// The one place where an error gets its gRPC code and its machine-readable reason.

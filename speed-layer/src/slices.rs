@@ -34,10 +34,13 @@ pub(crate) struct Slices {
     slices: VecDeque<Slice>,
 }
 
-#[derive(Debug)]
-struct Slice {
-    start: i64,
-    runs: Vec<Arc<RecordBatch>>,
+/// The states of one segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Slice {
+    /// Its lower edge.
+    pub(crate) start: i64,
+    /// Each in order of key and bucket.
+    pub(crate) runs: Vec<Arc<RecordBatch>>,
 }
 
 impl Slices {
@@ -95,10 +98,16 @@ impl Slices {
         Ok(())
     }
 
-    /// The runs of all slices in `range`, both of whose ends must be edges; no end means the head.
-    pub(crate) fn runs(&self, start: i64, end: Option<i64>) -> Result<Vec<Arc<RecordBatch>>, NoSuchEdge> {
+    /// All slices from `start` to `end`, both of which must be edges; no end means the head.
+    pub(crate) fn between(&self, start: i64, end: Option<i64>) -> Result<Vec<Slice>, NoSuchEdge> {
         let range = self.index(start)?..end.map_or(Ok(self.slices.len()), |end| self.index(end))?;
-        Ok(self.slices.range(range).flat_map(|slice| slice.runs.iter().cloned()).collect())
+        Ok(self.slices.range(range).cloned().collect())
+    }
+
+    /// The runs of all of them.
+    #[cfg(test)]
+    pub(crate) fn runs(&self, start: i64, end: Option<i64>) -> Result<Vec<Arc<RecordBatch>>, NoSuchEdge> {
+        Ok(self.between(start, end)?.into_iter().flat_map(|slice| slice.runs).collect())
     }
 
     fn index(&self, edge: i64) -> Result<usize, NoSuchEdge> {
@@ -180,7 +189,7 @@ mod tests {
         assert_eq!(count(&slices, "user-0", 50, None), 7);
         assert_eq!(count(&slices, "user-0", 50, Some(80)), 4);
         assert_eq!(count(&slices, "nobody", 0, None), 0);
-        assert_eq!(slices.runs(51, None).unwrap_err(), NoSuchEdge { offset: 51 });
+        assert_eq!(slices.between(51, None).unwrap_err(), NoSuchEdge { offset: 51 });
     }
 
     /// Proves that runs are merged, so that a lookup stays short and memory follows keys, not events.
@@ -196,7 +205,7 @@ mod tests {
     fn retires() {
         let mut slices = filled(&[0, 50, 80], 100);
         slices.retire_below(50);
-        assert!(slices.runs(0, None).is_err());
+        assert!(slices.between(0, None).is_err());
         assert_eq!(count(&slices, "user-0", 50, None), 7);
         slices.retire_below(1000);
         assert_eq!(count(&slices, "user-0", 80, None), 3);

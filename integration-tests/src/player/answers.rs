@@ -77,7 +77,7 @@ impl Player {
         compare(&stats, &answer, by_day, &format!("{user} at version {version}"))?;
         ensure!(provenance.batch_event_count + provenance.speed_event_count == answer.total.0, "the halves' counts: {provenance:?}");
         if let Some(batch) = batch {
-            let Explanation { batch: of_batch, speed: of_speed } = explanation.context("no explanation")?;
+            let Explanation { batch: of_batch, speed: of_speed, .. } = explanation.context("no explanation")?;
             let (of_batch, of_speed) = (of_batch.unwrap_or_default(), of_speed.unwrap_or_default());
             compare(&of_batch, &batch, by_day, "the batch half")?;
             ensure!(of_speed.event_count == answer.total.0 - batch.total.0, "the speed half has {} events", of_speed.event_count);

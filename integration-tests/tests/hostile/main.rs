@@ -16,5 +16,7 @@ mod health;
 mod values;
 /// The servers that are attacked.
 mod victim;
+/// Streams of answers without end.
+mod watches;
 /// HTTP/2 by hand.
 mod wire;

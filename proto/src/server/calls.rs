@@ -23,6 +23,7 @@ use tower::Service;
 
 use super::memory::{Memory, Taken, Weighed};
 use super::unread::Unread;
+use super::watch::{Ending, WATCHES_PER_CONNECTION};
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -100,6 +101,9 @@ pub enum Shape {
     Export,
     /// A stream of questions, each of them bounded by its service. It keeps its place to its end.
     Stream,
+    /// One question, and answers for as long as the client likes, the next one sooner than [`Rule::unread`]. It keeps its place to its end,
+    /// and one of its connection's; when the connection takes no more calls it ends with UNAVAILABLE.
+    Watch,
 }
 
 /// What one method may take.
@@ -125,12 +129,14 @@ pub(super) struct Calls {
     routes: Routes,
     rules: Rules,
     cut: CancellationToken,
+    stop: CancellationToken,
+    watches: Arc<Semaphore>,
 }
 
 impl Calls {
-    /// `cut` ends the connection.
-    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken) -> Self {
-        Self { routes, rules, cut }
+    /// `cut` ends the connection; `stop` tells that it takes no more calls.
+    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken, stop: CancellationToken) -> Self {
+        Self { routes, rules, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
     }
 }
 
@@ -150,8 +156,13 @@ impl Service<Request<Body>> for Calls {
             return Box::pin(std::future::ready(Ok(response)));
         }
         let Rule { room, shape, within, unread } = (self.rules)(request.uri().path());
-        let (mut routes, cut) = (self.routes.clone(), self.cut.clone());
+        let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
+        let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
         Box::pin(async move {
+            let Ok(watch) = watch.transpose() else {
+                drain(request.into_body()).await;
+                return Ok(too_many_watches().into_http());
+            };
             let mut place = None;
             if let Some(room) = &room {
                 place = room.enter().await;
@@ -175,8 +186,12 @@ impl Service<Request<Body>> for Calls {
                 },
             };
             drop(memory);
+            if shape == Shape::Watch {
+                let place = (place, watch);
+                return Ok(response.map(|body| Body::new(Unread::new(None, Body::new(Ending::new(body, stop)), true, place, unread, cut))));
+            }
             let (Some(room), Shape::Call) = (room, shape) else {
-                return Ok(response.map(|body| Body::new(Unread::new(None, body, place, unread, cut))));
+                return Ok(response.map(|body| Body::new(Unread::new(None, body, false, place, unread, cut))));
             };
             let (head, mut body) = response.into_parts();
             // All of it: there is one message. Only encoded can it be weighed.
@@ -188,7 +203,7 @@ impl Service<Request<Body>> for Calls {
                 Err(refused) => return Ok(refused.into_http()),
             };
             drop(place);
-            Ok(Response::from_parts(head, Body::new(Unread::new(first, body, unread_place, unread, cut))))
+            Ok(Response::from_parts(head, Body::new(Unread::new(first, body, false, unread_place, unread, cut))))
         })
     }
 }
@@ -223,6 +238,13 @@ pub(super) fn refusal(reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+fn too_many_watches() -> Status {
+    refusal(
+        "TOO_MANY_WATCHES",
+        format!("{WATCHES_PER_CONNECTION} watches are open on this connection; end one, or open another connection"),
+    )
 }
 
 /// For a method that takes small questions only.

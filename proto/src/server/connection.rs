@@ -66,7 +66,11 @@ where
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .serve_with_incoming_shutdown(Calls::new(routes, rules, cut.clone()), only_this, no_more_calls.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            Calls::new(routes, rules, cut.clone(), no_more_calls.clone()),
+            only_this,
+            no_more_calls.clone().cancelled_owned(),
+        );
     let clock = async {
         let grace = tokio::select! {
             () = closed.cancelled() => Duration::ZERO,

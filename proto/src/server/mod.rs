@@ -21,6 +21,8 @@ mod connection;
 mod memory;
 /// What is answered, until its reader has it.
 mod unread;
+/// Streams of answers, to the end of their connection.
+mod watch;
 
 use std::io;
 use std::pin::pin;

@@ -25,6 +25,8 @@ pub(super) struct Unread<P> {
     /// What comes before the next frame of `body`.
     next: Option<Result<Frame<Bytes>, Status>>,
     body: Body,
+    /// Whether `body` gives something more often than `patience`: a peer that asks for nothing does not wait for us then.
+    is_never_silent: bool,
     /// Since when the peer has been waited for; absent while it waits for us.
     since: Arc<Mutex<Option<Instant>>>,
     _watch: AbortOnDropHandle<()>,
@@ -36,13 +38,14 @@ impl<P> Unread<P> {
     pub(super) fn new(
         next: Option<Result<Frame<Bytes>, Status>>,
         body: Body,
+        is_never_silent: bool,
         place: P,
         patience: Duration,
         cut: CancellationToken,
     ) -> Self {
         let since = Arc::new(Mutex::new(Some(Instant::now())));
         let watch = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&since), patience, cut)));
-        Self { next, body, since, _watch: watch, _place: place }
+        Self { next, body, is_never_silent, since, _watch: watch, _place: place }
     }
 
     fn waits_for_peer(&self, since: Option<Instant>) {
@@ -84,7 +87,7 @@ impl<P: Unpin> http_body::Body for Unread<P> {
         if let Poll::Ready(Some(Ok(frame))) = &mut polled {
             self.next = last_byte(frame).map(|byte| Ok(Frame::data(byte)));
         }
-        self.waits_for_peer(polled.is_ready().then(Instant::now));
+        self.waits_for_peer((self.is_never_silent || polled.is_ready()).then(Instant::now));
         polled
     }
 
@@ -96,6 +99,41 @@ impl<P: Unpin> http_body::Body for Unread<P> {
         match &self.next {
             Some(_) => SizeHint::default(),
             None => self.body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body as _;
+
+    /// Never gives anything.
+    struct Silent;
+
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
+    /// Proves that a body which has nothing to say may take its time, and that one which is never silent is given up when nobody has asked
+    /// it for anything for the time it may stay unread.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_asks() {
+        for is_never_silent in [false, true] {
+            let (cut, patience) = (CancellationToken::new(), Duration::from_secs(30));
+            let mut unread = Unread::new(None, Body::new(Silent), is_never_silent, (), patience, cut.clone());
+            for _ in 0..3 {
+                tokio::time::sleep(patience / 2).await;
+                assert!(Pin::new(&mut unread).poll_frame(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+            }
+            assert!(!cut.is_cancelled());
+            tokio::time::sleep(patience * 3).await;
+            assert_eq!(cut.is_cancelled(), is_never_silent);
         }
     }
 }

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use merganser_proto::v1::value::Kind;
-use merganser_proto::v1::{Bucket, GetUserStatsResponse, PartitionOffset, Provenance, UserStats, Value};
+use merganser_proto::v1::{
+    Bucket, Explanation, FileRead, GetUserStatsResponse, PartitionOffset, Provenance, SliceContribution, UserStats, Value,
+};
 use prost_types::Timestamp;
 use serde_json::{Map, json};
 
+use super::explanation::millis;
 use super::time_text;
 
 /// The object, on lines of its own.
@@ -14,10 +17,37 @@ pub(super) fn render(answer: &GetUserStatsResponse) -> anyhow::Result<String> {
     let mut object = answer.stats.as_ref().map(stats).unwrap_or_default();
     object.insert("provenance".to_owned(), answer.provenance.as_ref().map(provenance).into());
     if let Some(halves) = &answer.explanation {
-        let (batch, speed) = (halves.batch.as_ref().map(stats), halves.speed.as_ref().map(stats));
-        object.insert("explanation".to_owned(), json!({ "batch": batch, "speed": speed }));
+        object.insert("explanation".to_owned(), explanation(halves));
     }
     Ok(serde_json::to_string_pretty(&object)? + "\n")
+}
+
+fn explanation(explanation: &Explanation) -> serde_json::Value {
+    let file = |file: &FileRead| json!({ "path": file.path, "row_count": file.row_count });
+    let slice = |slice: &SliceContribution| {
+        json!({
+            "partition": slice.partition,
+            "start_offset": slice.start_offset,
+            "end_offset": slice.end_offset,
+            "row_count": slice.row_count,
+            "event_count": slice.event_count,
+        })
+    };
+    json!({
+        "batch": explanation.batch.as_ref().map(stats),
+        "speed": explanation.speed.as_ref().map(stats),
+        "parent_version": explanation.parent_version,
+        "run_id": text(&explanation.run_id),
+        "late_duplicate_count": explanation.late_duplicate_count,
+        "conflict_count": explanation.conflict_count,
+        "files": explanation.files.iter().map(file).collect::<Vec<_>>(),
+        "batch_row_count": explanation.batch_row_count,
+        "batch_block_count": explanation.batch_block_count,
+        "batch_ms": explanation.batch_duration.as_ref().map(millis),
+        "slices": explanation.slices.iter().map(slice).collect::<Vec<_>>(),
+        "slices_missing_reason": text(&explanation.slices_missing_reason),
+        "speed_ms": explanation.speed_duration.as_ref().map(millis),
+    })
 }
 
 fn stats(stats: &UserStats) -> Map<String, serde_json::Value> {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, GetTopRowsRequest, GetViewRowsRequest, Provenance, Row, Value};
 
-use super::{Consistency, connect, parse_date, sentence, table, timestamp};
+use super::{Consistency, connect, number, parse_date, sentence, table, timestamp};
 
 /// Which rows of which view.
 #[derive(Args)]
@@ -46,9 +46,12 @@ pub(crate) struct Rows {
     /// The server; by default the address in the settings.
     #[arg(long, value_name = "URL")]
     address: Option<String>,
-    /// What the answer must contain.
-    #[arg(long, value_enum, default_value_t = Consistency::Fresh)]
-    consistency: Consistency,
+    /// What the answer must contain; fresh if absent, and with --version batch-only.
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
+    /// The answer of an earlier version, by its number.
+    #[arg(long, value_name = "N", conflicts_with = "top", value_parser = value_parser!(i64).range(1..))]
+    version: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,7 +106,8 @@ fn request(rows: &Rows) -> GetViewRowsRequest {
         calendar_unit: calendar_unit.into(),
         time_zone: rows.zone.clone().unwrap_or_default(),
         window: rows.window.map(length),
-        consistency: rows.consistency.number(),
+        consistency: number(rows.consistency),
+        version: rows.version.unwrap_or(0),
         ..GetViewRowsRequest::default()
     }
 }
@@ -116,7 +120,7 @@ fn top(rows: &Rows, measure: &str) -> GetTopRowsRequest {
         start_time: rows.from.map(timestamp),
         end_time: rows.to.map(timestamp),
         last: rows.last.map(length),
-        consistency: rows.consistency.number(),
+        consistency: number(rows.consistency),
         ..GetTopRowsRequest::default()
     }
 }

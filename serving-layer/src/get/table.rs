@@ -6,7 +6,7 @@ use anyhow::Context;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{Bucket, GetUserStatsResponse, PartitionOffset, Provenance, UserStats, Value};
 
-use super::time_text;
+use super::{explanation, time_text};
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -39,7 +39,8 @@ pub(super) fn render(answer: &GetUserStatsResponse) -> anyhow::Result<String> {
     let label = if lines.is_empty() { stats.user_id.as_str() } else { "answer" };
     lines.push(Line::of_user(label, stats));
     lines.extend(stats.buckets.iter().map(Line::of_bucket));
-    Ok(format!("{}{from}\n", aligned(&cells(&lines))))
+    let made_of = answer.explanation.as_ref().map_or_else(String::new, |explanation| explanation::render(explanation, provenance.version));
+    Ok(format!("{}{from}\n{made_of}", aligned(&cells(&lines))))
 }
 
 impl Line {

@@ -1,4 +1,4 @@
-use merganser_proto::v1::{Explanation, PartitionOffset, Provenance, UserStats, Value, value::Kind};
+use merganser_proto::v1::{Explanation, FileRead, PartitionOffset, Provenance, SliceContribution, UserStats, Value, value::Kind};
 
 use super::*;
 
@@ -15,6 +15,10 @@ fn stats(event_count: i64, revenue: &str, items: i64) -> UserStats {
     }
 }
 
+fn slice(start_offset: i64, end_offset: i64, event_count: i64) -> SliceContribution {
+    SliceContribution { partition: 0, start_offset, end_offset, row_count: event_count.min(1), event_count }
+}
+
 fn answer() -> GetUserStatsResponse {
     let provenance = Provenance {
         view: "user_stats".into(),
@@ -24,7 +28,20 @@ fn answer() -> GetUserStatsResponse {
         complete: true,
         ..Provenance::default()
     };
-    let explanation = Explanation { batch: Some(stats(90, "100.5", 7)), speed: Some(stats(10, "-0.25", 12)) };
+    let explanation = Explanation {
+        batch: Some(stats(90, "100.5", 7)),
+        speed: Some(stats(10, "-0.25", 12)),
+        parent_version: 2,
+        run_id: "r7".into(),
+        late_duplicate_count: 4,
+        files: vec![FileRead { path: "views/user_stats/v3-r7/part-00001.parquet".into(), row_count: 640 }],
+        batch_row_count: 2,
+        batch_block_count: 1,
+        batch_duration: Some(prost_types::Duration { seconds: 0, nanos: 420_000 }),
+        slices: vec![slice(7, 9, 0), slice(9, 12, 10)],
+        speed_duration: Some(prost_types::Duration { seconds: 0, nanos: 1_500_000 }),
+        ..Explanation::default()
+    };
     GetUserStatsResponse { stats: Some(stats(100, "100.25", 19)), provenance: Some(provenance), explanation: Some(explanation) }
 }
 
@@ -37,6 +54,11 @@ fn table() {
         "speed            10    -0.25  1970-01-01T00:00:00Z  1970-01-02T00:00:00.500Z     12\n",
         "answer          100   100.25  1970-01-01T00:00:00Z  1970-01-02T00:00:00.500Z     19\n",
         "user_stats v3 · boundary [0=7] · head [0=12] · complete\n",
+        "v3 by run r7, after v2; it removed 4 late duplicates, 0 of them with other content\n",
+        "batch: 2 rows of states in 1 block, 0.420 ms\n",
+        "  views/user_stats/v3-r7/part-00001.parquet, which has 640 rows\n",
+        "speed: 2 slices, 1.500 ms\n",
+        "  partition 0 [9, 12): 10 events in 1 row of states\n",
     );
     assert_eq!(table::render(&answer()).unwrap(), expected);
 }
@@ -64,6 +86,9 @@ fn json_object() {
     assert_eq!(object["revenue"], serde_json::Value::Null);
     assert_eq!(object["measures"]["items"], 19);
     assert_eq!(object["explanation"]["speed"]["revenue"], "-0.25");
+    assert_eq!(object["explanation"]["slices"][1]["event_count"], 10);
+    assert_eq!(object["explanation"]["files"][0]["row_count"], 640);
+    assert_eq!(object["explanation"]["batch_ms"], 0.42);
     assert_eq!(object["provenance"]["head"][0]["offset"], 12);
     assert_eq!(object["last_event_time"], "1970-01-02T00:00:00.500Z");
 }

@@ -1,8 +1,13 @@
 //! Requests, checked field by field as far as that needs no view.
 
+use std::ops::RangeInclusive;
+use std::time;
+
 use chrono::{DateTime, SecondsFormat};
 use merganser_proto::v1::value::Kind;
-use merganser_proto::v1::{self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value};
+use merganser_proto::v1::{
+    self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value, WatchUserStatsRequest,
+};
 use prost_types::{Duration, Timestamp};
 use views::calendar::{Unit, Zone};
 use views::event::MAX_USER_ID_BYTES;
@@ -12,17 +17,24 @@ use crate::grouping::Grouping;
 use crate::position::Position;
 use crate::question::{About, Consistency, MAX_USERS, Question, TimeRange};
 
+/// Between two answers of a watch, where it does not say.
+const WATCH_INTERVAL: time::Duration = time::Duration::from_secs(1);
+/// What it may say: each look asks the speed layer, and so has a least price.
+const WATCH_INTERVALS: RangeInclusive<time::Duration> = time::Duration::from_millis(100)..=time::Duration::from_secs(3600);
+
 impl TryFrom<GetUserStatsRequest> for Question {
     type Error = ServingError;
 
     fn try_from(request: GetUserStatsRequest) -> Result<Self, ServingError> {
         check_id("user_id", &request.user_id)?;
+        let version = version(request.version)?;
         Ok(Self {
             about: About::Users(vec![request.user_id]),
             range: range(request.start_time, request.end_time)?,
             within_buckets: false,
             grouping: grouping(request.granularity)?,
-            consistency: consistency(request.consistency)?,
+            consistency: consistency(request.consistency, version)?,
+            version,
             min_position: min_position(&request.min_position)?,
             explain: request.explain,
         })
@@ -33,6 +45,7 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
     type Error = ServingError;
 
     fn try_from(request: BatchGetUserStatsRequest) -> Result<Self, ServingError> {
+        let version = version(request.version)?;
         let count = request.user_ids.len();
         if count > MAX_USERS {
             return Err(ServingError::field("user_ids", format!("are {count}; ask about at most {MAX_USERS} users at once")));
@@ -45,16 +58,34 @@ impl TryFrom<BatchGetUserStatsRequest> for Question {
             range: range(request.start_time, request.end_time)?,
             within_buckets: false,
             grouping: grouping(request.granularity)?,
-            consistency: consistency(request.consistency)?,
+            consistency: consistency(request.consistency, version)?,
+            version,
             min_position: min_position(&request.min_position)?,
             explain: false,
         })
     }
 }
 
+/// The question of a watch, and what there is at least between two of its answers.
+pub(super) fn of_watch(request: WatchUserStatsRequest) -> Result<(Question, time::Duration), ServingError> {
+    let interval = match request.min_interval {
+        None => WATCH_INTERVAL,
+        Some(asked) => time::Duration::try_from(asked).ok().filter(|asked| WATCH_INTERVALS.contains(asked)).ok_or_else(|| {
+            let (least, most) = (WATCH_INTERVALS.start().as_millis(), WATCH_INTERVALS.end().as_secs());
+            ServingError::field("min_interval", format!("is to be from {least} ms to {most} s"))
+        })?,
+    };
+    if request.version != 0 {
+        return Err(ServingError::field("version", "cannot be watched, for an earlier version does not change; get its answer once"));
+    }
+    let WatchUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version, .. } = request;
+    let question = GetUserStatsRequest { user_id, start_time, end_time, granularity, consistency, min_position, explain, version };
+    Ok((question.try_into()?, interval))
+}
+
 /// The question of a request for rows; `now_us` is the time of day, in microseconds since 1970.
 pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Question, ServingError> {
-    let mut grouping = grouping(request.granularity)?;
+    let (mut grouping, version) = (grouping(request.granularity)?, version(request.version)?);
     let zone = zone(&request.time_zone)?;
     let over = [(calendar(request.calendar_unit, zone)?, "calendar_unit"), (window(request.window)?, "window")];
     for (over, field) in over {
@@ -80,7 +111,8 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
         range,
         within_buckets,
         grouping,
-        consistency: consistency(request.consistency)?,
+        consistency: consistency(request.consistency, version)?,
+        version,
         min_position: min_position(&request.min_position)?,
         explain: false,
     })
@@ -94,7 +126,8 @@ pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Questio
         range,
         within_buckets,
         grouping: Grouping::Total,
-        consistency: consistency(request.consistency)?,
+        consistency: consistency(request.consistency, None)?,
+        version: None,
         min_position: min_position(&request.min_position)?,
         explain: false,
     })
@@ -198,8 +231,19 @@ fn grouping(number: i32) -> Result<Grouping, ServingError> {
     }
 }
 
-fn consistency(number: i32) -> Result<Consistency, ServingError> {
+/// Zero is the version that answers now.
+fn version(number: i64) -> Result<Option<i64>, ServingError> {
+    match number {
+        0 => Ok(None),
+        1.. => Ok(Some(number)),
+        _ => Err(ServingError::field("version", "is negative; versions are numbered from 1, and 0 is the one that answers now")),
+    }
+}
+
+/// Who names a version wants what it said, unless he says otherwise.
+fn consistency(number: i32, version: Option<i64>) -> Result<Consistency, ServingError> {
     match v1::Consistency::try_from(number) {
+        Ok(v1::Consistency::Unspecified) if version.is_some() => Ok(Consistency::BatchOnly),
         Ok(v1::Consistency::Unspecified | v1::Consistency::Fresh) => Ok(Consistency::Fresh),
         Ok(v1::Consistency::BestEffort) => Ok(Consistency::BestEffort),
         Ok(v1::Consistency::BatchOnly) => Ok(Consistency::BatchOnly),

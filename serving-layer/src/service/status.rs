@@ -21,7 +21,7 @@ pub(super) fn of(error: &ServingError) -> Status {
         details.add_bad_request_violation(field, reason);
     }
     match code {
-        Code::Unavailable => {
+        _ if matches!(error, ServingError::TooMuchUnread) || code == Code::Unavailable => {
             details.set_retry_info(Some(RETRY_AFTER));
         }
         Code::Internal | Code::DataLoss => tracing::error!(reason, message, "a question failed"),
@@ -30,10 +30,9 @@ pub(super) fn of(error: &ServingError) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// UNIMPLEMENTED, for a call that the contract has and this version has not.
-pub(super) fn not_built(call: &str) -> Status {
-    let details = ErrorDetails::with_error_info("NOT_BUILT", DOMAIN, []);
-    Status::with_error_details(Code::Unimplemented, format!("{call} comes with a later version"), details)
+/// Whether asking again may mend it.
+pub(super) fn may_pass(error: &ServingError) -> bool {
+    meaning(error).0 == Code::Unavailable
 }
 
 fn meaning(error: &ServingError) -> (Code, &'static str) {
@@ -46,6 +45,12 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::SpeedRefused { .. } => (Code::FailedPrecondition, "SPEED_LAYER_REFUSES"),
         ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
         ServingError::TooLarge { .. } | ServingError::TooManyUsers { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+        ServingError::TooMuchUnread => (Code::ResourceExhausted, "OVERLOADED"),
+        ServingError::NoVersion { .. } => (Code::NotFound, "NO_SUCH_VERSION"),
+        ServingError::VersionGone { .. } => (Code::NotFound, "VERSION_GONE"),
+        ServingError::VersionWithdrawn { .. } => (Code::FailedPrecondition, "VERSION_WITHDRAWN"),
+        ServingError::VersionOpening { .. } => (Code::Unavailable, "OPENING_VERSION"),
+        ServingError::VersionRetired { .. } => (Code::FailedPrecondition, "VERSION_RETIRED"),
         ServingError::Opening => (Code::Unavailable, "OPENING_VIEWS"),
         ServingError::NoView { .. } => (Code::NotFound, "NO_SUCH_VIEW"),
         ServingError::TooManyRows { .. } => (Code::FailedPrecondition, "TOO_MANY_ROWS"),

@@ -1,7 +1,5 @@
 use merganser_proto::v1::view_service_client::ViewServiceClient;
-use merganser_proto::v1::{
-    BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, Granularity, ListViewsRequest, PartitionOffset, WatchUserStatsRequest,
-};
+use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, Granularity, ListViewsRequest, PartitionOffset};
 use prost_types::Timestamp;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -47,6 +45,39 @@ async fn halves_are_merged() {
     assert_eq!((provenance.version, provenance.complete), (1, true));
     assert_eq!((provenance.boundary, provenance.head), (place(60), place(100)));
     assert_eq!(provenance.computed_time.unwrap().seconds, 1_795_226_400);
+}
+
+/// Proves that an explanation names what was read and what each slice adds, and says so where the speed layer does not tell slices; and
+/// that slices which leave a gap, go beyond the head or have other rows than were sent are an error.
+#[tokio::test]
+async fn explained_by_slices() {
+    let mut fixture = Fixture::new(&[60], 100).await;
+    let request = || GetUserStatsRequest { explain: true, ..about("user-1") };
+    let explanation = fixture.client.get_user_stats(request()).await.unwrap().into_inner().explanation.unwrap();
+    assert!(explanation.slices.is_empty() && explanation.slices_missing_reason.contains("older"), "{explanation:?}");
+    assert_eq!((explanation.run_id.as_str(), explanation.parent_version, explanation.files.len()), ("run-1", 0, 1));
+    assert_eq!((explanation.batch_row_count, explanation.batch_block_count), (5, 1), "one row for each of five days");
+
+    // The fake's states are one row for each day.
+    fixture.speed().slices = vec![(60, 80, 2), (80, 80, 0), (80, 100, 3)];
+    let answer = fixture.client.get_user_stats(request()).await.unwrap().into_inner();
+    let explanation = answer.explanation.unwrap();
+    let rows: Vec<i64> = explanation.slices.iter().map(|slice| slice.row_count).collect();
+    let events: i64 = explanation.slices.iter().map(|slice| slice.event_count).sum();
+    assert_eq!((rows, events, explanation.slices_missing_reason.as_str()), (vec![2, 0, 3], count("user-1", 60, 100, 0..5), ""));
+    for wrong in [
+        vec![(60, 80, 2), (81, 100, 3)],
+        vec![(59, 100, 5)],
+        vec![(60, 101, 5)],
+        vec![(60, 100, 4)],
+        vec![(60, 100, 6)],
+        vec![(60, 100, -1)],
+    ] {
+        fixture.speed().slices = wrong.clone();
+        let refused = fixture.client.get_user_stats(request()).await.unwrap_err();
+        assert_eq!(refused.get_details_error_info().unwrap().reason, "SPEED_LAYER_BROKEN", "{wrong:?}");
+    }
+    assert!(fixture.client.get_user_stats(about("user-1")).await.is_ok(), "who does not ask for slices is not told them");
 }
 
 /// Proves that measures of every kind merge and arrive by name, also where the view counts nothing itself.
@@ -231,13 +262,10 @@ async fn too_large_for_one() {
     assert_eq!(stats.buckets.len(), 2);
 }
 
-/// Proves that what is not built says so, and that health is served.
+/// Proves that views are listed, and that health is served.
 #[tokio::test]
 async fn the_rest_of_the_surface() {
-    let mut fixture = Fixture::new(&[], 0).await;
-    let watch = fixture.client.watch_user_stats(WatchUserStatsRequest::default()).await.unwrap_err();
-    assert_eq!(watch.code(), Code::Unimplemented);
-    assert!(watch.message().contains("later version"), "{watch}");
+    let fixture = Fixture::new(&[], 0).await;
     let views = ViewServiceClient::new(fixture.channel.clone()).list_views(ListViewsRequest {}).await.unwrap().into_inner().views;
     assert_eq!(views.iter().map(|view| (view.name.as_str(), view.version)).collect::<Vec<_>>(), [("user_stats", 0)]);
     let mut health = tonic_health::pb::health_client::HealthClient::new(fixture.channel.clone());

@@ -6,20 +6,23 @@ use std::time::Duration;
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use futures::stream::Empty;
+use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{
     CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
-    PrepareVersionRequest, PrepareVersionResponse,
+    PrepareVersionRequest, PrepareVersionResponse, SliceRows,
 };
 use storage::batch_view::ViewWriter;
 use storage::config::{Period, ServingConfig};
+use storage::machine::RealMachine;
 use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::paths::{ViewFilePath, ViewName};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
@@ -27,7 +30,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use views::columns::{self, Position};
 use views::{Definition, Event, EventSchema, fold, shard_of, wire};
 
-use crate::ServingError;
+use crate::{ServingError, ServingLayer};
 
 pub(super) const DAY_US: i64 = 86_400_000_000;
 pub(super) const LOG_ID: &str = "a1b2";
@@ -72,6 +75,8 @@ pub(super) struct Speed {
     pub(super) down: bool,
     /// Whether it is not ready for any version.
     pub(super) unprepared: bool,
+    /// What it says of slices, if it knows of them: start, end and rows.
+    pub(super) slices: Vec<(i64, i64, i64)>,
     /// Questions that were answered, whatever the answer.
     pub(super) questions: usize,
     /// Questions that came, those at the gate too.
@@ -210,6 +215,42 @@ impl Fixture {
     }
 }
 
+/// The same without sockets, for a clock that is told the time; it looks for versions every second.
+pub(super) struct InProcess {
+    pub(super) client: UserStatsServiceClient<Transport>,
+    pub(super) store: Store,
+    pub(super) definition: Arc<Definition>,
+    state: Arc<Mutex<Speed>>,
+    _layer: ServingLayer,
+}
+
+impl InProcess {
+    pub(super) async fn new(published: &[i64], head: i64) -> Self {
+        let definition = Arc::new(Definition::user_stats(&EventSchema::default()));
+        let store = Store::open("memory://").unwrap();
+        for (version, end) in (1..).zip(published) {
+            publish(&store, &definition, version, *end).await;
+        }
+        let state = Arc::new(Mutex::new(Speed { head, ..Speed::default() }));
+        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let fake = FakeSpeed { state: Arc::clone(&state), gate, definition: Arc::clone(&definition) };
+        let speed = Transport::new(Routes::new(RealtimeViewServiceServer::new(fake)));
+        let config = ServingConfig { poll_interval: Period::from_millis(1000), ..ServingConfig::default() };
+        let layer = ServingLayer::open(Arc::new(RealMachine), &config, store.clone(), &EventSchema::default(), speed).await.unwrap();
+        let client = UserStatsServiceClient::new(Transport::new(layer.routes()));
+        Self { client, store, definition, state, _layer: layer }
+    }
+
+    /// The fake speed layer. Do not hold it across an await.
+    pub(super) fn speed(&self) -> MutexGuard<'_, Speed> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn state(&self) -> Arc<Mutex<Speed>> {
+        Arc::clone(&self.state)
+    }
+}
+
 impl FakeSpeed {
     fn answer(&self, request: &GetStatesRequest) -> Result<GetStatesResponse, Status> {
         let mut state = self.state.lock().unwrap();
@@ -231,7 +272,9 @@ impl FakeSpeed {
         }
         let states = of_keys(&states(&self.definition, boundary, state.head), |key| request.keys.iter().any(|asked| asked == key));
         let head = vec![PartitionOffset { partition: 0, offset: state.head }];
-        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head })
+        let told = state.slices.iter().filter(|_| request.by_slice);
+        let slices = told.map(|&(start_offset, end_offset, row_count)| SliceRows { partition: 0, start_offset, end_offset, row_count });
+        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect() })
     }
 }
 
