@@ -1,12 +1,12 @@
 //! What a run computes: the files of the new version, from all events or from those that the version before does not cover.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use storage::batch_view::{BlockCache, OpenView};
 use storage::identities::Identities;
 use storage::manifest::{Manifest, ViewFile};
-use storage::master::SegmentMeta;
 use storage::paths::{Id, ViewFilePath};
 use storage::store::{Store, StoreError};
 use tracing::warn;
@@ -15,10 +15,12 @@ use views::digest::Digest;
 
 use crate::chunk::{Chunk, ChunkWork, MergeWork};
 use crate::cut::Cut;
+use crate::dedup::New;
 use crate::earlier::Index;
 use crate::error::RunError;
 use crate::increment::UpsertWork;
 use crate::options::RunOptions;
+use crate::piece::Master;
 use crate::run::on_blocking_thread;
 use crate::shard::{Part, Removed, ShardWork, Work};
 use crate::source::{EventColumns, Source};
@@ -42,10 +44,14 @@ impl Base {
         parent: Option<&Manifest>,
         definition: &Definition,
         cut: &Cut,
+        master: &Master,
     ) -> Result<Result<Self, String>, StoreError> {
         let Some(parent) = parent else { return Ok(Err("first version".to_owned())) };
         if parent.fingerprint != definition.fingerprint() {
             return Ok(Err("new definition".to_owned()));
+        }
+        if !master.imports.iter().map(|import| import.import).eq(parent.imports.iter().copied()) {
+            return Ok(Err("imports came".to_owned()));
         }
         if parent.log_id != cut.log_id {
             return Ok(Err("the version before was computed without naming this log".to_owned()));
@@ -113,11 +119,12 @@ pub(crate) async fn from_all(
     work: &Work,
     sources: &[Source],
     parent: Option<&Manifest>,
+    new_imports: &Arc<BTreeSet<i64>>,
     target: &Target<'_>,
 ) -> Result<Computed, RunError> {
     let part = |source: &Source| {
-        let new_from = parent.map_or(0, |p| p.boundary[source.partition as usize]);
-        Part { source: source.clone(), new_from, earlier: None }
+        let from = parent.map_or(0, |p| p.boundary[source.partition as usize]);
+        Part { source: source.clone(), new: New { from, imports: Arc::clone(new_imports) }, earlier: None }
     };
     if work.definition.is_by_user() {
         let shard = |source: &Source| ShardWork { work: work.clone(), part: part(source), path: target.file(source.partition) };
@@ -137,15 +144,15 @@ pub(crate) async fn from_base(
     sources: &[Source],
     base: &Base,
     boundary: &[i64],
-    segments: &[SegmentMeta],
+    master: &Master,
     target: &Target<'_>,
 ) -> Result<Computed, RunError> {
     let columns = Arc::new(EventColumns::identity(work.definition.schema()));
-    let index = Index { store: work.store.clone(), columns, segments: segments.into(), bounds: work.bounds.clone() };
+    let index = Index { store: work.store.clone(), columns, master: master.clone(), bounds: work.bounds.clone() };
     let earlier = index.open(boundary, target.threads()).await?;
     let part = |source: &Source, earlier: Arc<Identities>| {
-        let new_from = base.boundary()[source.partition as usize];
-        Part { source: source.clone(), new_from, earlier: Some(earlier) }
+        let new = New { from: base.boundary()[source.partition as usize], imports: Arc::default() };
+        Part { source: source.clone(), new, earlier: Some(earlier) }
     };
     let parts = sources.iter().zip(earlier).map(|(source, earlier)| part(source, earlier));
     let (chunks, mut removed) = chunks(work, parts, target).await?;

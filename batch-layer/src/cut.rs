@@ -1,5 +1,8 @@
 //! Where the batch view ends: the boundary, in log offsets, and whether a run has anything to do.
 
+use std::sync::Arc;
+
+use storage::imports::ImportMeta;
 use storage::manifest::Manifest;
 use storage::master::{self, SegmentMeta};
 use views::Definition;
@@ -48,12 +51,18 @@ impl Cut {
     }
 
     /// Why there is nothing to do, if there is nothing.
-    pub(crate) fn nothing_to_do(&self, parent: Option<&Manifest>, definition: &Definition) -> Option<String> {
+    pub(crate) fn nothing_to_do(&self, parent: Option<&Manifest>, definition: &Definition, imports: &[Arc<ImportMeta>]) -> Option<String> {
+        let has_imports = |p: &Manifest| imports.iter().map(|import| import.import).eq(p.imports.iter().copied());
         match parent {
-            Some(p) if p.boundary == self.boundary && p.log_id == self.log_id && p.fingerprint == definition.fingerprint() => {
+            Some(p)
+                if has_imports(p)
+                    && p.boundary == self.boundary
+                    && p.log_id == self.log_id
+                    && p.fingerprint == definition.fingerprint() =>
+            {
                 Some(format!("version {} covers everything, with the same definition", p.version))
             }
-            None if self.events() == 0 => Some("there are no archived events".to_owned()),
+            None if self.events() == 0 && imports.is_empty() => Some("there are no archived events".to_owned()),
             _ => None,
         }
     }

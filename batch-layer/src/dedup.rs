@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use storage::identities::First;
+use storage::imports::import_of;
 use views::schema::{CONTENT_HASH, OFFSET};
 use views::{Definition, shard_of};
 
@@ -30,7 +31,7 @@ pub(crate) struct Duplicates {
     /// Removed rows whose originals lie below the boundary of the version before, as the index of identities says, for a run that does
     /// not read those.
     pub(crate) recalled: Vec<Recalled>,
-    /// Keys of removed rows at or above the boundary of the version before: the speed layer counted them. Held in memory.
+    /// Keys of removed rows that are new, or gave way to one that is: somebody counted them otherwise. Held in memory.
     pub(crate) touched_keys: BTreeSet<String>,
 }
 
@@ -47,10 +48,24 @@ pub(crate) struct Dedup {
     columns: Arc<EventColumns>,
     partition: u32,
     partitions: u32,
-    /// Where the events begin that the version before does not cover.
-    new_from: i64,
+    new: New,
     kept: Option<Kept>,
     pub(crate) found: Duplicates,
+}
+
+/// Which events the version before does not cover.
+#[derive(Clone, Debug)]
+pub(crate) struct New {
+    /// Those of the log from this offset on.
+    pub(crate) from: i64,
+    /// Those of these imports.
+    pub(crate) imports: Arc<BTreeSet<i64>>,
+}
+
+impl New {
+    fn has(&self, offset: i64) -> bool {
+        import_of(offset).map_or(offset >= self.from, |import| self.imports.contains(&import))
+    }
 }
 
 /// The last row that stayed.
@@ -64,10 +79,10 @@ struct Kept {
 }
 
 impl Dedup {
-    /// For the events of `source`, of which the version before does not cover those from `new_from` on.
-    pub(crate) fn new(definition: &Arc<Definition>, source: &Source, partitions: u32, new_from: i64) -> Self {
+    /// For the events of `source`, of which some are `new`.
+    pub(crate) fn new(definition: &Arc<Definition>, source: &Source, partitions: u32, new: New) -> Self {
         let (definition, columns) = (Arc::clone(definition), Arc::clone(&source.columns));
-        Self { definition, columns, partition: source.partition, partitions, new_from, kept: None, found: Duplicates::default() }
+        Self { definition, columns, partition: source.partition, partitions, new, kept: None, found: Duplicates::default() }
     }
 
     /// The rows that count. `earlier` has, for rows that are the first of their identity here, an original that is not.
@@ -99,7 +114,8 @@ impl Dedup {
             stays.push(!repeated);
             if repeated {
                 self.remove(offset, hashes.value(row));
-                touching.extend((offset >= self.new_from).then_some(row as u32));
+                let gave_way_to_new = self.kept.as_ref().is_some_and(|kept| self.new.has(kept.offset));
+                touching.extend((self.new.has(offset) || gave_way_to_new).then_some(row as u32));
             }
         }
         self.touch(rows, touching)?;

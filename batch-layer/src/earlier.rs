@@ -6,15 +6,16 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use futures::{StreamExt, TryStreamExt, stream};
 use storage::batch_view::{BlockCache, States};
-use storage::identities::{self, Identities, IdentitiesMeta};
-use storage::master::{self, SegmentMeta};
-use storage::paths::IdentitiesPath;
+use storage::identities::{self, Identities, IdentitiesFile, IdentitiesMeta};
+use storage::master;
+use storage::paths::{IdentitiesPath, ImportIdentitiesPath};
 use storage::store::{Store, StoreError};
 use tracing::info;
 use views::key;
 use views::schema::{CONTENT_HASH, OFFSET};
 
 use crate::error::RunError;
+use crate::piece::{Master, Piece, of_imports};
 use crate::progress::{Silent, Stage};
 use crate::run::on_blocking_thread;
 use crate::sort::{SortBounds, Sorted};
@@ -30,7 +31,7 @@ const CACHE_BYTES: u64 = 32 << 20;
 pub(crate) struct Index {
     pub(crate) store: Store,
     pub(crate) columns: Arc<EventColumns>,
-    pub(crate) segments: Arc<[SegmentMeta]>,
+    pub(crate) master: Master,
     pub(crate) bounds: SortBounds,
 }
 
@@ -59,24 +60,31 @@ impl Index {
             }
             let path = IdentitiesPath { partition, start, end };
             let taken_in = chain.split_off(stay);
-            let written = Box::pin(identities::write(&self.store, &path, &taken_in, self.firsts(partition, edge, end)?)).await?;
+            let new = master::chain(&self.master.segments, partition, edge..end)?.into_iter().map(Piece::Segment).collect();
+            let written = Box::pin(identities::write(&self.store, &path, &taken_in, self.firsts(partition, new)?)).await?;
             info!(partition, from = edge, to = end, files = chain.len() + 1, "brought the index of identities up to the boundary");
             chain.push(written);
         }
-        Ok(Identities::open(&self.store, &chain, &BlockCache::new(CACHE_BYTES)).await?)
+        let imports = self.imports(partition).await?;
+        Ok(Identities::open(&self.store, &chain, imports.as_ref(), &BlockCache::new(CACHE_BYTES)).await?)
     }
 
-    /// The identities of the events `[start, end)`, in order, each once.
-    fn firsts(&self, partition: u32, start: i64, end: i64) -> Result<States<RunError>, RunError> {
-        let segments = master::chain(&self.segments, partition, start..end)?;
-        let source = Source {
-            store: self.store.clone(),
-            columns: Arc::clone(&self.columns),
-            partition,
-            last: segments.last().cloned(),
-            segments,
-            progress: Arc::new(Silent),
-        };
+    /// The file of the imports' part of a partition, which is written if it is not there.
+    async fn imports(&self, partition: u32) -> Result<Option<IdentitiesFile>, RunError> {
+        let pieces: Vec<_> = of_imports(&self.master.imports, partition).collect();
+        let numbers: Vec<i64> = self.master.imports.iter().map(|import| import.import).collect();
+        let path = ImportIdentitiesPath::of(partition, &numbers);
+        match identities::of_imports(&self.store, &path).await? {
+            _ if pieces.is_empty() => Ok(None),
+            Some(there) => Ok(Some(there)),
+            None => Ok(Some(Box::pin(identities::write_imports(&self.store, &path, self.firsts(partition, pieces)?)).await?)),
+        }
+    }
+
+    /// The identities of some events, in order, each once.
+    fn firsts(&self, partition: u32, pieces: Vec<Piece>) -> Result<States<RunError>, RunError> {
+        let columns = Arc::clone(&self.columns);
+        let source = Source { store: self.store.clone(), columns, partition, last: None, pieces, progress: Arc::new(Silent) };
         let sorted = Sorted::events(&source, &self.bounds)?;
         let next = |(mut sorted, mut last): (Sorted, String)| async move {
             let Some(rows) = sorted.next().await? else { return Ok(None) };
@@ -116,13 +124,14 @@ fn first_of_each(rows: &RecordBatch, last: &mut String) -> RecordBatch {
 /// The identities that events of one partition have in the master dataset, by their offsets: what the index is checked against.
 pub(crate) async fn identities_at(
     of: &Source,
-    segments: &[SegmentMeta],
+    master: &Master,
     offsets: &BTreeSet<i64>,
 ) -> Result<HashMap<i64, (String, String)>, StoreError> {
     let mut found = HashMap::new();
-    let holds = |segment: &&SegmentMeta| segment.path.partition == of.partition && offsets.range(segment.path.range()).next().is_some();
-    for segment in segments.iter().filter(holds) {
-        let source = Source { segments: vec![segment.clone()], progress: Arc::new(Silent), ..of.clone() };
+    let segments = master.segments.iter().filter(|segment| segment.path.partition == of.partition).cloned();
+    let pieces = of_imports(&master.imports, of.partition).chain(segments.map(Piece::Segment));
+    for piece in pieces.filter(|piece| offsets.range(piece.range()).next().is_some()) {
+        let source = Source { pieces: vec![piece], progress: Arc::new(Silent), ..of.clone() };
         let mut batches = source.batches(Stage::Audit);
         while let Some(batch) = batches.try_next().await? {
             let places = column::<Int64Array>(&batch, OFFSET);

@@ -241,6 +241,24 @@ pub enum RunError {
         /// How many partitions there are.
         partitions: u32,
     },
+    /// The users of an import are divided otherwise than those of the log.
+    #[error(
+        "import {import} divides its users among {found} partitions, and the log has {expected}; import the files again into a store of this log"
+    )]
+    ImportPartitions {
+        /// Its number.
+        import: i64,
+        /// Partitions of the log.
+        expected: u32,
+        /// Partitions of the import.
+        found: u32,
+    },
+    /// An import that a version covers is gone.
+    #[error("import {import}, which the version before covers, is not in the store any more; restore master/imports from a backup")]
+    ImportGone {
+        /// Its number.
+        import: i64,
+    },
     /// The index of identities is wrong.
     #[error(
         "the index of identities says that the event at offset {removed} of partition {partition} repeats the one at offset {kept}, and it does not; nothing was published. Remove the folder master/identities from the store: it is made again from the events"

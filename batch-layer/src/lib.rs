@@ -41,6 +41,8 @@ mod increment;
 mod keeper;
 /// What a run is asked to do.
 mod options;
+/// A file of events.
+mod piece;
 /// How far a run is.
 pub mod progress;
 /// What a run did, for people and for the store.

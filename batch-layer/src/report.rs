@@ -38,6 +38,9 @@ pub struct RunReport {
     pub log_id: String,
     /// Per partition, the first offset that is not covered.
     pub boundary: Vec<i64>,
+    /// Numbers of the imports that are covered.
+    #[serde(default)]
+    pub imports: Vec<i64>,
     /// Fingerprint of the definition.
     pub fingerprint: String,
     /// Digest of keys and exact states.
@@ -81,7 +84,7 @@ pub struct Removed {
     pub event_id: String,
     /// The partition of both.
     pub partition: u32,
-    /// Offset of the row that counts.
+    /// Offset of the row that counts; below zero in an import ([`storage::imports`]).
     pub kept_offset: i64,
     /// Offset of the row that was removed.
     pub removed_offset: i64,
@@ -108,6 +111,9 @@ impl fmt::Display for RunReport {
             (None, None) => writeln!(f, "computed    from all {} rows", count(self.rows_read))?,
         }
         writeln!(f, "boundary    {boundary}")?;
+        if !self.imports.is_empty() {
+            writeln!(f, "imports     {}", self.imports.len())?;
+        }
         writeln!(f, "events      {}", count(self.event_count))?;
         writeln!(f, "removed     {} late duplicates, {} conflicts", count(self.late_duplicate_count), count(self.conflict_count))?;
         writeln!(f, "view        {} rows, {}", count(self.state_rows), HumanBytes(u64::try_from(self.view_bytes).unwrap_or(0)))?;

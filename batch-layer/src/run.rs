@@ -26,6 +26,7 @@ use crate::definition;
 use crate::error::RunError;
 use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
+use crate::piece::{Master, Piece};
 use crate::progress::Progress;
 use crate::report::RunReport;
 use crate::service::SpeedLayer;
@@ -89,9 +90,12 @@ async fn run_alone(
     if let Some(parent) = &parent {
         definition::check_amount(&definition, options, store, parent).await?;
     }
-    let (speed, cut, segments) = cut(options, speed, store, parent.as_ref()).await?;
+    let (speed, cut, master) = cut(options, speed, store, parent.as_ref()).await?;
+    let covered = parent.as_ref().map_or(&[][..], |parent| parent.imports.as_slice());
+    master.imports_of(covered)?;
+    let new_imports: BTreeSet<i64> = master.imports.iter().map(|import| import.import).filter(|import| !covered.contains(import)).collect();
     if !options.force
-        && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition)
+        && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition, &master.imports)
     {
         return Ok(RunOutcome::NothingToDo(reason));
     }
@@ -105,11 +109,26 @@ async fn run_alone(
         started_time: rfc3339(started.0),
         log_id: cut.log_id.clone(),
         boundary: cut.boundary.clone(),
+        imports: master.imports.iter().map(|import| import.import).collect(),
         fingerprint: definition.fingerprint().to_owned(),
         ..RunReport::default()
     };
-    let mut run = Run { machine, options, store, progress, definition, parent, speed, cut, run_id, report, keeper };
-    let published = Box::pin(run.publish(&segments)).await;
+    let mut run = Run {
+        machine,
+        options,
+        store,
+        progress,
+        definition,
+        parent,
+        speed,
+        cut,
+        master,
+        new_imports: Arc::new(new_imports),
+        run_id,
+        report,
+        keeper,
+    };
+    let published = Box::pin(run.publish()).await;
     run.progress.end();
     run.write_report(&published, started.1).await;
     published?;
@@ -133,13 +152,13 @@ async fn collect_leftovers(options: &RunOptions, store: &Store, now: SystemTime)
     }
 }
 
-/// The cut, and the segments that were there after it was made.
+/// The cut, and the master dataset as it was after it was made.
 async fn cut(
     options: &RunOptions,
     transport: Option<Transport>,
     store: &Store,
     parent: Option<&Manifest>,
-) -> Result<(Option<SpeedLayer>, Cut, Vec<SegmentMeta>), RunError> {
+) -> Result<(Option<SpeedLayer>, Cut, Master), RunError> {
     let (speed, asked) = match &options.speed_layer {
         None => (None, None),
         Some(url) => {
@@ -151,15 +170,15 @@ async fn cut(
             (Some(speed), Some(cut))
         }
     };
-    let segments = master::list_segments(store).await?;
     let cut = match asked {
         Some(cut) => cut,
-        None => Cut::archived(options, &segments, parent, master::owner(store).await?)?,
+        None => Cut::archived(options, &master::list_segments(store).await?, parent, master::owner(store).await?)?,
     };
+    let master = Master::list(store, cut.boundary.len() as u32).await?;
     if let Some(parent) = parent {
         cut.check_follows(parent)?;
     }
-    Ok((speed, cut, segments))
+    Ok((speed, cut, master))
 }
 
 /// A run that has something to do.
@@ -172,6 +191,9 @@ struct Run<'a> {
     parent: Option<Manifest>,
     speed: Option<SpeedLayer>,
     cut: Cut,
+    master: Master,
+    /// Those that the version before does not cover.
+    new_imports: Arc<BTreeSet<i64>>,
     run_id: Id,
     /// Filled in as the run goes on.
     report: RunReport,
@@ -179,15 +201,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn publish(&mut self, segments: &[SegmentMeta]) -> Result<(), RunError> {
+    async fn publish(&mut self) -> Result<(), RunError> {
         let base = self.base().await?;
-        let sources = self.sources(segments, base.as_ref())?;
-        self.report.rows_read = sources.iter().flat_map(|source| &source.segments).map(|segment| segment.seal.rows).sum();
+        let sources = self.sources(base.as_ref())?;
+        self.report.rows_read = sources.iter().flat_map(|source| &source.pieces).map(Piece::rows).sum();
         self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
         let kept_from = definition::kept_from(&self.definition, as_of)?;
-        let mut computed = self.compute(&sources, base.as_ref(), segments, kept_from).await?;
+        let mut computed = self.compute(&sources, base.as_ref(), kept_from).await?;
         let removed = std::mem::take(&mut computed.removed);
         let touched_keys = self.note_duplicates(&removed);
         let mut manifest = self.manifest(computed, boundary_records, as_of);
@@ -197,7 +219,14 @@ impl Run<'_> {
             manifest.conflict_count += before.conflict_count;
         }
         let recalled = removed.iter().map(|removed| removed.duplicates.recalled.clone()).collect();
-        let evidence = Evidence { sources, segments: segments.into(), touched_keys, recalled, base: base.map(|base| base.view) };
+        let evidence = Evidence {
+            sources,
+            master: self.master.clone(),
+            new_imports: Arc::clone(&self.new_imports),
+            touched_keys,
+            recalled,
+            base: base.map(|base| base.view),
+        };
         let audited = Box::pin(self.audit(&manifest, evidence)).await?;
         let counted_before = before.map_or(0, |before| before.event_count);
         self.check_counts(audited.event_count, counted_before - removed.iter().map(|removed| removed.past_limit).sum::<i64>())?;
@@ -218,7 +247,7 @@ impl Run<'_> {
         if !self.options.incremental {
             return Ok(None);
         }
-        match Base::open(self.store, self.parent.as_ref(), &self.definition, &self.cut).await? {
+        match Base::open(self.store, self.parent.as_ref(), &self.definition, &self.cut, &self.master).await? {
             Ok(base) => {
                 self.report.built_upon = self.report.parent;
                 Ok(Some(base))
@@ -232,12 +261,13 @@ impl Run<'_> {
     }
 
     /// The events to read: all, or those that the version before does not cover.
-    fn sources(&self, segments: &[SegmentMeta], base: Option<&Base>) -> Result<Vec<Source>, RunError> {
-        let chains = match base {
-            Some(base) => self.cut.chains_from(base.boundary(), segments)?,
-            None => self.cut.chains(segments)?,
+    fn sources(&self, base: Option<&Base>) -> Result<Vec<Source>, RunError> {
+        let Master { segments, imports } = &self.master;
+        let (imports, chains) = match base {
+            Some(base) => (&[][..], self.cut.chains_from(base.boundary(), segments)?),
+            None => (&imports[..], self.cut.chains(segments)?),
         };
-        let mut sources = Source::of_chains(self.store, &Arc::new(EventColumns::new(&self.definition)), chains, &self.progress);
+        let mut sources = Source::of_chains(self.store, &Arc::new(EventColumns::new(&self.definition)), imports, chains, &self.progress);
         for (source, end) in sources.iter_mut().zip(&self.cut.boundary) {
             let ends_there = |segment: &&SegmentMeta| segment.path.partition == source.partition && segment.path.end == *end;
             source.last = segments.iter().find(ends_there).cloned();
@@ -245,11 +275,11 @@ impl Run<'_> {
         Ok(sources)
     }
 
-    /// When the newest event was appended. A clock that was ahead then does not let everything go now, and one that is behind brings
+    /// When the newest event was appended or imported. A clock that was ahead then does not let everything go now, and one that is behind brings
     /// nothing back.
     async fn as_of(&self, sources: &[Source]) -> Result<i64, RunError> {
         let now = DateTime::<Utc>::from(self.machine.now()).timestamp_micros();
-        let mut newest = None;
+        let mut newest = self.master.imports.iter().map(|import| import.claimed_time_us).max();
         for source in sources {
             newest = newest.max(source.newest_append_time_us().await?);
         }
@@ -258,13 +288,7 @@ impl Run<'_> {
         Ok(newest.max(self.parent.as_ref().and_then(|parent| parent.as_of).unwrap_or(newest)))
     }
 
-    async fn compute(
-        &self,
-        sources: &[Source],
-        base: Option<&Base>,
-        segments: &[SegmentMeta],
-        kept_from: Option<i64>,
-    ) -> Result<Computed, RunError> {
+    async fn compute(&self, sources: &[Source], base: Option<&Base>, kept_from: Option<i64>) -> Result<Computed, RunError> {
         let spill = self.spill_folder().await?;
         let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / self.options.threads.get();
         let work = Work {
@@ -277,8 +301,8 @@ impl Run<'_> {
         };
         let target = Target { options: self.options, version: self.report.version, run_id: &self.run_id };
         match base {
-            Some(base) => compute::from_base(&work, sources, base, &self.cut.boundary, segments, &target).await,
-            None => compute::from_all(&work, sources, self.parent.as_ref(), &target).await,
+            Some(base) => compute::from_base(&work, sources, base, &self.cut.boundary, &self.master, &target).await,
+            None => compute::from_all(&work, sources, self.parent.as_ref(), &self.new_imports, &target).await,
         }
     }
 
@@ -316,7 +340,7 @@ impl Run<'_> {
             created_time: rfc3339(self.machine.now()),
             log_id: self.cut.log_id.clone(),
             boundary: self.cut.boundary.clone(),
-            imports: Vec::new(),
+            imports: report.imports.clone(),
             boundary_records,
             lease: 0,
             fingerprint: self.definition.fingerprint().to_owned(),

@@ -17,7 +17,7 @@ use views::digest::Digest;
 use views::schema::OFFSET;
 use views::{Definition, key};
 
-use crate::dedup::{Dedup, Duplicates};
+use crate::dedup::{Dedup, Duplicates, New};
 use crate::error::RunError;
 use crate::folding::{Edge, Folding};
 use crate::progress::{Progress, Stage};
@@ -45,10 +45,10 @@ pub(crate) struct Removed {
     pub(crate) past_limit: i64,
 }
 
-/// One partition of the log, and where the events begin that the version before does not cover.
+/// The events of one partition, and which of them the version before does not cover.
 pub(crate) struct Part {
     pub(crate) source: Source,
-    pub(crate) new_from: i64,
+    pub(crate) new: New,
     /// What came before the events of the source, if those are not all.
     pub(crate) earlier: Option<Arc<Identities>>,
 }
@@ -88,7 +88,7 @@ pub(crate) struct Events<'a> {
 
 impl<'a> Events<'a> {
     pub(crate) fn start(work: &'a Work, part: &'a Part) -> Result<Self, RunError> {
-        let dedup = Dedup::new(&work.definition, &part.source, work.partitions, part.new_from);
+        let dedup = Dedup::new(&work.definition, &part.source, work.partitions, part.new.clone());
         Ok(Self { part, progress: &work.progress, sorted: Sorted::events(&part.source, &work.bounds)?, dedup })
     }
 

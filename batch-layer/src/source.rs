@@ -1,4 +1,4 @@
-//! Segments of the master dataset as batches of events, in the columns that a definition needs.
+//! Segments and imports of the master dataset as batches of events, in the columns that a definition needs.
 //!
 //! A segment may be older than today's schema. A column of another type is cast; a declared attribute that the segment does not
 //! have is taken from `_extra`, where undeclared attributes are kept as text, and is null where there is none.
@@ -12,12 +12,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use storage::imports::ImportMeta;
 use storage::master::{self, SegmentMeta};
 use storage::store::{Store, StoreError};
 use views::event::Typed;
 use views::schema::{APPEND_TIME, AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
 use views::{Definition, EventSchema};
 
+use crate::piece::{Piece, of_imports};
 use crate::progress::{Progress, Stage};
 
 /// Columns that place and identify an event; always read.
@@ -69,8 +71,8 @@ impl EventColumns {
     }
 
     /// The batch of a segment in the columns and types of [`Self::read`].
-    fn conform(&self, segment: &SegmentMeta, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
-        let corrupt = |reason: String| StoreError::Corrupt { path: segment.path.path().to_string(), reason };
+    fn conform(&self, piece: &Piece, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
+        let corrupt = |reason: String| StoreError::Corrupt { path: piece.path(), reason };
         let mut columns = Vec::with_capacity(self.read.fields().len());
         for field in self.read.fields() {
             let attribute = self.attributes.iter().find(|(name, _)| name == field.name());
@@ -150,8 +152,8 @@ pub(crate) struct Source {
     pub(crate) store: Store,
     pub(crate) columns: Arc<EventColumns>,
     pub(crate) partition: u32,
-    /// The chain of segments.
-    pub(crate) segments: Vec<SegmentMeta>,
+    /// In order of their offsets.
+    pub(crate) pieces: Vec<Piece>,
     /// The segment that ends at the boundary, though there may be nothing to read in it.
     pub(crate) last: Option<SegmentMeta>,
     pub(crate) progress: Arc<dyn Progress>,
@@ -159,15 +161,16 @@ pub(crate) struct Source {
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("partition", &self.partition).field("segments", &self.segments.len()).finish_non_exhaustive()
+        f.debug_struct("Source").field("partition", &self.partition).field("pieces", &self.pieces.len()).finish_non_exhaustive()
     }
 }
 
 impl Source {
-    /// A source for each partition, of the chain of its segments.
+    /// A source for each partition, of its part of the imports and the chain of its segments.
     pub(crate) fn of_chains(
         store: &Store,
         columns: &Arc<EventColumns>,
+        imports: &[Arc<ImportMeta>],
         chains: Vec<Vec<SegmentMeta>>,
         progress: &Arc<dyn Progress>,
     ) -> Vec<Self> {
@@ -176,7 +179,7 @@ impl Source {
             columns: Arc::clone(columns),
             partition,
             last: segments.last().cloned(),
-            segments,
+            pieces: of_imports(imports, partition).chain(segments.into_iter().map(Piece::Segment)).collect(),
             progress: Arc::clone(progress),
         };
         (0..).zip(chains).map(source).collect()
@@ -186,11 +189,11 @@ impl Source {
     /// not hold exactly the offsets of its name, is an error before any of its events is seen.
     pub(crate) fn batches(&self, stage: Stage) -> BoxStream<'static, Result<RecordBatch, StoreError>> {
         let source = self.clone();
-        let open = move |segment: SegmentMeta| {
+        let open = move |piece: Piece| {
             let source = source.clone();
-            async move { source.open(segment, stage).await }
+            async move { source.open(piece, stage).await }
         };
-        stream::iter(self.segments.clone()).map(Ok).and_then(open).try_flatten().boxed()
+        stream::iter(self.pieces.clone()).map(Ok).and_then(open).try_flatten().boxed()
     }
 
     /// Fingerprint of the last record, as its segment was sealed; empty where there is none.
@@ -209,33 +212,33 @@ impl Source {
         Ok(newest)
     }
 
-    async fn open(self, segment: SegmentMeta, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+    async fn open(self, piece: Piece, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
         // Once a run is enough: what the later stages read is compared with what this one read.
         if stage == Stage::Read {
-            master::verify_segment(&self.store, &segment).await?;
+            piece.verify(&self.store).await?;
         }
         let mut names: Vec<String> = self.columns.read.fields().iter().map(|f| f.name().clone()).collect();
-        let mut raw = master::read_segment(&self.store, &segment, Some(&names)).await?.peekable();
+        let mut raw = piece.read(&self.store, &names).await?.peekable();
         let lacks = match std::pin::Pin::new(&mut raw).peek().await {
             Some(Ok(first)) => self.columns.lacks_attribute(&first.schema()),
             _ => false,
         };
         if lacks {
             names.push(EXTRA.to_owned());
-            raw = master::read_segment(&self.store, &segment, Some(&names)).await?.peekable();
+            raw = piece.read(&self.store, &names).await?.peekable();
         }
-        let start = segment.path.start;
-        let state = Arc::new((self, segment));
+        let start = piece.range().start;
+        let state = Arc::new((self, piece));
         Ok(stream::try_unfold((raw, start), move |(mut raw, next)| {
             let state = Arc::clone(&state);
             async move {
-                let (source, segment) = state.as_ref();
+                let (source, piece) = state.as_ref();
                 let Some(batch) = raw.try_next().await? else {
-                    source.progress.advance(stage, 0, segment.seal.bytes as u64);
-                    return if next == segment.path.end { Ok(None) } else { Err(hole(segment, next)) };
+                    source.progress.advance(stage, 0, piece.bytes() as u64);
+                    return if next == piece.range().end { Ok(None) } else { Err(hole(piece, next)) };
                 };
-                let batch = source.columns.conform(segment, &batch)?;
-                check_places(segment, &batch, next)?;
+                let batch = source.columns.conform(piece, &batch)?;
+                check_places(piece, source.partition, &batch, next)?;
                 let rows = batch.num_rows() as u64;
                 source.progress.advance(stage, rows, 0);
                 Ok(Some((batch, (raw, next + rows as i64))))
@@ -246,19 +249,19 @@ impl Source {
 }
 
 /// Every offset once, in order, and all in the partition of the name.
-fn check_places(segment: &SegmentMeta, batch: &RecordBatch, first: i64) -> Result<(), StoreError> {
+fn check_places(piece: &Piece, partition: u32, batch: &RecordBatch, first: i64) -> Result<(), StoreError> {
     let partitions = column::<Int32Array>(batch, PARTITION);
     let offsets = column::<Int64Array>(batch, OFFSET);
-    let in_place = |row: usize| offsets.value(row) == first + row as i64 && partitions.value(row) == segment.path.partition as i32;
+    let in_place = |row: usize| offsets.value(row) == first + row as i64 && partitions.value(row) == partition as i32;
     match (0..batch.num_rows()).find(|row| !in_place(*row)) {
-        Some(row) => Err(hole(segment, first + row as i64)),
+        Some(row) => Err(hole(piece, first + row as i64)),
         None => Ok(()),
     }
 }
 
-fn hole(segment: &SegmentMeta, offset: i64) -> StoreError {
+fn hole(piece: &Piece, offset: i64) -> StoreError {
     let reason = format!("the event of offset {offset} is not where it belongs");
-    StoreError::Corrupt { path: segment.path.path().to_string(), reason }
+    StoreError::Corrupt { path: piece.path(), reason }
 }
 
 /// A column that every batch of events has.

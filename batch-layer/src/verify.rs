@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Definitions, Manifest, Manifests};
-use storage::master;
 use storage::store::Store;
 
 use crate::audit::{Audit, Audited, Evidence};
 use crate::cut::Cut;
 use crate::error::RunError;
 use crate::options::RunOptions;
+use crate::piece::Master;
 use crate::progress::Progress;
 use crate::run::on_blocking_thread;
 use crate::source::{EventColumns, Source};
@@ -82,11 +82,12 @@ async fn recompute(
     let definition = Arc::new(stored.parse().map_err(unusable)?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
-    let chains = cut.chains(&master::list_segments(store).await?)?;
+    let master = Master::list(store, cut.boundary.len() as u32).await?;
+    let (imports, chains) = (master.imports_of(&manifest.imports)?, cut.chains(&master.segments)?);
     let audit = Audit {
         store: store.clone(),
         evidence: Evidence {
-            sources: Source::of_chains(store, &Arc::new(EventColumns::new(&definition)), chains, progress),
+            sources: Source::of_chains(store, &Arc::new(EventColumns::new(&definition)), &imports, chains, progress),
             ..Evidence::default()
         },
         definition,

@@ -6,7 +6,8 @@
 //! # Layout
 //! `master/identities/p<partition>-<start>-<end>.parquet`, a file of states ([`crate::batch_view`]) over the events `[start, end)`:
 //! the key is that of user and event id ([`views::key`]), the bucket is null, and the state is the lowest offset with the hash of that
-//! event's content. Beside each its seal: rows, bytes, BLAKE3.
+//! event's content. `p<partition>-imports-<set>.parquet` is the same over what a set of imports has in the partition. Beside each its
+//! seal: rows, bytes, BLAKE3.
 //!
 //! # Consistency
 //! A file exists when its seal is there. Ranges overlap, for a longer file takes the place of several short ones; [`chain`] picks
@@ -23,12 +24,13 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
+use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 use views::schema::{CONTENT_HASH, OFFSET};
 
 use crate::batch_view::{BlockCache, Layers, States, ViewWriter, overlaid};
 use crate::manifest::ViewFile;
-use crate::paths::{IdentitiesPath, identities_folder};
+use crate::paths::{IdentitiesPath, ImportIdentitiesPath, identities_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Store, StoreError};
 
@@ -49,7 +51,11 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// A file of identities that is there. Ordered by partition, then by offset.
+/// A file of identities, as its seal says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentitiesFile(ViewFile);
+
+/// A file of identities of the log that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentitiesMeta {
     /// Partition and offsets.
@@ -74,15 +80,43 @@ pub async fn list(store: &Store) -> Result<Vec<IdentitiesMeta>, StoreError> {
     let mut found = Vec::new();
     for object in store.list(&identities_folder()).await? {
         if let Ok(path) = IdentitiesPath::parse_seal(&object.location) {
-            let seal: Seal = json::decode(&object.location, &store.get(&object.location).await?, FORMATS)?;
-            if seal.file.path != path.path().as_ref() {
-                return Err(StoreError::corrupt(&object.location, format!("it is the seal of {}", seal.file.path)));
-            }
-            found.push(IdentitiesMeta { path, file: seal.file, written: object.last_modified });
+            let file = read_seal(&object.location, &store.get(&object.location).await?, &path.path())?;
+            found.push(IdentitiesMeta { path, file, written: object.last_modified });
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+fn read_seal(path: &ObjectPath, bytes: &[u8], of: &ObjectPath) -> Result<ViewFile, StoreError> {
+    let seal: Seal = json::decode(path, bytes, FORMATS)?;
+    match seal.file.path == of.as_ref() {
+        true => Ok(seal.file),
+        false => Err(StoreError::corrupt(path, format!("it is the seal of {}", seal.file.path))),
+    }
+}
+
+/// The file of a set of imports, if it is there.
+///
+/// # Errors
+/// What the store says, and a damaged seal.
+pub async fn of_imports(store: &Store, path: &ImportIdentitiesPath) -> Result<Option<IdentitiesFile>, StoreError> {
+    match store.get(&path.seal_path()).await {
+        Ok(bytes) => read_seal(&path.seal_path(), &bytes, &path.path()).map(|file| Some(IdentitiesFile(file))),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes the file of a set of imports; `rows` as in [`write`](fn@write). Blocks on CPU and disk.
+///
+/// # Errors
+/// Those of `rows`, and the disk's.
+pub async fn write_imports<E>(store: &Store, path: &ImportIdentitiesPath, rows: States<E>) -> Result<IdentitiesFile, E>
+where
+    E: From<StoreError> + Send + 'static,
+{
+    Ok(IdentitiesFile(put(store, &path.path(), &path.seal_path(), vec![rows]).await?))
 }
 
 /// The fewest files that cover a partition from offset 0 on, as far as there are any, in order.
@@ -120,19 +154,29 @@ where
             layers.push(Box::pin(opened.scan_above(0)?.map_err(E::from)));
         }
     }
+    let file = put(store, &path.path(), &path.seal_path(), layers).await?;
+    Ok(IdentitiesMeta { path: path.clone(), file, written: DateTime::UNIX_EPOCH })
+}
+
+/// Writes what lies uppermost in `layers`, and then its seal.
+async fn put<E>(store: &Store, path: &ObjectPath, seal_path: &ObjectPath, layers: Vec<States<E>>) -> Result<ViewFile, E>
+where
+    E: From<StoreError> + Send + 'static,
+{
     let schema = schema();
-    let mut writer = ViewWriter::create_at(store, path.path(), Arc::clone(&schema)).await?;
+    let mut writer = ViewWriter::create_at(store, path.clone(), Arc::clone(&schema)).await?;
     let mut rows = overlaid(&schema, layers);
     while let Some(batch) = rows.try_next().await? {
         writer.write(&batch)?;
     }
     let file = writer.finish().await?;
     let seal = Seal { format_version: FORMAT_VERSION, file };
-    store.put_durable(&path.seal_path(), Bytes::from(json::encode(&seal))).await?;
-    Ok(IdentitiesMeta { path: path.clone(), file: seal.file, written: DateTime::UNIX_EPOCH })
+    store.put_durable(seal_path, Bytes::from(json::encode(&seal))).await?;
+    Ok(seal.file)
 }
 
-/// Removes files whose range a longer one has, if they were written before `before`. The answer is how many.
+/// Removes files whose range a longer one has, and those of sets of imports that a newer one followed, if they were written before
+/// `before`. The answer is how many.
 ///
 /// # Errors
 /// What the store says.
@@ -143,10 +187,21 @@ pub async fn remove_covered(store: &Store, before: SystemTime) -> Result<usize, 
         inner != outer && inner.partition == outer.partition && outer.start <= inner.start && inner.end <= outer.end
     };
     let mut removed = 0;
-    for file in files.iter().filter(|file| file.written < before && files.iter().any(|other| is_in(&file.path, &other.path))) {
+    let covered = files.iter().filter(|file| file.written < before && files.iter().any(|other| is_in(&file.path, &other.path)));
+    let mut paths: Vec<_> = covered.map(|file| (file.path.seal_path(), file.path.path())).collect();
+    let objects = store.list(&identities_folder()).await?;
+    let sets: Vec<_> = objects
+        .iter()
+        .filter_map(|object| Some((ImportIdentitiesPath::parse_seal(&object.location).ok()?, object.last_modified)))
+        .collect();
+    let was_followed = |(set, written): &&(ImportIdentitiesPath, DateTime<Utc>)| {
+        *written < before && sets.iter().any(|(other, later)| other.partition == set.partition && later > written)
+    };
+    paths.extend(sets.iter().filter(was_followed).map(|(set, _)| (set.seal_path(), set.path())));
+    for (seal, file) in paths {
         // Without its seal it is not there.
-        store.delete(&file.path.seal_path()).await?;
-        store.delete(&file.path.path()).await?;
+        store.delete(&seal).await?;
+        store.delete(&file).await?;
         removed += 1;
     }
     Ok(removed)
@@ -166,12 +221,19 @@ pub struct First {
 pub struct Identities(Option<Layers>);
 
 impl Identities {
-    /// Opens the files of a [`chain`], comparing every byte with their seals.
+    /// Opens the files of a [`chain`] and that of the imports, comparing every byte with their seals.
     ///
     /// # Errors
     /// Naming the file, as [`crate::batch_view::OpenView::open`].
-    pub async fn open(store: &Store, chain: &[IdentitiesMeta], cache: &BlockCache) -> Result<Self, StoreError> {
-        let files: Vec<ViewFile> = chain.iter().rev().map(|meta| meta.file.clone()).collect();
+    pub async fn open(
+        store: &Store,
+        chain: &[IdentitiesMeta],
+        imports: Option<&IdentitiesFile>,
+        cache: &BlockCache,
+    ) -> Result<Self, StoreError> {
+        // What came first lies uppermost, and what was imported below zero came before all.
+        let files = chain.iter().rev().map(|meta| meta.file.clone());
+        let files: Vec<ViewFile> = files.chain(imports.map(|file| file.0.clone())).collect();
         Ok(Self(Layers::open(store, &files, cache).await?))
     }
 

@@ -5,7 +5,8 @@
 //! master/events/ingest_date=2026-11-21/p0000-….seal.json                                         SegmentPath, its seal
 //! master/epochs/00000000000000000007.json                                                        EpochPath
 //! master/identities/p0000-00000000000000000000-00000000000000100000.parquet                      IdentitiesPath
-//! master/identities/p0000-….seal.json                                                            IdentitiesPath, its seal
+//! master/identities/p0000-imports-<set>.parquet                                                  ImportIdentitiesPath
+//! master/identities/p0000-….seal.json                                                            their seals
 //! master/imports/00000000000000000003/{claim.json, p0000.parquet, import.json}                   ImportPath
 //! dead-letter/import-00000000000000000003.jsonl                                                  ImportPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
@@ -34,7 +35,7 @@ mod numbered;
 #[cfg(test)]
 mod tests;
 
-pub use identities::{IdentitiesPath, identities_folder};
+pub use identities::{IdentitiesPath, ImportIdentitiesPath, identities_folder};
 pub use imports::{ImportObject, ImportPath, imports_folder};
 pub use numbered::{EpochPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
 

@@ -117,7 +117,7 @@ impl Audit {
     async fn check_recalled(&self) -> Result<(), RunError> {
         for (source, recalled) in self.evidence.sources.iter().zip(&self.evidence.recalled) {
             let offsets = recalled.iter().flat_map(|row| [row.removed_offset, row.kept_offset]).collect();
-            let found = identities_at(source, &self.evidence.segments, &offsets).await?;
+            let found = identities_at(source, &self.evidence.master, &offsets).await?;
             for row in recalled {
                 let (removed, kept) = (found.get(&row.removed_offset), found.get(&row.kept_offset));
                 if removed.is_none() || removed != kept {

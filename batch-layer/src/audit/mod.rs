@@ -2,7 +2,7 @@
 //! another computation of the same.
 //!
 //! Where the version before has the same definition and a speed layer is at hand, the other computation is *previous view ⊕ what
-//! the speed layer folded from the old boundary to the new one*: so both layers are checked against each other every night. Keys
+//! the speed layer folded from the old boundary to the new one ⊕ imports added*: so both layers are checked against each other every night. Keys
 //! with a late duplicate in that range cannot be compared so, for the speed layer counted it and the batch did not: they are
 //! folded again from raw events, counted and listed. Otherwise (first version, new definition, no speed layer) it is a second fold of the raw events ([`second`]).
 //!
@@ -19,7 +19,6 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{AuditSummary, Manifest};
-use storage::master::SegmentMeta;
 use storage::store::Store;
 use tracing::warn;
 use views::{Definition, fold};
@@ -28,6 +27,7 @@ use crate::chunk::by_shard;
 use crate::dedup::Recalled;
 use crate::definition::kept_from;
 use crate::error::RunError;
+use crate::piece::{Master, Piece};
 use crate::progress::Progress;
 use crate::service::{Exported, SpeedLayer};
 use crate::source::Source;
@@ -57,8 +57,9 @@ pub(crate) struct Audit {
 pub(crate) struct Evidence {
     /// The raw events that were read, a source for each partition.
     pub(crate) sources: Vec<Source>,
-    /// Every archived segment.
-    pub(crate) segments: Arc<[SegmentMeta]>,
+    pub(crate) master: Master,
+    /// Numbers of the imports that the version before does not cover.
+    pub(crate) new_imports: Arc<BTreeSet<i64>>,
     /// Keys that the speed layer counted a late duplicate for.
     pub(crate) touched_keys: BTreeSet<String>,
     /// For each partition, rows that were removed for others that were not read.
@@ -147,7 +148,7 @@ impl Audit {
         let mut deltas = Spread::new(&self.definition, new.shards());
         for shard in 0..new.shards() {
             let delta = match self.export(speed.clone(), parent, shard).await? {
-                Exported::States(delta) => delta,
+                Exported::States(delta) => self.with_new_imports(shard, delta).await?,
                 Exported::NotHeld(reason) => {
                     warn!(partition = shard, reason, "the speed layer cannot export its states; auditing against a second fold");
                     return Ok(Err(format!("the speed layer does not hold the range: {reason}")));
@@ -165,6 +166,18 @@ impl Audit {
             comparison.differences.extend(refolded.differences);
         }
         finish(comparison, SPEED_LAYER, touched_keys.len() as i64, None).map(Ok)
+    }
+
+    /// What came through the log and what was imported since, of one partition. Identities that are in both touch keys that are left
+    /// out of the comparison.
+    async fn with_new_imports(&self, partition: u32, delta: RecordBatch) -> Result<RecordBatch, RunError> {
+        if self.evidence.new_imports.is_empty() {
+            return Ok(delta);
+        }
+        let mut imported = self.evidence.sources[partition as usize].clone();
+        imported.pieces.retain(|piece| matches!(piece, Piece::Import(import, _) if self.evidence.new_imports.contains(&import.import)));
+        let imported = second::fold(&imported, &self.definition, &Keys::AllBut(BTreeSet::new()), &HashSet::new()).await?;
+        fold::merge(&self.definition, [&delta, &imported]).map_err(|source| RunError::Fold { partition, source })
     }
 
     fn comparison(&self, keys: Keys) -> Result<Comparison<'_>, RunError> {

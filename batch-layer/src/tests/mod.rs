@@ -4,6 +4,7 @@ mod audit;
 mod collect;
 mod fake_speed_layer;
 mod faults;
+mod imports;
 mod incremental;
 mod old_segments;
 mod other_keys;
@@ -23,6 +24,7 @@ use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage::batch_view::{BlockCache, OpenView};
+use storage::imports::{Claims, Identity, ImportWriter, Terms};
 use storage::manifest::{Manifest, Manifests};
 use storage::master::{Origin, write_segment};
 use storage::paths::{SegmentPath, ViewName};
@@ -135,6 +137,20 @@ impl Master {
         let path = SegmentPath { partition, start: start as i64, end: end as i64, ingest_date };
         let origin = Origin { log_id: "log-1".to_owned(), last_record: format!("record-{partition}-{}", end - 1) };
         write_segment(&self.store, &path, rows.schema(), vec![rows], origin).await.unwrap();
+    }
+
+    /// Imports the events as one file.
+    async fn import(&self, events: &[Event]) {
+        let content = format!("{events:?}");
+        let identity = Identity { content, mapping: None, format: "jsonl".to_owned() };
+        let (events_schema, now_us) = (self.schema.clone(), self.append_time_us);
+        let terms = Terms { partitions: PARTITIONS, events: events_schema, name: "history.jsonl".to_owned(), now_us };
+        let claim = Claims::new(self.store.clone()).claim(&identity, &terms).await.unwrap();
+        let mut writer = ImportWriter::create(&self.store, &claim).await.unwrap();
+        for event in events {
+            writer.push(event.clone()).unwrap();
+        }
+        writer.commit().await.unwrap();
     }
 
     fn boundary(&self) -> Vec<i64> {

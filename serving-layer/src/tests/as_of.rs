@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, GetViewRowsRequest, WatchUserStatsRequest};
-use storage::manifest::{Manifest, Manifests, NEWEST_FORMAT_VERSION};
+use storage::manifest::{Manifest, Manifests};
 use storage::paths::{ViewFilePath, ViewName};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -102,15 +102,8 @@ async fn refusals() {
     fixture.client.get_user_stats(about("user-0")).await.unwrap();
     let manifests = Manifests::new(fixture.store.clone(), ViewName::user_stats());
     let third = manifests.read(3).await.unwrap();
-    let withdrawn = Manifest {
-        format_version: NEWEST_FORMAT_VERSION,
-        version: 4,
-        run_id: "run-4".into(),
-        files: Vec::new(),
-        row_count: 0,
-        withdrawn: true,
-        ..third
-    };
+    let withdrawn =
+        Manifest { format_version: 3, version: 4, run_id: "run-4".into(), files: Vec::new(), row_count: 0, withdrawn: true, ..third };
     manifests.publish(&withdrawn).await.unwrap();
     fixture.store.delete(&file(1, 0).path()).await.unwrap();
     let mut bytes = fixture.store.get(&file(2, 1).path()).await.unwrap().to_vec();

@@ -25,7 +25,7 @@ fn path(start: i64, end: i64) -> IdentitiesPath {
 
 async fn first(store: &Store, key: &str) -> Option<i64> {
     let chain = chain(&list(store).await.unwrap(), 0);
-    let found = Identities::open(store, &chain, &BlockCache::new(1 << 20)).await.unwrap().first(key).await.unwrap();
+    let found = Identities::open(store, &chain, None, &BlockCache::new(1 << 20)).await.unwrap().first(key).await.unwrap();
     found.inspect(|first| assert_eq!(first.content_hash, first.offset * 10)).map(|first| first.offset)
 }
 
@@ -72,7 +72,7 @@ async fn damage() {
     let mut bytes = store.get(&written.path.path()).await.unwrap().to_vec();
     bytes[10] ^= 1;
     store.put_durable(&written.path.path(), bytes.into()).await.unwrap();
-    let error = Identities::open(&store, std::slice::from_ref(&written), &BlockCache::new(0)).await.unwrap_err();
+    let error = Identities::open(&store, std::slice::from_ref(&written), None, &BlockCache::new(0)).await.unwrap_err();
     assert!(matches!(&error, StoreError::Checksum { path, .. } if *path == written.path.path().to_string()), "{error}");
     store.delete(&written.path.seal_path()).await.unwrap();
     assert_eq!(list(&store).await.unwrap(), []);
