@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +44,8 @@ pub struct Cluster {
     pub views: ViewServiceClient<Channel>,
     realtime: RealtimeViewServiceClient<Channel>,
     folder: TempDir,
+    /// Batch runs that were started.
+    runs: AtomicUsize,
 }
 
 /// A server on an address that it keeps over restarts.
@@ -113,6 +116,7 @@ impl Cluster {
             speed,
             serving,
             folder,
+            runs: AtomicUsize::new(0),
         };
         cluster.run_speed(speed_listener).await?;
         cluster.run_serving(serving_listener).await?;
@@ -227,13 +231,24 @@ impl Cluster {
         self.start_batch_run_of("user_stats")
     }
 
-    /// [`Self::start_batch_run`] over another view.
+    /// [`Self::start_batch_run`] over another view. Two runs of three build upon the version before.
     ///
     /// # Panics
     /// It is not the name of a view.
     #[must_use]
     pub fn start_batch_run_of(&self, view: &str) -> JoinHandle<Result<Option<i64>>> {
-        let options = RunOptions::from_config(&self.config, view.parse().expect("it is the name of a view"));
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        self.start_batch_run_as(view, number % 3 != 0)
+    }
+
+    /// A run over a view that builds upon the version before, or not.
+    ///
+    /// # Panics
+    /// It is not the name of a view.
+    #[must_use]
+    pub fn start_batch_run_as(&self, view: &str, incremental: bool) -> JoinHandle<Result<Option<i64>>> {
+        let view = view.parse().expect("it is the name of a view");
+        let options = RunOptions { incremental, ..RunOptions::from_config(&self.config, view) };
         let store = self.store.clone();
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {

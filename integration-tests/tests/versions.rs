@@ -17,6 +17,8 @@ use tonic::{Code, Request};
 const USERS: usize = 5;
 /// Definition changes, each followed by a rollback.
 const CHANGES: usize = 10;
+/// Versions that are built upon others.
+const INCREMENTS: usize = 50;
 const TYPES: [&str; 2] = ["return", "sale"];
 
 /// How many events each user, and each type, has: acknowledged, and sent.
@@ -196,6 +198,50 @@ async fn until_gone(cluster: &Cluster, view: &str) {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), polled).await.expect("the view comes to be gone");
+}
+
+/// Proves that fifty versions that were built upon others, and five computed from all events between them, go unnoticed by whoever
+/// asks, with events coming in between, of a view by user and of one by another key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn built_upon_one_another_under_questions() {
+    let cluster = Cluster::start(true, |config| config.log.partitions = 3).await.unwrap();
+    let folder = cluster.folder().join("views");
+    std::fs::create_dir_all(&folder).unwrap();
+    let sql = "SELECT event_type, count(*) AS event_count, sum(amount) AS revenue
+               FROM events GROUP BY event_type, date_trunc('day', event_time)";
+    std::fs::write(folder.join("types.sql"), sql).unwrap();
+    let counts = Arc::new(Counts::default());
+    append(&cluster, &counts, 0).await;
+    for view in ["user_stats", "types"] {
+        let version = publish(&cluster, view).await;
+        until_answers(&cluster, view, version).await;
+    }
+    let cluster = Arc::new(cluster);
+    let users = tokio::spawn({
+        let (cluster, counts) = (Arc::clone(&cluster), Arc::clone(&counts));
+        async move { ask_users(&cluster, counts).await }
+    });
+    let types = tokio::spawn(ask_types(cluster.views.clone(), Arc::clone(&counts)));
+    for round in 1..=INCREMENTS / 2 {
+        for view in ["user_stats", "types"] {
+            append(&cluster, &counts, round * 10 + usize::from(view == "types")).await;
+            let incremental = cluster.start_batch_run_as(view, true).await.unwrap().unwrap().expect("there is something to publish");
+            until_answers(&cluster, view, incremental).await;
+        }
+        if round % 5 == 0 {
+            append(&cluster, &counts, round * 10 + 2).await;
+            let view = if round % 2 == 0 { "user_stats" } else { "types" };
+            let full = cluster.start_batch_run_as(view, false).await.unwrap().unwrap().expect("there is something to publish");
+            until_answers(&cluster, view, full).await;
+        }
+    }
+    counts.finished.store(true, SeqCst);
+    for asked in [users.await.unwrap(), types.await.unwrap()] {
+        let (answers, versions) = asked;
+        println!("{answers} answers from versions {versions:?}");
+        assert!(answers > INCREMENTS && versions.len() > INCREMENTS / 4, "{answers} answers from {versions:?}");
+    }
+    Arc::into_inner(cluster).unwrap().stop().await.unwrap();
 }
 
 /// Proves that a changed definition and a rollback go unnoticed by whoever asks: ten of each, of a view by user and of one by another

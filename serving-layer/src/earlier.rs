@@ -107,7 +107,7 @@ impl Earlier {
 
     async fn open(&self, manifest: Manifest) -> Result<Arc<Version>, ServingError> {
         let (number, started) = (manifest.version, Instant::now());
-        let version = Version::open(&self.store, manifest, &self.cache).await.map_err(|e| match e {
+        let version = Version::open(&self.store, manifest, &self.cache, None).await.map_err(|e| match e {
             ServingError::Store(StoreError::NotFound { .. }) => gone(number),
             other => other,
         })?;

@@ -47,11 +47,16 @@ impl Version {
         }
     }
 
-    /// Opens and verifies a published version.
+    /// Opens and verifies a published version, but for the files that it shares with `before`, which were verified then.
     ///
     /// # Errors
     /// Whatever is not as the manifest says: a file, the stored definition, or the columns of the states.
-    pub(crate) async fn open(store: &Store, manifest: Manifest, cache: &BlockCache) -> Result<Self, ServingError> {
+    pub(crate) async fn open(
+        store: &Store,
+        manifest: Manifest,
+        cache: &BlockCache,
+        before: Option<&Self>,
+    ) -> Result<Self, ServingError> {
         let refuse = |reason: String| ServingError::VersionRefused { version: manifest.version, reason };
         if manifest.withdrawn {
             return Err(refuse("it says that the view is withdrawn".to_owned()));
@@ -65,7 +70,7 @@ impl Version {
         };
         let boundary = (0..).zip(manifest.boundary.iter().copied()).collect();
         let number = manifest.version;
-        let batch = OpenView::open(store, manifest, cache).await?;
+        let batch = OpenView::open_after(store, manifest, cache, before.and_then(|before| before.sound_batch().ok().flatten())).await?;
         if let Some(reason) = crate::states::misfit(batch.schema(), &definition) {
             return Err(ServingError::VersionRefused { version: number, reason: format!("its files: {reason}") });
         }
@@ -147,6 +152,10 @@ impl Version {
         Ok(found)
     }
 
+    /// The batch half, which no version has before the first.
+    ///
+    /// # Errors
+    /// Its files were found damaged since they were opened.
     fn sound_batch(&self) -> Result<Option<&OpenView>, ServingError> {
         if let Some(reason) = &*self.damage.read().unwrap_or_else(PoisonError::into_inner) {
             return Err(ServingError::VersionDamaged { version: self.number, reason: reason.clone() });

@@ -215,7 +215,7 @@ impl Versions {
 
     async fn verified(&self, manifest: Manifest, reload: &mut Reload) -> Result<Version, ServingError> {
         let number = manifest.version;
-        let opened = Version::open(&self.store, manifest, &self.cache).await;
+        let opened = Version::open(&self.store, manifest, &self.cache, Some(&self.current())).await;
         if opened.as_ref().is_err_and(ServingError::is_permanent) {
             reload.refused = Some(number);
         }
@@ -240,7 +240,7 @@ async fn readable(
         let opened = match manifests.read(number).await {
             // What was before it answers nothing any more.
             Ok(manifest) if manifest.withdrawn => break,
-            Ok(manifest) => Version::open(store, manifest, cache).await,
+            Ok(manifest) => Version::open(store, manifest, cache, None).await,
             Err(e) => Err(e.into()),
         };
         match opened {

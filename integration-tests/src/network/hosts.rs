@@ -210,7 +210,8 @@ async fn serving(net: Net) -> turmoil::Result {
 async fn batch(net: Net, number: usize) -> turmoil::Result {
     let Some(order) = net.orders[number].receiver.lock().await.recv().await else { return Ok(()) };
     let (process, world) = (net.born(BATCHES[number]), &net.world);
-    let options = RunOptions::from_config(&world.config, "user_stats".parse().expect("it is the name of a view"));
+    let view = "user_stats".parse().expect("it is the name of a view");
+    let options = RunOptions { incremental: number % 2 == 1, ..RunOptions::from_config(&world.config, view) };
     let store = world.store(&process);
     let machine = world.machine_with(&net.batch_clock);
     let run = batch_layer::run_on(machine, Some(net.to_speed(BATCHES[number])), &options, &store, Arc::new(Silent));
