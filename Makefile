@@ -64,8 +64,8 @@ build:
 chaos: build ## real processes killed, then the power cut (CHAOS_SECONDS=600, POWER_CUTS=400, SEED=printed seed)
 	@$(BIN)/chaos
 
-sim: build ## simulated runs from consecutive seeds (SEEDS=3000, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
-	@SEEDS=$(or $(SEEDS),3000) $(BIN)/sim $(if $(TRACE),--trace) $(if $(TWICE),--twice)
+sim: build ## simulated runs from consecutive seeds (SEEDS=1500, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
+	@SEEDS=$(or $(SEEDS),1500) $(BIN)/sim $(if $(TRACE),--trace) $(if $(TWICE),--twice)
 
 fuzz: ## libFuzzer over every reader for FUZZ_SECONDS=60 in all, led by coverage; needs a C++ compiler (TARGETS='log sql' for some)
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) fuzz/run $(TARGETS)

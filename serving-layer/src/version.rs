@@ -51,12 +51,7 @@ impl Version {
     ///
     /// # Errors
     /// Whatever is not as the manifest says: a file, the stored definition, or the columns of the states.
-    pub(crate) async fn open(
-        store: &Store,
-        manifest: Manifest,
-        cache: &BlockCache,
-        before: Option<&Self>,
-    ) -> Result<Self, ServingError> {
+    pub(crate) async fn open(store: &Store, manifest: Manifest, cache: &BlockCache, before: Option<&Self>) -> Result<Self, ServingError> {
         let refuse = |reason: String| ServingError::VersionRefused { version: manifest.version, reason };
         if manifest.withdrawn {
             return Err(refuse("it says that the view is withdrawn".to_owned()));
