@@ -132,7 +132,7 @@ impl Audit {
         if parent.fingerprint != self.candidate.fingerprint {
             return Ok(Err("new definition".to_owned()));
         }
-        if parent.log_id != self.candidate.log_id || parent.files.len() != self.candidate.files.len() {
+        if parent.log_id != self.candidate.log_id || parent.shards() != self.candidate.shards() {
             return Ok(Err("the version before was computed without naming this log".to_owned()));
         }
         let old = match OpenView::open(&self.store, parent.clone(), &no_cache()).await {

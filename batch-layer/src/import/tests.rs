@@ -38,7 +38,7 @@ impl Place {
             inputs,
             format: None,
             mapping: select.map(|sql| Mapping::parse(sql).unwrap()),
-            threads: NonZeroUsize::new(2).unwrap(),
+            threads: NonZeroUsize::new(3).unwrap(),
             events: EventSchema { attributes: [("quantity".to_owned(), AttributeType::Int64)].into(), ..EventSchema::default() },
             partitions: 3,
             memory_limit_bytes: 64 << 20,
@@ -101,16 +101,18 @@ fn now(summary: &ImportSummary) -> Vec<Option<i64>> {
 #[tokio::test]
 async fn a_mapped_file() {
     let place = Place::new();
-    let summary = place.run(vec![place.file("sales.csv", SALES.as_bytes())], Some(ROW_BY_ROW)).await;
-    assert_eq!((summary.exit_code(), summary.rows()), (0, [4, 3, 1]), "{:?}", summary.files);
+    let text = SALES.to_owned() + "536368,cut off\n";
+    let summary = place.run(vec![place.file("sales.csv", text.as_bytes())], Some(ROW_BY_ROW)).await;
+    assert_eq!((summary.exit_code(), summary.rows()), (0, [5, 3, 2]), "{:?}", summary.files);
     assert!(summary.to_string().contains("refused     1 because user_id is missing"), "{summary}");
     assert_eq!(
         place.rows().await,
         ["536365-071053 17850 1291191960 20.34", "536365-85123A 17850 1291191960 15.3", "536366-85123A 00013 1291192080 -3.31"]
     );
     let letters = place.letters(1).await;
-    assert_eq!((letters[0]["field"].as_str(), letters[0]["event"]["amount"].as_str()), (Some("user_id"), Some("9.95")));
-    assert_eq!(letters[0]["event"]["user_id"], serde_json::Value::Null);
+    assert_eq!(letters[0]["event"], serde_json::json!({ "line": 6 }));
+    assert_eq!((letters[1]["field"].as_str(), letters[1]["event"]["amount"].as_str()), (Some("user_id"), Some("9.95")));
+    assert_eq!(letters[1]["event"]["user_id"], serde_json::Value::Null);
 }
 
 /// Proves that files of events of every format are taken without a mapping, broken lines and bad rows becoming letters.
@@ -160,13 +162,13 @@ async fn by_content() {
     let place = Place::new();
     let many: String = (0..20_000).map(|i| format!("{i},85123A,1,2010-12-01 08:26:00,2.55,{i},France\n")).collect();
     let big = SALES.lines().next().unwrap().to_owned() + "\n" + &many;
-    let (large, small) = (place.file("large.csv", big.as_bytes()), place.file("small.csv", SALES.as_bytes()));
-    let same = place.file("same.csv", SALES.as_bytes());
-    let summary = place.run(vec![large.clone(), small, same.clone()], Some(ROW_BY_ROW)).await;
-    assert_eq!(now(&summary), [Some(1), Some(2), None], "{summary}");
+    let (large, copy) = (place.file("large.csv", big.as_bytes()), place.file("copy.csv", big.as_bytes()));
+    let (small, same) = (place.file("small.csv", SALES.as_bytes()), place.file("same.csv", SALES.as_bytes()));
+    let summary = place.run(vec![large, copy.clone(), small], Some(ROW_BY_ROW)).await;
+    assert_eq!(now(&summary), [Some(1), None, Some(2)], "{summary}");
     assert_eq!(place.rows().await.len(), 20_003);
 
-    let again = place.run(vec![same.clone(), large], Some(ROW_BY_ROW)).await;
+    let again = place.run(vec![same.clone(), copy], Some(ROW_BY_ROW)).await;
     assert_eq!((now(&again), again.exit_code(), again.rows()), (vec![None, None], 0, [0; 3]));
     assert!(again.to_string().contains("0 imported, 2 already there"), "{again}");
     let other = place.run(vec![same], Some(&ROW_BY_ROW.replace("'-'", "'/'"))).await;
@@ -271,4 +273,29 @@ async fn partitions() {
     place.store.put_durable(&path, VERSION_OF_3_PARTITIONS.into()).await.unwrap();
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     assert!(matches!(summary.files[0].1, Ok(Imported::Already(_))), "{summary}");
+}
+
+/// Proves that a file which is not any more what was claimed is not committed.
+#[tokio::test]
+async fn changed_meanwhile() {
+    let place = Place::new();
+    let input = place.file("a.csv", b"event_id,user_id,event_time\na,u,2020-01-01T00:00:00Z\n");
+    let options = place.options(vec![input.clone()], None);
+    let file = find(&input, None).unwrap();
+    let content = file.digest().await.unwrap();
+    let job = Job {
+        store: place.store.clone(),
+        claims: Claims::new(place.store.clone()),
+        begun: Mutex::default(),
+        partitions: 3,
+        bar: Arc::new(Bar::new(false)),
+        options: options.clone(),
+    };
+    let identity = Identity { content: content.to_hex().to_string(), mapping: None, format: "csv".to_owned() };
+    let terms = Terms { partitions: 3, events: options.events, name: "a.csv".to_owned(), now_us: 5 };
+    let claim = job.claims.claim(&identity, &terms).await.unwrap();
+    place.file("a.csv", b"event_id,user_id,event_time\nb,u,2020-01-01T00:00:00Z\n");
+    let failed = Box::pin(job.write(&file, &content, Prepared::Events, &claim)).await.unwrap_err();
+    assert!(matches!(failed, ImportError::Changed { .. }), "{failed}");
+    assert_eq!(imports::list(&place.store).await.unwrap(), []);
 }

@@ -213,6 +213,46 @@ async fn audited_against_the_speed_layer() {
     assert_eq!(master.publish(&options).await.built_upon, Some(1));
 }
 
+/// Proves that an index of identities that misses a repeated event lets it be counted, and that the next run from all events, which is
+/// compared with what was published, refuses to follow.
+#[tokio::test]
+async fn a_blind_index() {
+    let events = random_events(8, 300);
+    let mut master = Master::with(&events).await;
+    let over = async |master: &Master, incremental| {
+        let url = FakeSpeedLayer::of(master).serve().await;
+        RunOptions { incremental, speed_layer: Some(url), ..master.options() }
+    };
+    master.publish(&over(&master, true).await).await;
+    let repeated = events[0].clone();
+    let partition = shard_of(&repeated.user_id, PARTITIONS);
+
+    // The index of a log in which that event has another id.
+    let mut other = Master::new(schema());
+    for event in &master.log[partition as usize] {
+        let renamed = format!("other-{}", event.event_id);
+        let event_id = if event.event_id == repeated.event_id { renamed } else { event.event_id.clone() };
+        other.log[partition as usize].push(Event { event_id, ..event.clone() });
+    }
+    other.append(&[]).await;
+    other.publish(&other.options()).await;
+    let boundary = master.boundary()[partition as usize];
+    other.append(&[event(&repeated.user_id, "any", 2, 100)]).await;
+    other.publish(&RunOptions { incremental: true, ..other.options() }).await;
+    let built = identities::chain(&identities::list(&other.store).await.unwrap(), partition);
+    master.append(std::slice::from_ref(&repeated)).await;
+    assert_eq!(built[0].path, IdentitiesPath { partition, start: 0, end: boundary + 1 });
+    for path in [built[0].path.path(), built[0].path.seal_path()] {
+        master.store.put_durable(&path, other.store.get(&path).await.unwrap()).await.unwrap();
+    }
+    let wrong = master.publish(&over(&master, true).await).await;
+    assert_eq!((wrong.built_upon, wrong.late_duplicate_count, wrong.audit_kind.as_str()), (Some(1), 0, "speed layer"));
+    assert_ne!(master.answers().await, oracle(&events));
+    master.append(&[event("user-1", "one more", 2, 100)]).await;
+    let refused = master.run(&over(&master, false).await).await.unwrap_err();
+    assert!(matches!(refused, RunError::Audit { .. }) && refused.to_string().contains(&repeated.user_id), "{refused}");
+}
+
 /// Proves that an index of identities that takes an event for a repeated one is found out by the events themselves.
 #[tokio::test]
 async fn a_wrong_index() {

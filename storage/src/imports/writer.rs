@@ -27,7 +27,7 @@ const GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
 /// An import in the making. It exists once [`commit`](Self::commit) returns; dropped before, it leaves the claim.
 ///
-/// Held in memory: for each partition [`BATCH_ROWS`] events and a row group of [`GROUP_ROWS`]; in a store that is not a local folder
+/// Held in memory: for each partition 8,192 events and, encoded, a row group of 131,072; in a store that is not a local folder
 /// all bytes.
 #[derive(Debug)]
 pub struct ImportWriter {

@@ -325,6 +325,7 @@ fn tables() {
     assert_eq!(columns, ["a Decimal128(3, 2)", "s Utf8", "b Boolean", "m Utf8", "o Utf8"]);
     assert_eq!(rows, ["1.00|2|||", "1.25||true||", "3.00|||1|{\"x\":[1]}", "|||false|"]);
     assert_eq!(broken, [(3, "not valid JSON".to_owned())]);
+    assert_eq!(table("d.csv", b"zip\n10115\n01067\n").0, ["zip Utf8"]);
     let wide = format!("n\n{}\n0.5\n", "9".repeat(38));
     assert_eq!(table("d.csv", wide.as_bytes()).0, ["n Utf8"], "more digits than a decimal has");
 }
