@@ -68,8 +68,8 @@ enum Command {
         #[command(flatten)]
         flags: RunFlags,
         /// Recompute from all events at these times: minute, hour, day, month, weekday, such as "0 2 * * *"
-        #[arg(long, value_name = "EXPRESSION", value_parser = schedule::cron)]
-        cron: Option<Cron>,
+        #[arg(long, value_name = "EXPRESSION", value_parser = |text: &str| schedule::cron(text).map(Box::new))]
+        cron: Option<Box<Cron>>,
         /// The place whose clock the expression means, such as Europe/Berlin
         #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "cron", value_parser = zone)]
         zone: Tz,
@@ -212,7 +212,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             return Runs { config, store, flags, view: cli.view, at_work }.once(due, force).await;
         }
         Command::Schedule { flags, cron, zone, every, on_new_data } => {
-            let cron = cron.map(|cron| (cron, zone));
+            let cron = cron.map(|cron| (*cron, zone));
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
             return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable).await;
         }

@@ -238,7 +238,7 @@ impl Cluster {
     #[must_use]
     pub fn start_batch_run_of(&self, view: &str) -> JoinHandle<Result<Option<i64>>> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
-        self.start_batch_run_as(view, number % 3 != 0)
+        self.start_batch_run_as(view, !number.is_multiple_of(3))
     }
 
     /// A run over a view that builds upon the version before, or not.

@@ -146,11 +146,11 @@ impl Master {
         let (events_schema, now_us) = (self.schema.clone(), self.append_time_us);
         let terms = Terms { partitions: PARTITIONS, events: events_schema, name: "history.jsonl".to_owned(), now_us };
         let claim = Claims::new(self.store.clone()).claim(&identity, &terms).await.unwrap();
-        let mut writer = ImportWriter::create(&self.store, &claim).await.unwrap();
+        let mut writer = Box::pin(ImportWriter::create(&self.store, &claim)).await.unwrap();
         for event in events {
             writer.push(event.clone()).unwrap();
         }
-        writer.commit().await.unwrap();
+        Box::pin(writer.commit()).await.unwrap();
     }
 
     fn boundary(&self) -> Vec<i64> {

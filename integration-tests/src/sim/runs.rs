@@ -43,7 +43,7 @@ impl World {
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
         let mut options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
         options.threads = NonZeroUsize::MIN.saturating_add(1);
-        options.incremental = number % 3 > 0;
+        options.incremental = !number.is_multiple_of(3);
         let link = Link::new(&self.speed, &self.weather, &self.chance);
         let store = self.store(&process);
         let run = batch_layer::run_on(self.machine(), Some(Transport::new(link)), &options, &store, Arc::new(Silent));
