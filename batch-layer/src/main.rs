@@ -23,7 +23,7 @@ use storage::imports;
 use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
-use storage::store::Store;
+use storage::store::{Store, StoreError};
 use tracing_subscriber::EnvFilter;
 
 use crate::runs::{RunFlags, Runs};
@@ -253,7 +253,10 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
                 InputFormat::Parquet => Format::Parquet,
             });
             options.threads = threads.unwrap_or(options.threads);
-            let summary = Box::pin(import(&options, store, Arc::new(Bar::new(true)))).await?;
+            let summary = match Box::pin(import(&options, store, Arc::new(Bar::new(true)))).await {
+                Err(e @ StoreError::Partitions { .. }) => return Ok(complain(CONFIGURATION, &e.into())),
+                ended => ended?,
+            };
             println!("{summary}");
             let code = summary.exit_code();
             for (input, failed) in summary.files.into_iter().filter_map(|(input, file)| Some((input, file.err()?))) {

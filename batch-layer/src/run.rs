@@ -94,7 +94,10 @@ async fn run_alone(
     let covered = parent.as_ref().map_or(&[][..], |parent| parent.imports.as_slice());
     master.imports_of(covered)?;
     let new_imports: BTreeSet<i64> = master.imports.iter().map(|import| import.import).filter(|import| !covered.contains(import)).collect();
+    // What was built upon another version is still to be judged by a run over all events.
+    let judges = !options.incremental && parent.as_ref().is_some_and(|parent| parent.built_upon.is_some());
     if !options.force
+        && !judges
         && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition, &master.imports)
     {
         return Ok(RunOutcome::NothingToDo(reason));

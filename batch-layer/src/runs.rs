@@ -101,12 +101,14 @@ impl Runs<'_> {
                         warn!(code, "the run is tried again in a minute");
                         RETRY_PAUSE
                     }
-                    ended => {
-                        if let Err(error) = ended {
-                            eprintln!("batch-layer: {error:#}");
-                        }
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "the run is tried again in a minute");
+                        RETRY_PAUSE
+                    }
+                    Ok(code) => {
                         done.note(due, now);
-                        Duration::ZERO
+                        // New data that no run brings into a version stays new.
+                        if code == 0 { Duration::ZERO } else { RETRY_PAUSE }
                     }
                 },
             };

@@ -98,8 +98,15 @@ pub async fn published(store: &Store, views: impl IntoIterator<Item = &ViewName>
         let manifests = Manifests::new(store.clone(), view.clone());
         let mut done = Done::default();
         for version in manifests.list().await?.into_iter().rev() {
-            let manifest = manifests.read(version).await?;
-            let Some(began) = began(&manifest.run_id) else { continue };
+            let manifest = match manifests.read(version).await {
+                Ok(manifest) => manifest,
+                // What went before is not known then, so a run is due.
+                Err(e) if e.is_damage() => break,
+                Err(e) => return Err(e.into()),
+            };
+            // A version that was taken back or withdrawn is no run's work: it has no files of its own.
+            let is_own = manifest.files.iter().any(|file| file.path.contains(&manifest.run_id));
+            let Some(began) = began(&manifest.run_id).filter(|_| is_own) else { continue };
             done.any.get_or_insert(began);
             if manifest.built_upon.is_none() {
                 done.full = Some(began);

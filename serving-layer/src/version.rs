@@ -135,12 +135,17 @@ impl Version {
         // Keys with the same first column lie together.
         let shards = if prefix.is_empty() { 0..batch.shards() } else { one(shard_of_key(prefix, batch.shards())) };
         let rows: usize = shards.clone().map(|shard| batch.most_rows_beginning(shard, prefix)).sum();
-        if rows > MAX_ROWS + shards.len() * BLOCK_ROWS {
+        // Some of them may lie under others, or beside the prefix in their blocks.
+        if rows > MAX_ROWS + MAX_ROWS / 2 + shards.len() * BLOCK_ROWS {
             return Err(ServingError::TooManyRows { rows });
         }
-        let mut found = Vec::new();
+        let (mut found, mut held) = (Vec::new(), 0);
         for shard in shards {
             for rows in batch.rows_beginning(shard, prefix).await? {
+                held += rows.num_rows();
+                if held > MAX_ROWS {
+                    return Err(ServingError::TooManyRows { rows: held });
+                }
                 found.push(rows_in(&rows, range)?);
             }
         }

@@ -151,8 +151,13 @@ impl Versions {
                     Err(e) => match (matches!(e, StoreError::NotFound { .. }), ServingError::from(e)) {
                         (missing, e) if missing || e.is_permanent() => {
                             let reason = damage.get_or_insert(e.in_one_line());
-                            if version.set_damage(Some(reason.clone())) {
-                                error!(version = version.number, reason, "the version that answers is damaged; it answers nothing more");
+                            // One that came meanwhile may have the file too.
+                            let current = self.current();
+                            let sharing = Some(&current).filter(|current| current.number != version.number && current.files().contains(file));
+                            for damaged in [&version].into_iter().chain(sharing) {
+                                if damaged.set_damage(Some(reason.clone())) {
+                                    error!(version = damaged.number, reason, "the version that answers is damaged; it answers nothing more");
+                                }
                             }
                         }
                         // It may be readable in the next round.

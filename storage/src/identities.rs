@@ -175,8 +175,8 @@ where
     Ok(seal.file)
 }
 
-/// Removes files whose range a longer one has, and those of sets of imports that a newer one followed, if they were written before
-/// `before`. The answer is how many.
+/// Removes files whose range a longer one has, and those of sets of imports that a newer one followed, once both were written before
+/// `before`: a run that opened the shorter one may still be reading it. The answer is how many.
 ///
 /// # Errors
 /// What the store says.
@@ -187,7 +187,7 @@ pub async fn remove_covered(store: &Store, before: SystemTime) -> Result<usize, 
         inner != outer && inner.partition == outer.partition && outer.start <= inner.start && inner.end <= outer.end
     };
     let mut removed = 0;
-    let covered = files.iter().filter(|file| file.written < before && files.iter().any(|other| is_in(&file.path, &other.path)));
+    let covered = files.iter().filter(|file| file.written < before && files.iter().any(|other| other.written < before && is_in(&file.path, &other.path)));
     let mut paths: Vec<_> = covered.map(|file| (file.path.seal_path(), file.path.path())).collect();
     let objects = store.list(&identities_folder()).await?;
     let sets: Vec<_> = objects
@@ -195,7 +195,7 @@ pub async fn remove_covered(store: &Store, before: SystemTime) -> Result<usize, 
         .filter_map(|object| Some((ImportIdentitiesPath::parse_seal(&object.location).ok()?, object.last_modified)))
         .collect();
     let was_followed = |(set, written): &&(ImportIdentitiesPath, DateTime<Utc>)| {
-        *written < before && sets.iter().any(|(other, later)| other.partition == set.partition && later > written)
+        *written < before && sets.iter().any(|(other, later)| other.partition == set.partition && later > written && *later < before)
     };
     paths.extend(sets.iter().filter(was_followed).map(|(set, _)| (set.seal_path(), set.path())));
     for (seal, file) in paths {

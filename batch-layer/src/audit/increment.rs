@@ -1,5 +1,5 @@
-//! The audit of a version that was built upon another: for every key of its new files, and every key that the other computation has,
-//! *the version before ⊕ what lies between = the new version*. What lies between is what the speed layer folded, or a second fold of
+//! The audit of a version that was built upon another: for every key of its new files, of those that these took in, and every key that
+//! the other computation has, *the version before ⊕ what lies between = the new version*. What lies between is what the speed layer folded, or a second fold of
 //! the raw events. All other keys are in files that the two versions share.
 //!
 //! A row that was removed because the index of identities knows an earlier one is looked up: the two must have one identity in the
@@ -64,9 +64,12 @@ impl Audit {
                 continue;
             }
             let shared = new.manifest().layers(shard).zip(base.manifest().layers(shard)).take_while(|(new, base)| new == base).count();
+            // What was in files that are not shared must be somewhere in the new ones.
             let mut streams: Vec<States<StoreError>> = vec![stream::once(async move { Ok(delta) }).boxed()];
-            if shared < new.manifest().layers(shard).count() {
-                streams.push(new.scan_above(shard, shared as u32)?);
+            for view in [new, base] {
+                if shared < view.manifest().layers(shard).count() {
+                    streams.push(view.scan_above(shard, shared as u32)?);
+                }
             }
             let mut windows = Windows::new(self.definition.state_schema(), streams);
             while let Some(window) = windows.next().await? {

@@ -28,8 +28,8 @@ use storage::config::Config;
 use storage::imports::{self, Claims, Identity, ImportClaim, ImportMeta, ImportWriter, Terms};
 use storage::input::{EventFile, Format, InputError, Position, Table};
 use storage::machine::{RealMachine, blocking, now_us};
-use storage::manifest::Manifests;
-use storage::paths::ViewName;
+use storage::manifest::{Manifests, list_views};
+use storage::master;
 use storage::store::{Retry, Store, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -131,14 +131,31 @@ impl ImportError {
     }
 }
 
+/// Among how many partitions the users of the log are divided: a version says so, or what was archived or imported before bears it out.
+async fn partitions(options: &ImportOptions, store: &Store) -> Result<u32, StoreError> {
+    for view in list_views(store).await? {
+        if let Some(newest) = Manifests::new(store.clone(), view).latest().await? {
+            return Ok(newest.boundary.len() as u32);
+        }
+    }
+    let configured = options.partitions;
+    let refuse = |path: String, found: String| Err(StoreError::Partitions { configured, path, found });
+    if let Some((segment, _)) = master::segment_sizes(store).await?.into_iter().find(|(segment, _)| segment.partition >= configured) {
+        return refuse(segment.path().to_string(), format!("is of partition {}", segment.partition));
+    }
+    match imports::list(store).await?.into_iter().find(|import| import.partitions != configured) {
+        Some(other) => refuse(format!("import {}", other.import), format!("has {} of them", other.partitions)),
+        None => Ok(configured),
+    }
+}
+
 /// Imports the files, several at a time. One that fails keeps no other from being imported.
 ///
 /// # Errors
-/// Only what keeps every file from being imported: the newest version cannot be read, so nobody knows how users are divided.
+/// Only what keeps every file from being imported: nobody knows how users are divided, or they are divided otherwise than configured.
 pub async fn import(options: &ImportOptions, store: &Store, bar: Arc<Bar>) -> Result<ImportSummary, StoreError> {
     let store = store.with_retry(options.retry);
-    let newest = Manifests::new(store.clone(), ViewName::user_stats()).latest().await?;
-    let partitions = newest.map_or(options.partitions, |newest| newest.boundary.len() as u32);
+    let partitions = partitions(options, &store).await?;
     let job =
         Arc::new(Job { claims: Claims::new(store.clone()), store, partitions, begun: Mutex::default(), options: options.clone(), bar });
     let found: Vec<_> = options.inputs.iter().map(|input| find(input, options.format)).collect();

@@ -269,7 +269,7 @@ async fn partitions() {
     let said = summary.files[0].1.as_ref().unwrap_err().to_string();
     assert!(summary.exit_code() == 2 && said.contains("claimed for 3 partitions, and here are 5"), "{said}");
 
-    let path = ManifestPath { view: ViewName::user_stats(), version: 1 }.path();
+    let path = ManifestPath { view: storage::paths::ViewName::user_stats(), version: 1 }.path();
     place.store.put_durable(&path, VERSION_OF_3_PARTITIONS.into()).await.unwrap();
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     assert!(matches!(summary.files[0].1, Ok(Imported::Already(_))), "{summary}");

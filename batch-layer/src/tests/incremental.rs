@@ -170,6 +170,15 @@ async fn cost_follows_what_is_new() {
     }
     let all: Vec<_> = events.into_iter().chain(more).collect();
     assert_eq!(master.answers().await, oracle(&all));
+
+    // What was done can be told from the manifests. Nothing is new, and still a run from all events has something to judge, once.
+    let last = master.latest().await.unwrap();
+    let done = crate::schedule::published(&master.store, [&view()]).await.unwrap();
+    assert_eq!((done.full, done.any), (crate::report::began(&first.run_id), crate::report::began(&last.run_id)));
+    assert!(matches!(master.run(&options).await.unwrap(), RunOutcome::NothingToDo(_)));
+    let judged = master.publish(&master.options()).await;
+    assert_eq!(judged.digest, last.digest);
+    assert!(matches!(master.run(&master.options()).await.unwrap(), RunOutcome::NothingToDo(_)));
 }
 
 /// Proves that a run that cannot build upon the version before computes from all events and says why.
@@ -193,14 +202,24 @@ async fn falls_back() {
     assert_eq!(master.publish(&other).await.recompute_reason.as_deref(), Some("new definition"));
 }
 
-/// Proves that a speed layer that folded the new events otherwise stops an increment, with the key, and that it goes through without it.
+/// Proves that a speed layer that folded the new events otherwise, or one more of a user that has none, stops an increment, with the
+/// key, and that it goes through without it.
 #[tokio::test]
 async fn audited_against_the_speed_layer() {
     let mut master = Master::with(&random_events(6, 300)).await;
     let options = RunOptions { incremental: true, ..master.options() };
     let url = FakeSpeedLayer::of(&master).serve().await;
     master.publish(&RunOptions { speed_layer: Some(url), ..options.clone() }).await;
-    master.append(&[event("user-1", "new", 2, 100), event("user-2", "new", 2, 100)]).await;
+    let new = [event("user-1", "new", 2, 100), event("user-2", "new", 2, 100), event("user-3", "new", 2, 100)];
+    master.append(&new).await;
+    // Sent once more: no row counts the second, so what stands in its place at the speed layer is in no new file.
+    master.append(&new[2..]).await;
+    let mut lying = FakeSpeedLayer::of(&master);
+    *lying.log.as_mut().unwrap()[shard_of("user-3", PARTITIONS) as usize].last_mut().unwrap() = event("user-9", "more", 2, 100);
+    let url = lying.serve().await;
+    let refused = master.run(&RunOptions { speed_layer: Some(url), ..options.clone() }).await.unwrap_err();
+    assert!(matches!(refused, RunError::Audit { .. }) && refused.to_string().contains("user-9"), "{refused}");
+
     for (named, lie) in [("user-2", event("user-9", "instead", 2, 100)), ("user-1", event("user-1", "new", 2, 101))] {
         let mut lying = FakeSpeedLayer::of(&master);
         let log = &mut lying.log.as_mut().unwrap()[shard_of(named, PARTITIONS) as usize];

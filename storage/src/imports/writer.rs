@@ -93,12 +93,12 @@ impl ImportWriter {
     /// whether it is committed: the same import finds out.
     pub async fn commit(self) -> Result<ImportMeta, StoreError> {
         let Self { store, claim, partitions, letters, refused, times } = self;
-        // What a commit names is not replaced any more.
-        if let Some(there) = committed(&store, &claim).await? {
-            return Ok(there);
-        }
         let mut files = Vec::new();
         for (partition, writer) in (0..).zip(partitions) {
+            // What a commit names is not replaced any more.
+            if let Some(there) = committed(&store, &claim).await? {
+                return Ok(there);
+            }
             files.extend(writer.finish(&store, partition, &claim).await?);
         }
         let dead_letters = if refused > 0 { Some(finish_letters(&store, &claim, letters).await?) } else { None };

@@ -83,6 +83,16 @@ pub enum StoreError {
         /// The object.
         path: String,
     },
+    /// The configured number of partitions is not that of what is in the store.
+    #[error("log.partitions is {configured}, and {path} {found}; set it to the number of partitions of the log")]
+    Partitions {
+        /// As configured.
+        configured: u32,
+        /// What says otherwise.
+        path: String,
+        /// What it says.
+        found: String,
+    },
     /// An import that was begun cannot be gone on with on other terms.
     #[error("the import that {path} began cannot go on: {reason}")]
     Claimed {
