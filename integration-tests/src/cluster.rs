@@ -12,7 +12,7 @@ use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, GetUserStatsRequest};
+use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, GetUserStatsRequest, GetViewRowsRequest};
 use storage::config::{Config, Period};
 use storage::store::Store;
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long anything may take.
@@ -182,6 +183,13 @@ impl Cluster {
             let question =
                 GetUserStatsRequest { user_id: "nobody".to_owned(), consistency: consistency.into(), ..GetUserStatsRequest::default() };
             async move { client.get_user_stats(question).await.is_ok() }
+        })
+        .await?;
+        // Which other views there are is looked at in the background.
+        until("the serving layer knows its views", || {
+            let mut client = self.views.clone();
+            let question = GetViewRowsRequest { view: "nothing".to_owned(), key: "nobody".to_owned(), ..GetViewRowsRequest::default() };
+            async move { client.get_view_rows(question).await.is_err_and(|status| status.code() == Code::NotFound) }
         })
         .await
     }

@@ -153,10 +153,14 @@ impl Versions {
                             let reason = damage.get_or_insert(e.in_one_line());
                             // One that came meanwhile may have the file too.
                             let current = self.current();
-                            let sharing = Some(&current).filter(|current| current.number != version.number && current.files().contains(file));
+                            let sharing =
+                                Some(&current).filter(|current| current.number != version.number && current.files().contains(file));
                             for damaged in [&version].into_iter().chain(sharing) {
                                 if damaged.set_damage(Some(reason.clone())) {
-                                    error!(version = damaged.number, reason, "the version that answers is damaged; it answers nothing more");
+                                    error!(
+                                        version = damaged.number,
+                                        reason, "the version that answers is damaged; it answers nothing more"
+                                    );
                                 }
                             }
                         }

@@ -187,7 +187,9 @@ pub async fn remove_covered(store: &Store, before: SystemTime) -> Result<usize, 
         inner != outer && inner.partition == outer.partition && outer.start <= inner.start && inner.end <= outer.end
     };
     let mut removed = 0;
-    let covered = files.iter().filter(|file| file.written < before && files.iter().any(|other| other.written < before && is_in(&file.path, &other.path)));
+    let covered = files
+        .iter()
+        .filter(|file| file.written < before && files.iter().any(|other| other.written < before && is_in(&file.path, &other.path)));
     let mut paths: Vec<_> = covered.map(|file| (file.path.seal_path(), file.path.path())).collect();
     let objects = store.list(&identities_folder()).await?;
     let sets: Vec<_> = objects
