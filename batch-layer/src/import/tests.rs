@@ -3,7 +3,7 @@ use std::path::Path;
 
 use arrow::array::{AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Decimal128Type, TimestampMicrosecondType};
-use storage::paths::{ImportObject, ImportPath, ManifestPath};
+use storage::paths::{ImportObject, ImportPath, ManifestPath, ViewName};
 use views::decimal;
 use views::schema::AttributeType;
 
@@ -263,13 +263,20 @@ const VERSION_OF_3_PARTITIONS: &str = r#"{ "format_version": 1, "view": "user_st
 async fn partitions() {
     let place = Place::new();
     let file = place.file("a.csv", b"event_id,user_id,event_time\na,u,2020-01-01T00:00:00Z\n");
-    place.run(vec![file.clone()], None).await;
     let other = ImportOptions { partitions: 5, ..place.options(vec![file.clone()], None) };
+    let content = find(&file, None).unwrap().digest().await.unwrap();
+    let identity = Identity { content: content.to_hex().to_string(), mapping: None, format: "csv".to_owned() };
+    let terms = Terms { partitions: 3, events: other.events.clone(), name: "a.csv".to_owned(), now_us: 5 };
+    Claims::new(place.store.clone()).claim(&identity, &terms).await.unwrap();
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     let said = summary.files[0].1.as_ref().unwrap_err().to_string();
     assert!(summary.exit_code() == 2 && said.contains("claimed for 3 partitions, and here are 5"), "{said}");
 
-    let path = ManifestPath { view: storage::paths::ViewName::user_stats(), version: 1 }.path();
+    place.run(vec![file.clone()], None).await;
+    let said = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap_err().to_string();
+    assert!(said.contains("import 1 has 3 of them"), "{said}");
+
+    let path = ManifestPath { view: ViewName::user_stats(), version: 1 }.path();
     place.store.put_durable(&path, VERSION_OF_3_PARTITIONS.into()).await.unwrap();
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     assert!(matches!(summary.files[0].1, Ok(Imported::Already(_))), "{summary}");
