@@ -25,6 +25,7 @@ use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 use tracing_subscriber::EnvFilter;
+use views::calendar::Zone;
 
 use crate::runs::{RunFlags, Runs};
 
@@ -71,7 +72,7 @@ enum Command {
         #[arg(long, value_name = "EXPRESSION", value_parser = |text: &str| schedule::cron(text).map(Box::new))]
         cron: Option<Box<Cron>>,
         /// The place whose clock the expression means, such as Europe/Berlin
-        #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "cron", value_parser = zone)]
+        #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "cron", value_parser = |name: &str| Zone::parse(name).map(Zone::tz))]
         zone: Tz,
         /// Build upon the version before when there was no run for so long, such as 15m
         #[arg(long, value_name = "TIME", value_parser = |text: &str| Period::try_from(text.to_owned()))]
@@ -274,11 +275,6 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
         Command::Expire(rest) => return Ok(not_built("expire", &rest)),
     }
     Ok(0)
-}
-
-/// The zone of an IANA name.
-fn zone(name: &str) -> Result<Tz, String> {
-    name.parse().map_err(|_| format!("\"{name}\" is not a time zone; write the IANA name, capitals included, such as Europe/Berlin"))
 }
 
 /// Says what went wrong; the answer is the exit code.

@@ -85,6 +85,12 @@ impl Zone {
         self.0.name()
     }
 
+    /// The zone as `chrono` wants it.
+    #[must_use]
+    pub fn tz(self) -> Tz {
+        self.0
+    }
+
     /// What the local clock shows at `time_s`, less `time_s`.
     fn offset_s(self, time_s: i64) -> i64 {
         let time = DateTime::from_timestamp(time_s, 0).expect("the caller's time is a date");
