@@ -11,6 +11,7 @@ use integration_tests::cluster::Cluster;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event, GetUserStatsRequest, GetViewRowsRequest, Provenance};
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
@@ -81,6 +82,29 @@ async fn ask_types(mut client: ViewServiceClient<Channel>, counts: Arc<Counts>) 
         answers += 1;
     }
     (answers, versions)
+}
+
+/// Questions about users and about types, until all is over.
+struct Asking([JoinHandle<(usize, BTreeSet<i64>)>; 2]);
+
+impl Asking {
+    fn start(cluster: &Arc<Cluster>, counts: &Arc<Counts>) -> Self {
+        let users = tokio::spawn({
+            let (cluster, counts) = (Arc::clone(cluster), Arc::clone(counts));
+            async move { ask_users(&cluster, counts).await }
+        });
+        Self([users, tokio::spawn(ask_types(cluster.views.clone(), Arc::clone(counts)))])
+    }
+
+    /// Ends it. There were more than so many answers of each kind, from more than so many versions.
+    async fn finish(self, counts: &Counts, least_answers: usize, least_versions: usize) {
+        counts.finished.store(true, SeqCst);
+        for asked in self.0 {
+            let (answers, versions) = asked.await.unwrap();
+            println!("{answers} answers from versions {versions:?}");
+            assert!(answers > least_answers && versions.len() > least_versions, "{answers} answers from {versions:?}");
+        }
+    }
 }
 
 /// Appends an event of each type for each user.
@@ -217,11 +241,7 @@ async fn built_upon_one_another_under_questions() {
         until_answers(&cluster, view, version).await;
     }
     let cluster = Arc::new(cluster);
-    let users = tokio::spawn({
-        let (cluster, counts) = (Arc::clone(&cluster), Arc::clone(&counts));
-        async move { ask_users(&cluster, counts).await }
-    });
-    let types = tokio::spawn(ask_types(cluster.views.clone(), Arc::clone(&counts)));
+    let asking = Asking::start(&cluster, &counts);
     for round in 1..=INCREMENTS / 2 {
         for view in ["user_stats", "types"] {
             append(&cluster, &counts, round * 10 + usize::from(view == "types")).await;
@@ -235,12 +255,7 @@ async fn built_upon_one_another_under_questions() {
             until_answers(&cluster, view, full).await;
         }
     }
-    counts.finished.store(true, SeqCst);
-    for asked in [users.await.unwrap(), types.await.unwrap()] {
-        let (answers, versions) = asked;
-        println!("{answers} answers from versions {versions:?}");
-        assert!(answers > INCREMENTS && versions.len() > INCREMENTS / 4, "{answers} answers from {versions:?}");
-    }
+    asking.finish(&counts, INCREMENTS, INCREMENTS / 4).await;
     Arc::into_inner(cluster).unwrap().stop().await.unwrap();
 }
 
@@ -268,11 +283,7 @@ async fn changed_and_taken_back_under_questions() {
         until_answers(&cluster, view, version).await;
     }
     let cluster = Arc::new(cluster);
-    let users = tokio::spawn({
-        let (cluster, counts) = (Arc::clone(&cluster), Arc::clone(&counts));
-        async move { ask_users(&cluster, counts).await }
-    });
-    let types = tokio::spawn(ask_types(cluster.views.clone(), Arc::clone(&counts)));
+    let asking = Asking::start(&cluster, &counts);
     for change in 1..=CHANGES {
         for (view, key) in views {
             append(&cluster, &counts, change * 10 + usize::from(view == "types")).await;
@@ -290,11 +301,6 @@ async fn changed_and_taken_back_under_questions() {
         let refused = cluster.rollback("types", version).await.unwrap_err().to_string();
         assert!(refused.contains("there is no version"), "{refused}");
     }
-    counts.finished.store(true, SeqCst);
-    for asked in [users.await.unwrap(), types.await.unwrap()] {
-        let (answers, versions) = asked;
-        println!("{answers} answers from versions {versions:?}");
-        assert!(answers > CHANGES && versions.len() > CHANGES, "{answers} answers from {versions:?}");
-    }
+    asking.finish(&counts, CHANGES, CHANGES).await;
     Arc::into_inner(cluster).unwrap().stop().await.unwrap();
 }
