@@ -26,7 +26,7 @@ use crate::shard::{Part, Removed, ShardWork, Work};
 use crate::source::{EventColumns, Source};
 
 /// Decoded blocks of the version before that are kept while a version is built upon it, bytes: keys come in order.
-const BASE_CACHE_BYTES: u64 = 64 << 20;
+pub(crate) const BASE_CACHE_BYTES: u64 = 64 << 20;
 
 /// The version that a run builds upon.
 pub(crate) struct Base {

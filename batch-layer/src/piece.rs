@@ -21,15 +21,14 @@ pub(crate) struct Master {
 }
 
 impl Master {
-    /// As it is now; `partitions` is that of the log.
+    /// `segments`, and the imports that there are now; `partitions` is that of the log.
     ///
     /// # Errors
     /// What the store says, and an import whose users are divided otherwise.
-    pub(crate) async fn list(store: &Store, partitions: u32) -> Result<Self, RunError> {
-        let segments = master::list_segments(store).await?.into();
+    pub(crate) async fn with_imports(segments: Vec<SegmentMeta>, store: &Store, partitions: u32) -> Result<Self, RunError> {
         let imports: Arc<[_]> = imports::list(store).await?.into_iter().map(Arc::new).collect();
         match imports.iter().find(|import| import.partitions != partitions) {
-            None => Ok(Self { segments, imports }),
+            None => Ok(Self { segments: segments.into(), imports }),
             Some(other) => Err(RunError::ImportPartitions { import: other.import, expected: partitions, found: other.partitions }),
         }
     }

@@ -173,11 +173,12 @@ async fn cut(
             (Some(speed), Some(cut))
         }
     };
+    let segments = master::list_segments(store).await?;
     let cut = match asked {
         Some(cut) => cut,
-        None => Cut::archived(options, &master::list_segments(store).await?, parent, master::owner(store).await?)?,
+        None => Cut::archived(options, &segments, parent, master::owner(store).await?)?,
     };
-    let master = Master::list(store, cut.boundary.len() as u32).await?;
+    let master = Master::with_imports(segments, store, cut.boundary.len() as u32).await?;
     if let Some(parent) = parent {
         cut.check_follows(parent)?;
     }

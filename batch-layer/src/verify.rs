@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Definitions, Manifest, Manifests};
+use storage::master;
 use storage::store::Store;
 
 use crate::audit::{Audit, Audited, Evidence};
@@ -82,7 +83,7 @@ async fn recompute(
     let definition = Arc::new(stored.parse().map_err(unusable)?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
-    let master = Master::list(store, cut.boundary.len() as u32).await?;
+    let master = Master::with_imports(master::list_segments(store).await?, store, cut.boundary.len() as u32).await?;
     let (imports, chains) = (master.imports_of(&manifest.imports)?, cut.chains(&master.segments)?);
     let audit = Audit {
         store: store.clone(),

@@ -12,7 +12,6 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt, stream};
 use storage::batch_view::{OpenView, States, Windows};
 use storage::store::StoreError;
-use tracing::warn;
 use views::fold;
 
 use super::compare::{Comparison, Keys};
@@ -20,7 +19,6 @@ use super::{Audit, Audited, SECOND_FOLD, SPEED_LAYER, Spread, finish, second};
 use crate::earlier::identities_at;
 use crate::error::RunError;
 use crate::increment::{distinct_keys, rows_of_keys};
-use crate::service::Exported;
 
 impl Audit {
     /// Compares `new` with `base` and what lies between. Blocks on CPU.
@@ -92,11 +90,8 @@ impl Audit {
         let mut deltas = Vec::new();
         for partition in 0..base.shards() {
             match self.export(speed.clone(), base.manifest(), partition).await? {
-                Exported::States(delta) => deltas.extend(spread.take(delta)?.map(|delta| (partition, delta))),
-                Exported::NotHeld(reason) => {
-                    warn!(partition, reason, "the speed layer cannot export its states; auditing against a second fold");
-                    return Ok(Err(format!("the speed layer does not hold the range: {reason}")));
-                }
+                Ok(delta) => deltas.extend(spread.take(delta)?.map(|delta| (partition, delta))),
+                Err(reason) => return Ok(Err(reason)),
             }
         }
         deltas.extend(spread.merged()?);

@@ -24,6 +24,7 @@ use tracing::warn;
 use views::{Definition, fold};
 
 use crate::chunk::by_shard;
+use crate::compute::BASE_CACHE_BYTES;
 use crate::dedup::Recalled;
 use crate::definition::kept_from;
 use crate::error::RunError;
@@ -83,11 +84,13 @@ impl Audit {
     /// # Errors
     /// [`RunError::Audit`] names the first keys that differ; a damaged file is named too.
     pub(crate) async fn run(self) -> Result<Audited, RunError> {
-        let base = self.evidence.base.as_deref();
-        let new = OpenView::open_after(&self.store, self.candidate.clone(), &no_cache(), base).await?;
-        if let Some(base) = base {
+        if let Some(base) = self.evidence.base.as_deref() {
+            // Its keys are read one by one, and neighbours lie in one block.
+            let cache = BlockCache::new(BASE_CACHE_BYTES);
+            let new = OpenView::open_after(&self.store, self.candidate.clone(), &cache, Some(base)).await?;
             return self.increment(&new, base).await;
         }
+        let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
         let fallback_reason = match self.against_speed_layer(&new).await? {
             Ok(audited) => return Ok(audited),
             Err(reason) => reason,
@@ -148,11 +151,8 @@ impl Audit {
         let mut deltas = Spread::new(&self.definition, new.shards());
         for shard in 0..new.shards() {
             let delta = match self.export(speed.clone(), parent, shard).await? {
-                Exported::States(delta) => self.with_new_imports(shard, delta).await?,
-                Exported::NotHeld(reason) => {
-                    warn!(partition = shard, reason, "the speed layer cannot export its states; auditing against a second fold");
-                    return Ok(Err(format!("the speed layer does not hold the range: {reason}")));
-                }
+                Ok(delta) => self.with_new_imports(shard, delta).await?,
+                Err(reason) => return Ok(Err(reason)),
             };
             if let Some(delta) = deltas.take(delta)? {
                 comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
@@ -184,12 +184,19 @@ impl Audit {
         Ok(Comparison::new(&self.definition, keys, kept_from(&self.definition, self.candidate.as_of)?))
     }
 
-    async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Exported, RunError> {
+    /// What the speed layer folded of a partition since `parent`, or why it cannot say.
+    async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Result<RecordBatch, String>, RunError> {
         let range = parent.boundary[partition as usize]..self.candidate.boundary[partition as usize];
         if range.is_empty() {
-            return Ok(Exported::States(RecordBatch::new_empty(Arc::clone(self.definition.state_schema()))));
+            return Ok(Ok(RecordBatch::new_empty(Arc::clone(self.definition.state_schema()))));
         }
-        speed.export(&self.candidate.view, &self.definition, &self.candidate.log_id, partition, range).await
+        match speed.export(&self.candidate.view, &self.definition, &self.candidate.log_id, partition, range).await? {
+            Exported::States(states) => Ok(Ok(states)),
+            Exported::NotHeld(reason) => {
+                warn!(partition, reason, "the speed layer cannot export its states; auditing against a second fold");
+                Ok(Err(format!("the speed layer does not hold the range: {reason}")))
+            }
+        }
     }
 }
 
