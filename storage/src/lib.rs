@@ -17,6 +17,8 @@ pub mod batch_view;
 pub mod config;
 // Refused rows, kept.
 pub mod dead_letter;
+// Users who are gone.
+pub mod erasures;
 // Which identities there are, so that a few new events need not be compared with all old ones.
 pub mod identities;
 // History that did not come through the log.

@@ -7,6 +7,7 @@
 //! master/identities/p0000-00000000000000000000-00000000000000100000.parquet                      IdentitiesPath
 //! master/identities/p0000-imports-<set>.parquet                                                  ImportIdentitiesPath
 //! master/identities/p0000-….seal.json                                                            their seals
+//! master/erasures/p0000-00000000000000000123.json                                                ErasurePath
 //! master/imports/00000000000000000003/{claim.json, p0000.parquet, import.json}                   ImportPath
 //! dead-letter/import-00000000000000000003.jsonl                                                  ImportPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
@@ -29,12 +30,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 
+mod erasures;
 mod identities;
 mod imports;
 mod numbered;
 #[cfg(test)]
 mod tests;
 
+pub use erasures::{ErasurePath, erasures_folder};
 pub use identities::{IdentitiesPath, ImportIdentitiesPath, identities_folder};
 pub use imports::{ImportObject, ImportPath, imports_folder};
 pub use numbered::{EpochPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};

@@ -22,6 +22,10 @@ fn frozen_and_round_trip() {
     assert_eq!(epoch.path().as_ref(), "master/epochs/00000000000000000007.json");
     assert_eq!(EpochPath::parse(&epoch.path()).unwrap(), epoch);
 
+    let erasure = ErasurePath { partition: 3, offset: 123 };
+    assert_eq!(erasure.path().as_ref(), "master/erasures/p0003-00000000000000000123.json");
+    assert_eq!(ErasurePath::parse(&erasure.path()).unwrap(), erasure);
+
     for (object, text) in [
         (ImportObject::Claim, "master/imports/00000000000000000003/claim.json"),
         (ImportObject::File { partition: 12 }, "master/imports/00000000000000000003/p0012.parquet"),
