@@ -50,7 +50,7 @@ pub(crate) struct Rows {
     #[arg(long, value_enum)]
     consistency: Option<Consistency>,
     /// The answer of an earlier version, by its number.
-    #[arg(long, value_name = "N", conflicts_with = "top", value_parser = value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(1..))]
     version: Option<i64>,
 }
 
@@ -121,6 +121,7 @@ fn top(rows: &Rows, measure: &str) -> GetTopRowsRequest {
         end_time: rows.to.map(timestamp),
         last: rows.last.map(length),
         consistency: number(rows.consistency),
+        version: rows.version.unwrap_or(0),
         ..GetTopRowsRequest::default()
     }
 }

@@ -120,14 +120,15 @@ pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Questi
 
 /// The question of a request for the first keys.
 pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Question, ServingError> {
+    let version = version(request.version)?;
     let (range, within_buckets) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
     Ok(Question {
         about: About::Beginning { parts: Vec::new(), field: "view" },
         range,
         within_buckets,
         grouping: Grouping::Total,
-        consistency: consistency(request.consistency, None)?,
-        version: None,
+        consistency: consistency(request.consistency, version)?,
+        version,
         min_position: min_position(&request.min_position)?,
         explain: false,
     })

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
-use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, GetUserStatsRequest, GetViewRowsRequest, WatchUserStatsRequest};
+use merganser_proto::v1::{
+    BatchGetUserStatsRequest, Consistency, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, WatchUserStatsRequest,
+};
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::{ViewFilePath, ViewName};
 use tonic::{Code, Status};
@@ -75,6 +78,11 @@ async fn rows() {
     for (version, events) in [(1, 10), (2, 20)] {
         let provenance = views.get_view_rows(question(version)).await.unwrap().into_inner().provenance.unwrap();
         assert_eq!((provenance.version, provenance.batch_event_count, provenance.speed_event_count), (version, events, 0));
+        let request =
+            GetTopRowsRequest { view: "user_stats".into(), measure: "event_count".into(), limit: 1, version, ..Default::default() };
+        let top = views.get_top_rows(request).await.unwrap().into_inner();
+        let counted = top.column_names.iter().zip(&top.rows[0].values).find(|(name, _)| *name == "event_count").unwrap().1;
+        assert_eq!((top.provenance.unwrap().version, counted.kind.clone()), (version, Some(Kind::IntValue(events))));
     }
     assert_eq!(reason(&views.get_view_rows(question(3)).await.unwrap_err()), (Code::NotFound, "NO_SUCH_VERSION".into()));
 }
