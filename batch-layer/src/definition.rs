@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest};
 use storage::paths::ViewName;
 use storage::store::Store;
-use views::Definition;
+use views::{Definition, EventSchema};
 
 use crate::error::RunError;
 use crate::options::RunOptions;
@@ -42,33 +42,47 @@ pub fn declared(views_dir: &Path) -> Result<(BTreeSet<ViewName>, Vec<RunError>),
 
 /// Where the definition of the view is declared.
 pub(crate) fn file_of(options: &RunOptions) -> PathBuf {
-    options.views_dir.join(format!("{}.{EXTENSION}", options.view))
+    file_in(&options.views_dir, &options.view)
+}
+
+fn file_in(views_dir: &Path, view: &ViewName) -> PathBuf {
+    views_dir.join(format!("{view}.{EXTENSION}"))
+}
+
+/// The definition that the view's file declares; `None` if there is no file.
+///
+/// # Errors
+/// The file cannot be read, or is no definition.
+pub(crate) fn read(views_dir: &Path, view: &ViewName, events: &EventSchema) -> Result<Option<Definition>, RunError> {
+    let path = file_in(views_dir, view);
+    let file = path.display().to_string();
+    let sql = match std::fs::read_to_string(&path) {
+        Ok(sql) => sql,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(RunError::Local { path: file, source: e }),
+    };
+    let definition = Definition::parse(&sql, events).map_err(|source| RunError::Definition { file: file.clone(), source })?;
+    let is_by_user_alone = definition.is_by_user() && definition.key_columns().len() == 1;
+    match *view == ViewName::user_stats() && !is_by_user_alone {
+        true => Err(RunError::UserStatsKey { file }),
+        false => Ok(Some(definition)),
+    }
 }
 
 /// Reads and checks the definition of the view. The built-in one applies as long as nothing else was ever published: a folder
 /// that is not where it should be must not undo a view.
 pub(crate) fn load(options: &RunOptions, parent: Option<&Manifest>) -> Result<Definition, RunError> {
-    let path = file_of(options);
-    let file = path.display().to_string();
-    match std::fs::read_to_string(&path) {
-        Ok(sql) => {
-            let definition =
-                Definition::parse(&sql, &options.events).map_err(|source| RunError::Definition { file: file.clone(), source })?;
-            let is_by_user_alone = definition.is_by_user() && definition.key_columns().len() == 1;
-            match options.view == ViewName::user_stats() && !is_by_user_alone {
-                true => Err(RunError::UserStatsKey { file }),
-                false => Ok(definition),
-            }
-        }
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(RunError::Local { path: file, source: e }),
-        Err(_) if options.view == ViewName::user_stats() => {
-            let built_in = Definition::user_stats(&options.events);
-            match parent.filter(|parent| parent.fingerprint != built_in.fingerprint()) {
-                Some(parent) => Err(RunError::DefinitionGone { file: absolute(&path), version: parent.version }),
-                None => Ok(built_in),
-            }
-        }
-        Err(_) => Err(RunError::NoDefinition { view: options.view.to_string(), file }),
+    if let Some(definition) = read(&options.views_dir, &options.view, &options.events)? {
+        return Ok(definition);
+    }
+    let file = file_of(options);
+    if options.view != ViewName::user_stats() {
+        return Err(RunError::NoDefinition { view: options.view.to_string(), file: file.display().to_string() });
+    }
+    let built_in = Definition::user_stats(&options.events);
+    match parent.filter(|parent| parent.fingerprint != built_in.fingerprint()) {
+        Some(parent) => Err(RunError::DefinitionGone { file: absolute(&file), version: parent.version }),
+        None => Ok(built_in),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use batch_layer::import::{Bar, ImportOptions, Mapping, import, table};
+use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
 use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
@@ -255,8 +255,9 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             });
             options.threads = threads.unwrap_or(options.threads);
             let summary = match Box::pin(import(&options, store, Arc::new(Bar::new(true)))).await {
-                Err(e @ StoreError::Partitions { .. }) => return Ok(complain(CONFIGURATION, &e.into())),
-                ended => ended?,
+                Err(ImportError::Store(e)) if !matches!(e, StoreError::Partitions { .. }) => return Err(e.into()),
+                Err(e) => return Ok(complain(e.exit_code(), &e.into())),
+                Ok(summary) => summary,
             };
             println!("{summary}");
             let code = summary.exit_code();

@@ -8,6 +8,7 @@
 //! Held in memory for each file at a time: the writer of every partition, some batches on their way, and what a mapping needs that is
 //! not row by row, which is bounded and spills.
 
+mod fetch;
 mod mapping;
 mod orders;
 mod progress;
@@ -16,6 +17,7 @@ mod stream;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -28,7 +30,7 @@ use storage::config::Config;
 use storage::imports::{self, Claims, Identity, ImportClaim, ImportMeta, ImportWriter, Terms};
 use storage::input::{EventFile, Format, InputError, Position, Table};
 use storage::machine::{RealMachine, blocking, now_us};
-use storage::manifest::{Manifests, list_views};
+use storage::manifest::{DefinitionFile, Manifest, Manifests, list_views};
 use storage::master;
 use storage::store::{Retry, Store, StoreError};
 use tokio::sync::oneshot;
@@ -39,11 +41,15 @@ pub use mapping::{Mapping, MappingError};
 pub use progress::Bar;
 pub use summary::{ImportSummary, Imported, table};
 
+use fetch::{Fetched, Found};
 use mapping::Bounds;
 use orders::{Order, Ordered, Spool};
 use rows::{Outcome, broken, judge, judge_batch};
 use stream::{InFileOrder, read_ahead};
 use summary::Reasons;
+use trial::Trial;
+
+use crate::error::RunError;
 
 /// Rows of a file of events that are judged at a time.
 const CHUNK_ROWS: usize = 1024;
@@ -51,7 +57,7 @@ const CHUNK_ROWS: usize = 1024;
 /// What to import, and how.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
-    /// Paths, or `file://` URLs.
+    /// Paths, or URLs: `file://`, `http://`, `https://`.
     pub inputs: Vec<String>,
     /// Of all inputs; without it each one's ending says so.
     pub format: Option<Format>,
@@ -61,6 +67,8 @@ pub struct ImportOptions {
     pub threads: NonZeroUsize,
     /// What an event is.
     pub events: EventSchema,
+    /// Where views are declared.
+    pub views_dir: PathBuf,
     /// Partitions of the log, where no version can tell.
     pub partitions: u32,
     /// Memory for mappings that sort, bytes, shared among the threads.
@@ -82,6 +90,7 @@ impl ImportOptions {
             mapping: None,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             events: config.events.clone(),
+            views_dir: config.views.dir.clone(),
             partitions: config.log.partitions,
             memory_limit_bytes: batch.memory_limit.0,
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
@@ -101,12 +110,41 @@ pub enum ImportError {
         /// Why not, and what to do instead.
         reason: String,
     },
+    /// A URL does not give the file.
+    #[error("{url} cannot be fetched: {reason}")]
+    Fetch {
+        /// Without its query.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
     /// The file cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
     /// The mapping is refused or fails.
     #[error(transparent)]
     Mapping(#[from] MappingError),
+    /// A declared view cannot be used.
+    #[error(transparent)]
+    Declared(Box<RunError>),
+    /// A published view cannot be used.
+    #[error("version {version} of {view} cannot try the events: {reason}")]
+    Published {
+        /// The version.
+        version: i64,
+        /// The view.
+        view: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The import was begun by another release.
+    #[error("import {import} was begun with a view that cannot be used here: {reason}")]
+    Claimed {
+        /// Number of the import.
+        import: i64,
+        /// Why not.
+        reason: String,
+    },
     /// The object store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,27 +156,42 @@ pub enum ImportError {
     },
 }
 
+impl From<RunError> for ImportError {
+    fn from(e: RunError) -> Self {
+        Self::Declared(Box::new(e))
+    }
+}
+
 impl ImportError {
     /// The exit code: 2 for settings, addresses and mappings, 1 for anything else.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Address { .. } | Self::Input(InputError::UnknownEnding { .. }) | Self::Store(StoreError::Claimed { .. }) => 2,
+            Self::Address { .. }
+            | Self::Input(InputError::UnknownEnding { .. })
+            | Self::Store(StoreError::Claimed { .. } | StoreError::Partitions { .. }) => 2,
+            Self::Declared(_) | Self::Published { .. } | Self::Claimed { .. } => 2,
             Self::Mapping(MappingError::Rows(_) | MappingError::Spool(_)) => 1,
             Self::Mapping(_) => 2,
-            Self::Input(_) | Self::Store(_) | Self::Changed { .. } => 1,
+            Self::Fetch { .. } | Self::Input(_) | Self::Store(_) | Self::Changed { .. } => 1,
         }
     }
 }
 
-/// Among how many partitions the users of the log are divided: a version says so, or what was archived or imported before bears it out.
-async fn partitions(options: &ImportOptions, store: &Store) -> Result<u32, StoreError> {
+/// The newest version of each view.
+async fn newest_versions(store: &Store) -> Result<Vec<Manifest>, StoreError> {
+    let mut newest = Vec::new();
     for view in list_views(store).await? {
-        if let Some(newest) = Manifests::new(store.clone(), view).latest().await? {
-            return Ok(newest.boundary.len() as u32);
-        }
+        newest.extend(Manifests::new(store.clone(), view).latest().await?);
     }
-    let configured = options.partitions;
+    Ok(newest)
+}
+
+/// Among how many partitions the users of the log are divided: a version says so, or what was archived or imported before bears it out.
+async fn partitions(configured: u32, store: &Store, newest: &[Manifest]) -> Result<u32, StoreError> {
+    if let Some(version) = newest.first() {
+        return Ok(version.boundary.len() as u32);
+    }
     let refuse = |path: String, found: String| Err(StoreError::Partitions { configured, path, found });
     if let Some((segment, _)) = master::segment_sizes(store).await?.into_iter().find(|(segment, _)| segment.partition >= configured) {
         return refuse(segment.path().to_string(), format!("is of partition {}", segment.partition));
@@ -152,28 +205,32 @@ async fn partitions(options: &ImportOptions, store: &Store) -> Result<u32, Store
 /// Imports the files, several at a time. One that fails keeps no other from being imported.
 ///
 /// # Errors
-/// Only what keeps every file from being imported: nobody knows how users are divided, or they are divided otherwise than configured.
-pub async fn import(options: &ImportOptions, store: &Store, bar: Arc<Bar>) -> Result<ImportSummary, StoreError> {
+/// Only what keeps every file from being imported: nobody knows how users are divided, they are divided otherwise than configured, or a view
+/// cannot be used.
+pub async fn import(options: &ImportOptions, store: &Store, bar: Arc<Bar>) -> Result<ImportSummary, ImportError> {
     let store = store.with_retry(options.retry);
-    let partitions = partitions(options, &store).await?;
-    let job =
-        Arc::new(Job { claims: Claims::new(store.clone()), store, partitions, begun: Mutex::default(), options: options.clone(), bar });
-    let found: Vec<_> = options.inputs.iter().map(|input| find(input, options.format)).collect();
-    let size = |file: &Result<EventFile, ImportError>| file.as_ref().map_or(0, |file| file.size_bytes);
+    let newest = newest_versions(&store).await?;
+    let partitions = partitions(options.partitions, &store, &newest).await?;
+    let views = trial::definitions(options, &store, &newest).await?;
+    let claims = Claims::new(store.clone());
+    let job = Arc::new(Job { claims, store, partitions, views, begun: Mutex::default(), options: options.clone(), bar });
+    let found: Vec<_> = options.inputs.iter().map(|input| Found::parse(input, options.format)).collect();
+    let size = |found: &Result<Found, ImportError>| found.as_ref().map_or(0, Found::size_bytes);
     job.bar.begin(found.iter().map(size).sum(), found.len());
 
     // Each file claims its number when the one before it has.
     let (first, mut turn) = oneshot::channel();
     drop(first);
     let mut tasks = Vec::new();
-    for file in found {
+    for found in found {
         let (done, next) = oneshot::channel();
         let (job, mine) = (Arc::clone(&job), Turn { before: std::mem::replace(&mut turn, next), done });
         tasks.push(async move {
             // A set of one task, which ends with this future.
             let mut task = JoinSet::new();
             task.spawn(async move {
-                let imported = Box::pin(job.file(file?, mine)).await;
+                let fetched = job.fetched(found?).await?;
+                let imported = Box::pin(job.file(fetched.file.clone(), mine)).await;
                 job.bar.file_done();
                 imported
             });
@@ -193,18 +250,6 @@ struct Turn {
     done: oneshot::Sender<()>,
 }
 
-fn find(input: &str, format: Option<Format>) -> Result<EventFile, ImportError> {
-    let refuse = |reason: &str| ImportError::Address { input: input.to_owned(), reason: reason.to_owned() };
-    let path = match input.split_once("://") {
-        None => PathBuf::from(input),
-        Some(("file", path)) if path.starts_with('/') && !path.contains('%') => PathBuf::from(path),
-        Some(("file", _)) => return Err(refuse("write file:// and an absolute path without %, or the path alone")),
-        Some(("http" | "https", _)) => return Err(refuse("this version does not fetch; download it (curl -O) and import the file")),
-        Some(_) => return Err(refuse("write a path or file:///…")),
-    };
-    Ok(EventFile::find_as(&path, format)?)
-}
-
 /// What all files of one command share.
 struct Job {
     store: Store,
@@ -212,6 +257,8 @@ struct Job {
     /// Numbers that this command is at work on, or was.
     begun: Mutex<BTreeSet<i64>>,
     partitions: u32,
+    /// What new imports are tried on.
+    views: Vec<DefinitionFile>,
     options: ImportOptions,
     bar: Arc<Bar>,
 }
@@ -220,6 +267,17 @@ struct Job {
 type Judged = BoxStream<'static, Result<Vec<Outcome>, ImportError>>;
 
 impl Job {
+    async fn fetched(&self, found: Found) -> Result<Fetched, ImportError> {
+        let url = match found {
+            Found::Here(file) => return Ok(Fetched::local(file)),
+            Found::At(url) => url,
+        };
+        let options = self.options.clone();
+        let fetched = blocking(move || Fetched::get(&url, &options)).await?;
+        self.bar.more(fetched.file.size_bytes);
+        Ok(fetched)
+    }
+
     async fn file(self: &Arc<Self>, file: EventFile, turn: Turn) -> Result<Imported, ImportError> {
         let content = file.digest().await?;
         let identity = Identity {
@@ -227,8 +285,8 @@ impl Job {
             mapping: self.options.mapping.as_ref().map(Mapping::digest),
             format: file.format.name().to_owned(),
         };
-        let terms =
-            Terms { partitions: self.partitions, events: self.options.events.clone(), name: file.name(), now_us: now_us(&RealMachine) };
+        let (events, views) = (self.options.events.clone(), self.views.clone());
+        let terms = Terms { partitions: self.partitions, events, views, name: file.name(), now_us: now_us(&RealMachine) };
         if let Some(claim) = self.claims.find(&identity, &terms).await?
             && let Some(there) = imports::committed(&self.store, &claim).await?
         {
@@ -259,13 +317,15 @@ impl Job {
         claim: &ImportClaim,
     ) -> Result<Imported, ImportError> {
         let position = Position::default();
+        let trial = Arc::new(Trial::new(claim.import, &claim.views)?);
         let mut judged = self.judged(file, prepared, claim, &position).await?;
         let mut writer = Box::new(ImportWriter::create(&self.store, claim).await?);
         let (mut reasons, mut told) = (Reasons::default(), 0);
         while let Some(outcomes) = judged.try_next().await? {
             let rows = outcomes.len() as u64;
+            let (trial, schema) = (Arc::clone(&trial), claim.events.clone());
             let written = blocking(move || {
-                for outcome in outcomes {
+                for outcome in trial.judge(outcomes, &schema) {
                     match outcome {
                         Outcome::Event(event) => writer.push(event)?,
                         Outcome::Refused(refusal, row) => {

@@ -51,6 +51,12 @@ impl Bar {
         self.bar.set_length(bytes);
     }
 
+    /// A file was fetched that has so many bytes.
+    pub(super) fn more(&self, bytes: u64) {
+        let total = self.total_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.bar.set_length(total);
+    }
+
     /// So many more rows were written or refused, and so many more bytes were read.
     pub(super) fn advance(&self, rows: u64, bytes: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);

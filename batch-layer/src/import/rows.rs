@@ -49,6 +49,19 @@ fn shown(raw: &RawEvent) -> Value {
     })
 }
 
+/// The same of an event that was checked.
+pub(super) fn shown_event(event: &Event, schema: &EventSchema) -> Value {
+    let time = DateTime::from_timestamp_micros(event.event_time_us);
+    json!({
+        "event_id": event.event_id,
+        "user_id": event.user_id,
+        "event_time": time.map(|time| time.to_rfc3339()),
+        "event_type": event.event_type,
+        "amount": event.amount.map(|unscaled| decimal::format(unscaled, schema.amount_type().scale as i8)),
+        "attributes": event.attributes,
+    })
+}
+
 /// The rows that a mapping gave.
 pub(super) fn judge_batch(batch: &RecordBatch, schema: &EventSchema) -> Result<Vec<Outcome>, ArrowError> {
     let batch = shortest_decimals(batch)?;

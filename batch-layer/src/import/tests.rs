@@ -8,6 +8,7 @@ use views::decimal;
 use views::schema::AttributeType;
 
 use super::*;
+use crate::definition;
 
 const SALES: &str = "InvoiceNo,StockCode,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n\
     536365,85123A,6,2010-12-01 08:26:00,2.55,17850,United Kingdom\n\
@@ -40,6 +41,7 @@ impl Place {
             mapping: select.map(|sql| Mapping::parse(sql).unwrap()),
             threads: NonZeroUsize::new(3).unwrap(),
             events: EventSchema { attributes: [("quantity".to_owned(), AttributeType::Int64)].into(), ..EventSchema::default() },
+            views_dir: self.folder.path().join("views"),
             partitions: 3,
             memory_limit_bytes: 64 << 20,
             spill_dir: None,
@@ -186,7 +188,7 @@ async fn others_go_on() {
     let summary = place.run(vec![cut, missing, good.clone()], None).await;
     assert_eq!((now(&summary), summary.exit_code()), (vec![None, None, Some(1)], 1), "{summary}");
 
-    for (input, reason) in [("https://example.org/a.csv", "download"), ("s3://b/a.csv", "file:///"), ("a.txt", "ending")] {
+    for (input, reason) in [("s3://b/a.csv", "https://"), ("a.txt", "ending")] {
         let summary = place.run(vec![input.to_owned(), good.clone()], None).await;
         let said = summary.files[0].1.as_ref().unwrap_err().to_string();
         assert!(summary.exit_code() == 2 && said.contains(reason), "{said}");
@@ -252,11 +254,20 @@ async fn refusals() {
     assert!(code == 1 && said.contains("`a` stands twice"), "{said}");
 }
 
-/// A manifest of format 1, which every release reads.
-const VERSION_OF_3_PARTITIONS: &str = r#"{ "format_version": 1, "view": "user_stats", "version": 1, "parent": null, "run_id": "r1",
-    "created_time": "2026-11-21T02:00:00Z", "log_id": "l1", "boundary": [0, 0, 0], "fingerprint": "f1", "digest": "d1", "event_count": 0,
-    "row_count": 0, "late_duplicate_count": 0, "conflict_count": 0, "engine": "e", "audit": null,
-    "files": [{ "path": "x", "shard": 0, "rows": 0, "bytes": 0, "blake3": "b" }] }"#;
+/// Publishes a view over three partitions, by a manifest of format 1, which every release reads.
+async fn publish(place: &Place, view: &str, sql: &str) {
+    let definition = definition::stored(&views::Definition::parse(sql, &place.options(Vec::new(), None).events).unwrap());
+    let manifest = format!(
+        r#"{{ "format_version": 1, "view": "{view}", "version": 1, "parent": null, "run_id": "r1", "created_time": "2026-11-21T02:00:00Z",
+        "log_id": "l1", "boundary": [0, 0, 0], "fingerprint": "{}", "digest": "d1", "event_count": 0, "row_count": 0,
+        "late_duplicate_count": 0, "conflict_count": 0, "engine": "e", "audit": null,
+        "files": [{{ "path": "x", "shard": 0, "rows": 0, "bytes": 0, "blake3": "b" }}] }}"#,
+        definition.fingerprint
+    );
+    let view: ViewName = view.parse().unwrap();
+    storage::manifest::Definitions::new(place.store.clone(), view.clone()).put(&definition).await.unwrap();
+    place.store.put_durable(&ManifestPath { view, version: 1 }.path(), manifest.into()).await.unwrap();
+}
 
 /// Proves that how users are divided is taken from the newest version where there is one, and not gone on with under another count.
 #[tokio::test]
@@ -264,9 +275,9 @@ async fn partitions() {
     let place = Place::new();
     let file = place.file("a.csv", b"event_id,user_id,event_time\na,u,2020-01-01T00:00:00Z\n");
     let other = ImportOptions { partitions: 5, ..place.options(vec![file.clone()], None) };
-    let content = find(&file, None).unwrap().digest().await.unwrap();
+    let content = EventFile::find_as(Path::new(&file), None).unwrap().digest().await.unwrap();
     let identity = Identity { content: content.to_hex().to_string(), mapping: None, format: "csv".to_owned() };
-    let terms = Terms { partitions: 3, events: other.events.clone(), name: "a.csv".to_owned(), now_us: 5 };
+    let terms = Terms { partitions: 3, events: other.events.clone(), views: Vec::new(), name: "a.csv".to_owned(), now_us: 5 };
     Claims::new(place.store.clone()).claim(&identity, &terms).await.unwrap();
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     let said = summary.files[0].1.as_ref().unwrap_err().to_string();
@@ -276,8 +287,7 @@ async fn partitions() {
     let said = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap_err().to_string();
     assert!(said.contains("import 1 has 3 of them"), "{said}");
 
-    let path = ManifestPath { view: ViewName::user_stats(), version: 1 }.path();
-    place.store.put_durable(&path, VERSION_OF_3_PARTITIONS.into()).await.unwrap();
+    publish(&place, "user_stats", views::definition::USER_STATS_SQL).await;
     let summary = import(&other, &place.store, Arc::new(Bar::new(false))).await.unwrap();
     assert!(matches!(summary.files[0].1, Ok(Imported::Already(_))), "{summary}");
 }
@@ -288,21 +298,113 @@ async fn changed_meanwhile() {
     let place = Place::new();
     let input = place.file("a.csv", b"event_id,user_id,event_time\na,u,2020-01-01T00:00:00Z\n");
     let options = place.options(vec![input.clone()], None);
-    let file = find(&input, None).unwrap();
+    let file = EventFile::find_as(Path::new(&input), None).unwrap();
     let content = file.digest().await.unwrap();
     let job = Job {
         store: place.store.clone(),
         claims: Claims::new(place.store.clone()),
+        views: Vec::new(),
         begun: Mutex::default(),
         partitions: 3,
         bar: Arc::new(Bar::new(false)),
         options: options.clone(),
     };
     let identity = Identity { content: content.to_hex().to_string(), mapping: None, format: "csv".to_owned() };
-    let terms = Terms { partitions: 3, events: options.events, name: "a.csv".to_owned(), now_us: 5 };
+    let terms = Terms { partitions: 3, events: options.events, views: Vec::new(), name: "a.csv".to_owned(), now_us: 5 };
     let claim = job.claims.claim(&identity, &terms).await.unwrap();
     place.file("a.csv", b"event_id,user_id,event_time\nb,u,2020-01-01T00:00:00Z\n");
     let failed = Box::pin(job.write(&file, &content, Prepared::Events, &claim)).await.unwrap_err();
     assert!(matches!(failed, ImportError::Changed { .. }), "{failed}");
     assert_eq!(imports::list(&place.store).await.unwrap(), []);
+}
+
+/// Proves that an event on which a declared view fails is refused, alone and as an event that can be mended; that what decides is the views of
+/// the claim; and that a view which cannot be used stops the import before anything is claimed.
+#[tokio::test]
+async fn tried_on_views() {
+    let place = Place::new();
+    let file = place.file("a.csv", b"event_id,user_id,event_time,quantity\na,u,2020-01-01T00:00:00Z,2\nb,u,2020-01-01T00:00:00Z,0\n");
+    let options = place.options(vec![file.clone()], None);
+    fs::create_dir(&options.views_dir).unwrap();
+    let view = options.views_dir.join("tens.sql");
+    fs::write(&view, "SELECT user_id, sum(10 / nothing) AS tens FROM events GROUP BY user_id").unwrap();
+    let failed = import(&options, &place.store, Arc::new(Bar::new(false))).await.unwrap_err();
+    assert!(failed.exit_code() == 2 && format!("{:#}", anyhow::Error::new(failed)).contains("tens.sql"));
+    assert!(place.store.list(&storage::paths::imports_folder()).await.unwrap().is_empty(), "nothing is claimed");
+
+    fs::write(&view, "SELECT user_id, count(*) AS event_count, sum(10 / quantity) AS tens FROM events GROUP BY user_id").unwrap();
+    let views = trial::definitions(&options, &place.store, &[]).await.unwrap();
+    let content = EventFile::find_as(Path::new(&file), None).unwrap().digest().await.unwrap();
+    let identity = Identity { content: content.to_hex().to_string(), mapping: None, format: "csv".to_owned() };
+    let terms = Terms { partitions: 3, events: options.events.clone(), views, name: "a.csv".to_owned(), now_us: 5 };
+    Claims::new(place.store.clone()).claim(&identity, &terms).await.unwrap();
+    fs::remove_file(&view).unwrap();
+    let summary = place.run(vec![file], None).await;
+    assert_eq!((now(&summary), summary.rows()), (vec![Some(1)], [2, 1, 1]), "{summary}");
+    let letters = place.letters(1).await;
+    let reason = letters[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("a declared view fails on it") && reason.to_lowercase().contains("divide by zero"), "{reason}");
+    assert_eq!((letters[0]["event"]["event_id"].as_str(), &letters[0]["event"]["attributes"]["quantity"]), (Some("b"), &"0".into()));
+}
+
+/// Proves that published views are tried too, and that columns of another type than theirs are refused with what to do.
+#[tokio::test]
+async fn tried_on_published_views() {
+    let place = Place::new();
+    let file = place.file("a.csv", b"event_id,user_id,event_time,quantity\nb,u,2020-01-01T00:00:00Z,0\n");
+    let options = place.options(vec![file], None);
+    publish(&place, "tens", "SELECT user_id, count(*) AS event_count, sum(10 / quantity) AS tens FROM events GROUP BY user_id").await;
+    let events = EventSchema { attributes: [("quantity".to_owned(), AttributeType::String)].into(), ..options.events.clone() };
+    let failed = import(&ImportOptions { events, ..options.clone() }, &place.store, Arc::new(Bar::new(false))).await.unwrap_err();
+    let said = failed.to_string();
+    assert!(failed.exit_code() == 2 && said.contains("version 1 of tens") && said.contains("events.attributes.quantity"), "{said}");
+
+    let summary = import(&options, &place.store, Arc::new(Bar::new(false))).await.unwrap();
+    assert_eq!((now(&summary), summary.rows()), (vec![Some(1)], [1, 0, 1]), "{summary}");
+}
+
+/// Answers each connection to `http://127.0.0.1:…` with what `answer` makes of the path that is asked for.
+fn serve_http(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut lines = BufReader::new(connection.try_clone().unwrap()).lines().map(Result::unwrap);
+            let first = lines.next().unwrap();
+            lines.find(String::is_empty);
+            connection.write_all(&answer(first.split(' ').nth(1).unwrap())).unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+fn http(status: &str, length: usize, body: &[u8]) -> Vec<u8> {
+    [format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n").as_bytes(), body].concat()
+}
+
+/// Proves that a URL's file is imported under its name and known again by content, and that one which cannot be had whole is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_urls() {
+    let place = Place::new();
+    let body = gzip(b"event_id,user_id,event_time\na,u,2020-01-01T00:00:00Z\n");
+    let whole = body.clone();
+    let url = serve_http(move |path| match path {
+        "/a.csv.gz?key=secret" => http("200 OK", whole.len(), &whole),
+        "/cut.csv.gz" => http("200 OK", whole.len() + 1, &whole),
+        _ => http("404 Not Found", 0, b""),
+    });
+    let summary = place.run(vec![format!("{url}/a.csv.gz?key=secret"), place.file("b.csv.gz", &body)], None).await;
+    assert_eq!((now(&summary), summary.exit_code(), summary.rows()), (vec![Some(1), None], 0, [1, 1, 0]), "{summary}");
+    assert_eq!(imports::list(&place.store).await.unwrap()[0].name, "a.csv.gz");
+
+    for (path, code, reason) in
+        [("cut.csv.gz", 1, "/cut.csv.gz cannot be fetched"), ("none.csv?key=secret", 1, "404"), ("none", 2, "ending")]
+    {
+        let summary = place.run(vec![format!("{url}/{path}")], None).await;
+        let said = summary.files[0].1.as_ref().unwrap_err().to_string();
+        assert!(summary.exit_code() == code && said.contains(reason) && !said.contains("secret"), "{said}");
+    }
+    assert_eq!(imports::list(&place.store).await.unwrap().len(), 1);
 }

@@ -144,7 +144,7 @@ impl Master {
         let content = format!("{events:?}");
         let identity = Identity { content, mapping: None, format: "jsonl".to_owned() };
         let (events_schema, now_us) = (self.schema.clone(), self.append_time_us);
-        let terms = Terms { partitions: PARTITIONS, events: events_schema, name: "history.jsonl".to_owned(), now_us };
+        let terms = Terms { partitions: PARTITIONS, events: events_schema, views: Vec::new(), name: "history.jsonl".to_owned(), now_us };
         let claim = Claims::new(self.store.clone()).claim(&identity, &terms).await.unwrap();
         let mut writer = Box::pin(ImportWriter::create(&self.store, &claim)).await.unwrap();
         for event in events {

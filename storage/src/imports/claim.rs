@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use views::EventSchema;
 
 use super::{FORMAT_VERSION, FORMATS, LAST_IMPORT, READS, path};
+use crate::manifest::DefinitionFile;
 use crate::paths::ImportObject;
 use crate::store::json;
 use crate::store::{Claim, Store, StoreError};
@@ -31,6 +32,8 @@ pub struct Terms {
     pub partitions: u32,
     /// Which columns an event has.
     pub events: EventSchema,
+    /// On which views events are tried.
+    pub views: Vec<DefinitionFile>,
     /// What the input is called, for people.
     pub name: String,
     /// Now, in microseconds since 1970.
@@ -50,6 +53,8 @@ pub struct ImportClaim {
     pub partitions: u32,
     /// Which columns its events have.
     pub events: EventSchema,
+    /// On which views its events are tried: one on which a view fails is refused.
+    pub views: Vec<DefinitionFile>,
     /// When it was claimed, in microseconds since 1970.
     pub claimed_time_us: i64,
     /// What the input was called, for people.
@@ -125,6 +130,7 @@ impl Claims {
                 identity: identity.clone(),
                 partitions: terms.partitions,
                 events: terms.events.clone(),
+                views: terms.views.clone(),
                 claimed_time_us: terms.now_us,
                 name: terms.name.clone(),
             };

@@ -38,7 +38,7 @@ fn identity(content: &str) -> Identity {
 }
 
 fn terms(now_us: i64) -> Terms {
-    Terms { partitions: PARTITIONS, events: schema(), name: "a.csv".to_owned(), now_us }
+    Terms { partitions: PARTITIONS, events: schema(), views: Vec::new(), name: "a.csv".to_owned(), now_us }
 }
 
 /// Imports `content`: 20 events, and two rows that are refused.
@@ -137,9 +137,10 @@ async fn frozen_bytes() {
       "quantity": "int64"
     }}
   }},
+  "views": [],
   "claimed_time_us": 5,
   "name": "a.csv",
-  "checksum": "cad6cb3d1b031e5def3ba3b3ea0dc10aaa41611adb85e576ad4a9384815f8be4"
+  "checksum": "03fccb86dc7fe1953f4c15eb4f002b2780dabe2da5ef2a41115db2d56e689f08"
 }}
 "#,
         "ab".repeat(32)

@@ -9,7 +9,7 @@ use crate::store::json::{decode, encode};
 use crate::store::{PutOutcome, Store, StoreError};
 
 /// A stored definition. It never changes under its fingerprint.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DefinitionFile {
     /// [`super::FORMAT_VERSION`] of whoever wrote it.
