@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use batch_layer::import::ImportOptions;
 use batch_layer::progress::Silent;
 use batch_layer::{RunOptions, RunOutcome};
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
@@ -221,6 +222,12 @@ impl Cluster {
         let listener = TcpListener::bind(self.serving.address).await?;
         self.run_serving(listener).await?;
         self.wait_for(Consistency::Fresh).await
+    }
+
+    /// How this cluster imports files.
+    #[must_use]
+    pub fn import_options(&self, inputs: Vec<String>) -> ImportOptions {
+        ImportOptions::from_config(&self.config, inputs)
     }
 
     /// Seals what there is.
