@@ -58,7 +58,7 @@ impl ChunkWork {
             folding.add(&rows, &mut write)?;
         }
         folding.flush(&mut write)?;
-        let removed = Removed { past_limit: folding.past_limit, duplicates: events.dedup.found };
+        let removed = Removed { past_limit: folding.past_limit, filtered: folding.filtered, duplicates: events.dedup.found };
         Ok((chunks, removed))
     }
 }

@@ -28,6 +28,10 @@ pub(crate) struct Duplicates {
     pub(crate) late: Vec<Removed>,
     /// The first of the latter.
     pub(crate) conflicts: Vec<Removed>,
+    /// Rows of both kinds that the version before and the speed layer counted, together once too often.
+    pub(crate) correction_count: i64,
+    /// The first of them.
+    pub(crate) corrections: Vec<Removed>,
     /// Removed rows whose originals lie below the boundary of the version before, as the index of identities says, for a run that does
     /// not read those.
     pub(crate) recalled: Vec<Recalled>,
@@ -113,9 +117,10 @@ impl Dedup {
             }
             stays.push(!repeated);
             if repeated {
-                self.remove(offset, hashes.value(row));
                 let gave_way_to_new = self.kept.as_ref().is_some_and(|kept| self.new.has(kept.offset));
-                touching.extend((self.new.has(offset) || gave_way_to_new).then_some(row as u32));
+                let is_correction = self.new.has(offset) || gave_way_to_new;
+                self.remove(offset, hashes.value(row), is_correction);
+                touching.extend(is_correction.then_some(row as u32));
             }
         }
         self.touch(rows, touching)?;
@@ -125,25 +130,34 @@ impl Dedup {
         Ok(filter_record_batch(rows, &BooleanArray::from(stays)).expect("the mask has an entry for each row"))
     }
 
-    fn remove(&mut self, offset: i64, content_hash: i64) {
+    fn remove(&mut self, offset: i64, content_hash: i64, is_correction: bool) {
         let kept = self.kept.as_ref().expect("a repeated row follows its original");
         let found = &mut self.found;
-        let (count, examples) = match kept.content_hash == content_hash {
-            true => (&mut found.late_count, &mut found.late),
-            false => (&mut found.conflict_count, &mut found.conflicts),
+        let is_conflict = kept.content_hash != content_hash;
+        let removed = || Removed {
+            user_id: kept.user_id.clone(),
+            event_id: kept.event_id.clone(),
+            partition: self.partition,
+            kept_offset: kept.offset,
+            removed_offset: offset,
+            is_conflict,
+        };
+        let (count, examples) = match is_conflict {
+            false => (&mut found.late_count, &mut found.late),
+            true => (&mut found.conflict_count, &mut found.conflicts),
         };
         *count += 1;
+        if examples.len() < EXAMPLES {
+            examples.push(removed());
+        }
+        if is_correction {
+            found.correction_count += 1;
+            if found.corrections.len() < EXAMPLES {
+                found.corrections.push(removed());
+            }
+        }
         if kept.recalled {
             found.recalled.push(Recalled { removed_offset: offset, kept_offset: kept.offset });
-        }
-        if examples.len() < EXAMPLES {
-            examples.push(Removed {
-                user_id: kept.user_id.clone(),
-                event_id: kept.event_id.clone(),
-                partition: self.partition,
-                kept_offset: kept.offset,
-                removed_offset: offset,
-            });
         }
     }
 

@@ -5,7 +5,8 @@ use storage::manifest::UnusableDefinition;
 use storage::store::StoreError;
 use views::{DefinitionError, FoldError};
 
-use crate::audit::Difference;
+use crate::audit::Differences;
+use crate::rows::Rows;
 
 /// Why nothing was published. The old version serves on in every case.
 #[derive(Debug, thiserror::Error)]
@@ -271,21 +272,55 @@ pub enum RunError {
         /// Offset of what it was taken for.
         kept: i64,
     },
-    /// The files that were written do not hold as many events as went in.
-    #[error("the new files count {found} events where {expected} went in; nothing was published")]
-    Counts {
-        /// Rows of the range less what was removed.
-        expected: i64,
-        /// The sum of the counts in the files.
-        found: i64,
-    },
+    /// Rows of the master dataset are neither in the view nor among what was left out, or more are than there are.
+    #[error("the rows do not reconcile; nothing was published: {0}")]
+    Rows(Box<Rows>),
     /// The audit found differences.
-    #[error("the audit against the {against} found differences; nothing was published: {}", list(.differences))]
+    #[error(
+        "the audit against the {against} found {}; nothing was published.{}\nIf a person judges that the new view is right: batch-layer run --accept-difference {run_id}",
+        differing(.differences), listed(.differences)
+    )]
     Audit {
+        /// The run that found them; its report has more of them.
+        run_id: String,
         /// What was compared with.
         against: String,
-        /// One difference for each of the first keys that differ.
-        differences: Vec<Difference>,
+        /// All of them.
+        differences: Box<Differences>,
+    },
+    /// A published version is not what the raw events make.
+    #[error("version {version} is not what a fold of the raw events makes: {}{}", differing(.differences), listed(.differences))]
+    Unlike {
+        /// The version.
+        version: i64,
+        /// All that differs.
+        differences: Box<Differences>,
+    },
+    /// Nobody knows the run whose difference is to be accepted.
+    #[error("there is no {path}, the report of a run {run_id}; a run whose audit finds a difference says its id")]
+    NoJudgedRun {
+        /// Where its report should be.
+        path: String,
+        /// The run.
+        run_id: String,
+    },
+    /// The run whose difference is to be accepted did not fail because of one.
+    #[error("run {run_id} has no difference to accept; it ended with: {outcome}")]
+    NothingJudged {
+        /// The run.
+        run_id: String,
+        /// What became of it.
+        outcome: String,
+    },
+    /// What was judged is not what there is.
+    #[error(
+        "the difference of run {judged} is not the one that there is now: {reason}. Nothing was published; `batch-layer run` says what there is to judge"
+    )]
+    OtherDifference {
+        /// The run whose difference was judged.
+        judged: String,
+        /// What is another.
+        reason: String,
     },
     /// A segment comes from another log than the cut.
     #[error("{path} was made from log {found}, and the cut is one of log {expected}; the store holds segments of two logs")]
@@ -336,8 +371,23 @@ pub enum RunError {
     },
 }
 
-fn list(differences: &[Difference]) -> String {
-    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+/// Differing keys that an error names; the report of a run has more.
+const LISTED_KEYS: usize = 10;
+
+fn differing(differences: &Differences) -> String {
+    match differences.keys {
+        1 => "1 key that differs".to_owned(),
+        keys => format!("{keys} keys that differ"),
+    }
+}
+
+fn listed(differences: &Differences) -> String {
+    let mut text: String = differences.named.iter().take(LISTED_KEYS).map(|difference| format!("\n  {difference}")).collect();
+    let more = differences.keys - differences.named.len().min(LISTED_KEYS) as i64;
+    if more > 0 {
+        text += &format!("\n  and {more} more");
+    }
+    text
 }
 
 impl RunError {
@@ -352,6 +402,8 @@ impl RunError {
             | Self::NoDefinition { .. }
             | Self::DefinitionGone { .. }
             | Self::AmountType { .. }
+            | Self::NoJudgedRun { .. }
+            | Self::NothingJudged { .. }
             | Self::Partitions { .. }
             | Self::SpeedAddress { .. } => 2,
             Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } => 3,

@@ -38,6 +38,8 @@ pub(crate) struct Folding<'a> {
     last: Option<String>,
     /// Events whose buckets the limit let go.
     pub(crate) past_limit: i64,
+    /// Events that the WHERE leaves out.
+    pub(crate) filtered: i64,
 }
 
 impl<'a> Folding<'a> {
@@ -45,7 +47,7 @@ impl<'a> Folding<'a> {
         let definition: &Definition = &work.definition;
         let fold = Fold::new(definition).map_err(|source| RunError::Fold { partition, source })?;
         let full = work.bounds.memory_bytes;
-        Ok(Self { definition, partition, kept_from: work.kept_from, edge, full, fold, rows: 0, last: None, past_limit: 0 })
+        Ok(Self { definition, partition, kept_from: work.kept_from, edge, full, fold, rows: 0, last: None, past_limit: 0, filtered: 0 })
     }
 
     /// Folds rows; `hand_on` gets the states of what is complete.
@@ -74,7 +76,12 @@ impl<'a> Folding<'a> {
 
     fn update(&mut self, rows: &RecordBatch) -> Result<(), RunError> {
         self.rows += rows.num_rows();
-        self.fold.update(rows).map_err(|error| failed_on(self.definition, self.partition, rows, error))
+        self.fold.update(rows).map_err(|error| failed_on(self.definition, self.partition, rows, error))?;
+        if self.definition.has_filter() {
+            let counted = self.definition.counted(rows).map_err(|source| RunError::Fold { partition: self.partition, source })?;
+            self.filtered += (rows.num_rows() - counted.num_rows()) as i64;
+        }
+        Ok(())
     }
 
     /// Hands on the states of what was folded so far.

@@ -37,6 +37,8 @@ mod folding;
 pub mod import;
 /// A version built upon the one before.
 mod increment;
+/// A difference that a person has judged.
+mod judged;
 /// The lease of a run.
 mod keeper;
 /// What a run is asked to do.
@@ -49,6 +51,8 @@ pub mod progress;
 mod report;
 /// An older version, published again.
 mod rollback;
+/// Where every row went.
+mod rows;
 /// The handover, step by step.
 mod run;
 /// When a run is due.
@@ -70,12 +74,14 @@ pub mod versions;
 /// A view that nobody answers any more.
 mod withdraw;
 
-pub use audit::Difference;
+pub use audit::{Difference, Differences};
 pub use definition::declared;
 pub use error::RunError;
+pub use judged::view_of_run;
 pub use options::RunOptions;
 pub use report::{Removed, RunReport};
 pub use rollback::rollback;
+pub use rows::Rows;
 pub use run::{RunOutcome, run, run_on};
 pub use verify::{Depth, Verified, verify};
 pub use withdraw::withdraw;

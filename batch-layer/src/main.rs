@@ -22,7 +22,7 @@ use storage::config::{ByteSize, Config, Period};
 use storage::imports;
 use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
-use storage::paths::ViewName;
+use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use tracing_subscriber::EnvFilter;
 use views::calendar::Zone;
@@ -62,6 +62,9 @@ enum Command {
         /// Publish a new version though nothing has changed, say because the files of the last one are damaged
         #[arg(long)]
         force: bool,
+        /// Publish what the run of that id would have published, in spite of the difference that its audit found: a person has judged that the new view is right
+        #[arg(long, value_name = "RUN_ID", conflicts_with_all = ["incremental", "force"])]
+        accept_difference: Option<Id>,
     },
     /// Run whenever a run is due, until stopped: a missed one is caught up with, and none overlaps another
     #[command(group = clap::ArgGroup::new("when").required(true).multiple(true).args(["cron", "every", "on_new_data"]))]
@@ -208,9 +211,13 @@ fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
 async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
-        Command::Run { flags, incremental, force } => {
+        Command::Run { flags, incremental, force, accept_difference } => {
             let due = if incremental { Due::Incremental } else { Due::Full };
-            return Runs { config, store, flags, view: cli.view, at_work }.once(due, force).await;
+            let runs = Runs { config, store, flags, view: cli.view, at_work };
+            return match accept_difference {
+                Some(run_id) => runs.accepting(run_id).await,
+                None => runs.once(due, force).await,
+            };
         }
         Command::Schedule { flags, cron, zone, every, on_new_data } => {
             let cron = cron.map(|cron| (*cron, zone));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use storage::config::Config;
-use storage::paths::ViewName;
+use storage::paths::{Id, ViewName};
 use storage::store::Retry;
 use views::EventSchema;
 
@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub incremental: bool,
     /// Publish a new version though nothing has changed, say because the files of the last one are damaged.
     pub force: bool,
+    /// Publish in spite of the difference that this run found, which a person has judged to be right.
+    pub accept_difference: Option<Id>,
     /// Folder in which a folder for spilled rows is made and removed; `None` is the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
     /// A run that does not renew its lease for so long is taken for dead.
@@ -59,6 +61,7 @@ impl RunOptions {
             threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),
             incremental: false,
             force: false,
+            accept_difference: None,
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
             lease_ttl: batch.lease_ttl.0,
             grace: batch.grace.0,

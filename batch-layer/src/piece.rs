@@ -33,6 +33,14 @@ impl Master {
         }
     }
 
+    /// The same with the imports of these numbers alone.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub(crate) fn only(self, numbers: &[i64]) -> Result<Self, RunError> {
+        Ok(Self { imports: self.imports_of(numbers)?.into(), ..self })
+    }
+
     /// The imports of these numbers.
     ///
     /// # Errors
@@ -63,6 +71,14 @@ impl Piece {
 
     pub(crate) fn rows(&self) -> i64 {
         self.range().end - self.range().start
+    }
+
+    /// Rows of its file, as they were sealed, of a segment of the log.
+    pub(crate) fn sealed_rows(&self) -> i64 {
+        match self {
+            Self::Segment(segment) => segment.seal.rows,
+            Self::Import(..) => 0,
+        }
     }
 
     /// Length of the file.

@@ -6,10 +6,13 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use storage::imports::import_of;
+use storage::manifest::AcceptedDifference;
 use storage::paths::{Id, RunPath};
 use storage::store::{Store, StoreError};
 
 use crate::audit::Difference;
+use crate::rows::Rows;
 
 /// The report of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -57,6 +60,15 @@ pub struct RunReport {
     pub conflict_count: i64,
     /// The first of them.
     pub conflicts: Vec<Removed>,
+    /// Those of both kinds that this run was the first to see: the version before and the speed layer counted them.
+    #[serde(default)]
+    pub correction_count: i64,
+    /// The first of them.
+    #[serde(default)]
+    pub corrections: Vec<Removed>,
+    /// Where every row went.
+    #[serde(default)]
+    pub rows: Rows,
     /// Rows of states.
     pub state_rows: i64,
     /// Bytes of the view's files.
@@ -71,8 +83,17 @@ pub struct RunReport {
     pub keys_refolded: i64,
     /// The first of them.
     pub refolded_keys: Vec<String>,
-    /// What the audit refused.
+    /// Keys that differ from what the new view was compared with.
+    #[serde(default)]
+    pub differing_keys: i64,
+    /// Over every value that differs, as [`Differences::digest`](crate::Differences); empty where none does.
+    #[serde(default)]
+    pub difference_digest: String,
+    /// One value of each of the first keys that differ.
     pub differences: Vec<Difference>,
+    /// What was published in spite of a difference, if anything was.
+    #[serde(default)]
+    pub accepted_difference: Option<AcceptedDifference>,
 }
 
 /// A row that was removed because another of the same identity is there.
@@ -88,9 +109,40 @@ pub struct Removed {
     pub kept_offset: i64,
     /// Offset of the row that was removed.
     pub removed_offset: i64,
+    /// Whether its content was another.
+    #[serde(default)]
+    pub is_conflict: bool,
 }
 
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user_id, event_id, partition, kept_offset, removed_offset, is_conflict } = self;
+        let place = |offset: i64| match import_of(offset) {
+            Some(import) => format!("offset {offset} (import {import})"),
+            None => format!("offset {offset}"),
+        };
+        let content = if *is_conflict { ", whose content is another," } else { "" };
+        let (kept, removed) = (place(*kept_offset), place(*removed_offset));
+        write!(f, "event {event_id} of {user_id}, partition {partition}: {kept} counts, {removed}{content} is taken out")
+    }
+}
+
+/// Corrections that the summary lists; the report has more of them.
+const LISTED: usize = 10;
+
 impl RunReport {
+    /// What the version before and the speed layer had counted once too often.
+    fn write_corrections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, removed) in self.corrections.iter().take(LISTED).enumerate() {
+            writeln!(f, "{:<12}{removed}", if index == 0 { "corrected" } else { "" })?;
+        }
+        let more = self.correction_count - self.corrections.len().min(LISTED) as i64;
+        match more > 0 {
+            true => writeln!(f, "{:<12}and {more} more; runs/{}/{}.json has the first {}", "", self.view, self.run_id, self.corrections.len()),
+            false => Ok(()),
+        }
+    }
+
     /// Writes the report to its place in the store, durably.
     pub(crate) async fn store(&self, store: &Store, path: &RunPath) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("texts and numbers are JSON");
@@ -116,8 +168,14 @@ impl fmt::Display for RunReport {
         }
         writeln!(f, "events      {}", count(self.event_count))?;
         writeln!(f, "removed     {} late duplicates, {} conflicts", count(self.late_duplicate_count), count(self.conflict_count))?;
+        self.write_corrections(f)?;
+        writeln!(f, "rows        {}", self.rows)?;
         writeln!(f, "view        {} rows, {}", count(self.state_rows), HumanBytes(u64::try_from(self.view_bytes).unwrap_or(0)))?;
-        writeln!(f, "audit       {} keys equal to the {}{refolded}", count(self.keys_compared), self.audit_kind)?;
+        let equal = count((self.keys_compared - self.differing_keys).max(0));
+        writeln!(f, "audit       {equal} keys equal to the {}{refolded}", self.audit_kind)?;
+        if let Some(accepted) = &self.accepted_difference {
+            writeln!(f, "accepted    the difference of run {}, in {} keys", accepted.run_id, count(accepted.keys))?;
+        }
         writeln!(f, "digest      {}", self.digest.get(..20).unwrap_or(&self.digest))?;
         write!(f, "elapsed     {}", HumanDuration(Duration::from_millis(self.elapsed_ms)))
     }

@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use merganser_proto::Transport;
 use storage::identities;
 use storage::machine::{Machine, RealMachine, blocking, driven};
-use storage::manifest::{Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
+use storage::manifest::{AcceptedDifference, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
 use storage::master::{self, SegmentMeta};
 use storage::paths::{Id, RunPath};
 use storage::store::{Store, StoreError};
@@ -24,11 +24,13 @@ use crate::cut::Cut;
 use crate::dedup::EXAMPLES;
 use crate::definition;
 use crate::error::RunError;
+use crate::judged::Judged;
 use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
 use crate::piece::{Master, Piece};
 use crate::progress::Progress;
 use crate::report::RunReport;
+use crate::rows::{self, Rows};
 use crate::service::SpeedLayer;
 use crate::shard::{Removed, Work};
 use crate::sort::SortBounds;
@@ -86,11 +88,18 @@ async fn run_alone(
     let newest = Manifests::new(store.clone(), options.view.clone()).latest().await?;
     let number = newest.as_ref().map_or(0, |newest| newest.version);
     let parent = newest.filter(|newest| !newest.withdrawn);
+    let judged = match &options.accept_difference {
+        Some(run_id) => Some(Judged::read(store, &options.view, run_id).await?),
+        None => None,
+    };
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
     if let Some(parent) = &parent {
         definition::check_amount(&definition, options, store, parent).await?;
     }
-    let (speed, cut, master) = cut(options, speed, store, parent.as_ref()).await?;
+    if let Some(judged) = &judged {
+        judged.check(parent.as_ref(), &definition)?;
+    }
+    let (speed, cut, master) = cut(options, speed, store, parent.as_ref(), judged.as_ref()).await?;
     let covered = parent.as_ref().map_or(&[][..], |parent| parent.imports.as_slice());
     master.imports_of(covered)?;
     let new_imports: BTreeSet<i64> = master.imports.iter().map(|import| import.import).filter(|import| !covered.contains(import)).collect();
@@ -98,6 +107,7 @@ async fn run_alone(
     let judges = !options.incremental && parent.as_ref().is_some_and(|parent| parent.built_upon.is_some());
     if !options.force
         && !judges
+        && judged.is_none()
         && let Some(reason) = cut.nothing_to_do(parent.as_ref(), &definition, &master.imports)
     {
         return Ok(RunOutcome::NothingToDo(reason));
@@ -127,6 +137,7 @@ async fn run_alone(
         cut,
         master,
         new_imports: Arc::new(new_imports),
+        judged,
         run_id,
         report,
         keeper,
@@ -155,12 +166,13 @@ async fn collect_leftovers(options: &RunOptions, store: &Store, now: SystemTime)
     }
 }
 
-/// The cut, and the master dataset as it was after it was made.
+/// The cut, and the master dataset as it was after it was made; both as the run whose difference was `judged` had them, if there is one.
 async fn cut(
     options: &RunOptions,
     transport: Option<Transport>,
     store: &Store,
     parent: Option<&Manifest>,
+    judged: Option<&Judged>,
 ) -> Result<(Option<SpeedLayer>, Cut, Master), RunError> {
     let (speed, asked) = match &options.speed_layer {
         None => (None, None),
@@ -169,16 +181,19 @@ async fn cut(
                 Some(transport) => SpeedLayer::new(url, transport),
                 None => SpeedLayer::connect(url).await?,
             };
-            let cut = speed.cut().await?;
-            (Some(speed), Some(cut))
+            let cut = if judged.is_none() { Some(speed.cut().await?) } else { None };
+            (Some(speed), cut)
         }
     };
     let segments = master::list_segments(store).await?;
-    let cut = match asked {
+    let cut = match judged.map(Judged::cut).or(asked) {
         Some(cut) => cut,
         None => Cut::archived(options, &segments, parent, master::owner(store).await?)?,
     };
-    let master = Master::with_imports(segments, store, cut.boundary.len() as u32).await?;
+    let mut master = Master::with_imports(segments, store, cut.boundary.len() as u32).await?;
+    if let Some(judged) = judged {
+        master = master.only(judged.imports())?;
+    }
     if let Some(parent) = parent {
         cut.check_follows(parent)?;
     }
@@ -198,6 +213,7 @@ struct Run<'a> {
     master: Master,
     /// Those that the version before does not cover.
     new_imports: Arc<BTreeSet<i64>>,
+    judged: Option<Judged>,
     run_id: Id,
     /// Filled in as the run goes on.
     report: RunReport,
@@ -209,6 +225,7 @@ impl Run<'_> {
         let base = self.base().await?;
         let sources = self.sources(base.as_ref())?;
         self.report.rows_read = sources.iter().flat_map(|source| &source.pieces).map(Piece::rows).sum();
+        self.report.rows.segments = sources.iter().flat_map(|source| &source.pieces).map(Piece::sealed_rows).sum();
         self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
@@ -232,10 +249,13 @@ impl Run<'_> {
             base: base.map(|base| base.view),
         };
         let audited = Box::pin(self.audit(&manifest, evidence)).await?;
-        let counted_before = before.map_or(0, |before| before.event_count);
-        self.check_counts(audited.event_count, counted_before - removed.iter().map(|removed| removed.past_limit).sum::<i64>())?;
         manifest.event_count = audited.event_count;
+        self.note_rows(&manifest, before.as_ref(), &removed);
+        manifest.accepted_difference = self.judge(&audited)?;
+        self.check_rows()?;
+        self.report.accepted_difference.clone_from(&manifest.accepted_difference);
         manifest.audit = Some(audited.summary);
+        let mut manifest = manifest.in_its_format();
 
         let stored = definition::stored(&self.definition);
         Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
@@ -248,7 +268,7 @@ impl Run<'_> {
 
     /// The version to build upon, if one is asked for and can be.
     async fn base(&mut self) -> Result<Option<Base>, RunError> {
-        if !self.options.incremental {
+        if !self.options.incremental || self.judged.is_some() {
             return Ok(None);
         }
         match Base::open(self.store, self.parent.as_ref(), &self.definition, &self.cut, &self.master).await? {
@@ -325,6 +345,8 @@ impl Run<'_> {
         report.conflict_count = found().map(|d| d.conflict_count).sum();
         report.late_duplicates = found().flat_map(|d| d.late.iter().cloned()).take(EXAMPLES).collect();
         report.conflicts = found().flat_map(|d| d.conflicts.iter().cloned()).take(EXAMPLES).collect();
+        report.correction_count = found().map(|d| d.correction_count).sum();
+        report.corrections = found().flat_map(|d| d.corrections.iter().cloned()).take(EXAMPLES).collect();
         found().flat_map(|d| d.touched_keys.iter().cloned()).collect()
     }
 
@@ -358,6 +380,7 @@ impl Run<'_> {
             engine: format!("datafusion {}", datafusion::DATAFUSION_VERSION),
             files: computed.files,
             audit: None,
+            accepted_difference: None,
         };
         manifest.in_its_format()
     }
@@ -381,15 +404,48 @@ impl Run<'_> {
         report.keys_compared = audited.summary.keys_compared;
         report.keys_refolded = audited.summary.keys_refolded;
         report.refolded_keys = if report.keys_refolded > 0 { refolded } else { Vec::new() };
+        let found = &audited.differences;
+        report.differing_keys = found.keys;
+        report.difference_digest = if found.keys > 0 { found.digest.to_string() } else { String::new() };
+        report.differences.clone_from(&found.named);
         Ok(audited)
     }
 
-    /// Every row that was read was counted, beside what was counted `before`, or removed, unless the view has a WHERE of its own.
-    fn check_counts(&self, found: i64, before: i64) -> Result<(), RunError> {
-        let expected = before + self.report.rows_read - self.report.late_duplicate_count - self.report.conflict_count;
-        match found == expected || (self.definition.has_filter() && found < expected) {
+    /// Whether what the audit found keeps the version from being published; what the manifest says if it does not, for a person has
+    /// judged it.
+    fn judge(&self, audited: &Audited) -> Result<Option<AcceptedDifference>, RunError> {
+        match &self.judged {
+            Some(judged) => judged.accept(audited).map(Some),
+            None if audited.differences.keys == 0 => Ok(None),
+            None => Err(RunError::Audit {
+                run_id: self.run_id.to_string(),
+                against: audited.summary.kind.clone(),
+                differences: Box::new(audited.differences.clone()),
+            }),
+        }
+    }
+
+    fn note_rows(&mut self, manifest: &Manifest, base: Option<&Manifest>, removed: &[Removed]) {
+        let imports = rows::of_imports(self.master.imports.iter().map(Arc::as_ref));
+        let rows = &mut self.report.rows;
+        *rows = Rows {
+            log: manifest.boundary.iter().sum(),
+            segments: rows.segments + base.map_or(0, |base| base.boundary.iter().sum()),
+            imports,
+            counted: manifest.event_count,
+            late_duplicates: manifest.late_duplicate_count,
+            conflicts: manifest.conflict_count,
+            filtered: removed.iter().map(|removed| removed.filtered).sum(),
+            past_limit: removed.iter().map(|removed| removed.past_limit).sum(),
+            left_out_before: base.map_or(0, |base| Rows::left_out_of(base, imports)),
+        };
+    }
+
+    /// Every row of the log below the boundary is archived, and every archived one is counted or was left out for a reason.
+    fn check_rows(&self) -> Result<(), RunError> {
+        match self.report.rows.reconcile(self.definition.has_filter() || self.definition.has_limit()) {
             true => Ok(()),
-            false => Err(RunError::Counts { expected, found }),
+            false => Err(RunError::Rows(Box::new(self.report.rows.clone()))),
         }
     }
 
@@ -398,9 +454,6 @@ impl Run<'_> {
         let report = &mut self.report;
         report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         report.outcome = published.as_ref().map_or_else(full_text, |()| "published".to_owned());
-        if let Err(RunError::Audit { differences, .. }) = published {
-            report.differences.clone_from(differences);
-        }
         let path = RunPath { view: self.options.view.clone(), run_id: self.run_id.clone() };
         if let Err(error) = report.store(self.store, &path).await {
             warn!(path = %path.path(), %error, "the report of the run could not be written");

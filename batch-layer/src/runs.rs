@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
-use batch_layer::{RunError, RunOptions, RunOutcome};
+use batch_layer::{RunError, RunOptions, RunOutcome, view_of_run};
 use chrono::{DateTime, Utc};
 use storage::config::{ByteSize, Config};
 use storage::machine::{Machine, RealMachine};
 use storage::manifest::{Manifests, list_views};
-use storage::paths::ViewName;
+use storage::paths::{Id, ViewName};
 use storage::store::Store;
 use tracing::{info, warn};
 
@@ -64,23 +64,47 @@ impl Runs<'_> {
         self.at_work.store(true, Ordering::Relaxed);
         for view in views {
             let options = self.options(view, due, force);
-            let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
-            let url = &self.config.store.url;
-            info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, incremental = options.incremental, "batch run");
-            match batch_layer::run(&options, self.store, Arc::new(Terminal::default())).await {
-                Ok(RunOutcome::Published(report)) => {
-                    println!("{report}");
-                    code = 0;
-                }
-                Ok(RunOutcome::NothingToDo(reason)) => println!("nothing to do for {view}: {reason}"),
-                Err(error) => {
-                    failed.get_or_insert(error.exit_code());
-                    eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
-                }
+            match self.of_view(&options).await {
+                NOTHING_TO_DO => {}
+                0 => code = 0,
+                error => drop(failed.get_or_insert(error)),
             }
         }
         self.at_work.store(false, Ordering::Relaxed);
         Ok(failed.unwrap_or(code))
+    }
+
+    /// The run that publishes in spite of the difference that the run of that id found.
+    pub(crate) async fn accepting(&self, run_id: Id) -> anyhow::Result<u8> {
+        let view = match &self.view {
+            Some(view) => view.clone(),
+            None => view_of_run(self.store, &list_views(self.store).await?, &run_id).await?,
+        };
+        self.at_work.store(true, Ordering::Relaxed);
+        let options = RunOptions { accept_difference: Some(run_id), ..self.options(view, Due::Full, false) };
+        Ok(self.of_view(&options).await)
+    }
+
+    /// One run; gives its exit code.
+    async fn of_view(&self, options: &RunOptions) -> u8 {
+        let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
+        let url = &self.config.store.url;
+        info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, incremental = options.incremental, "batch run");
+        match batch_layer::run(options, self.store, Arc::new(Terminal::default())).await {
+            Ok(RunOutcome::Published(report)) => {
+                println!("{report}");
+                0
+            }
+            Ok(RunOutcome::NothingToDo(reason)) => {
+                println!("nothing to do for {view}: {reason}");
+                NOTHING_TO_DO
+            }
+            Err(error) => {
+                let code = error.exit_code();
+                eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
+                code
+            }
+        }
     }
 
     /// A run whenever one is due, for ever. Those that may go well a little later are tried again; others wait for their next time.

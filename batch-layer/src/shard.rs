@@ -37,12 +37,14 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<dyn Progress>,
 }
 
-/// Events of one partition that no row of the view counts, but for those that its WHERE leaves out.
+/// Events of one partition that no row of the view counts.
 #[derive(Default)]
 pub(crate) struct Removed {
     pub(crate) duplicates: Duplicates,
     /// Those whose buckets the limit let go.
     pub(crate) past_limit: i64,
+    /// Those that the view's WHERE leaves out.
+    pub(crate) filtered: i64,
 }
 
 /// The events of one partition, and which of them the version before does not cover.
@@ -73,7 +75,7 @@ impl ShardWork {
             folding.add(&rows, |states| writing.write(states))?;
         }
         folding.flush(|states| writing.write(states))?;
-        let removed = Removed { past_limit: folding.past_limit, duplicates: events.dedup.found };
+        let removed = Removed { past_limit: folding.past_limit, filtered: folding.filtered, duplicates: events.dedup.found };
         Ok((Box::pin(writing.finish()).await?, removed))
     }
 }

@@ -40,7 +40,7 @@ pub struct Verified {
 /// Checks a version of the view of `options`, the newest where none is named; `None` if there is none yet. Changes nothing.
 ///
 /// # Errors
-/// The first file that is damaged or missing, by name; [`RunError::Audit`] with the first keys that differ.
+/// The first file that is damaged or missing, by name; [`RunError::Unlike`] with the first keys that differ.
 pub async fn verify(
     options: &RunOptions,
     store: &Store,
@@ -65,7 +65,11 @@ pub async fn verify(
         Depth::Recompute { first } => {
             let audited = recompute(options, store, &manifest, first, &progress).await;
             progress.end();
-            audited?.summary.keys_compared
+            let Audited { summary, differences, .. } = audited?;
+            if differences.keys > 0 {
+                return Err(RunError::Unlike { version: manifest.version, differences: Box::new(differences) });
+            }
+            summary.keys_compared
         }
     };
     Ok(Some(Verified { manifest, keys_compared }))

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use storage::manifest::{Manifest, Manifests};
+use storage::manifest::{AcceptedDifference, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 
@@ -25,17 +25,18 @@ pub fn table(versions: &[Manifest], now: DateTime<Utc>) -> String {
     if versions.is_empty() {
         return "no version yet".to_owned();
     }
-    let header = ["version", "boundary", "events", "rows", "size", "age", "definition"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(versions.iter().map(|m| cells(m, now))).collect();
-    let widths: Vec<usize> = (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 7]| {
+    let notes = if versions.iter().any(|version| version.accepted_difference.is_some()) { "accepted difference" } else { "" };
+    let header = ["version", "boundary", "events", "rows", "size", "age", "definition", notes].map(str::to_owned);
+    let rows: Vec<[String; 8]> = std::iter::once(header).chain(versions.iter().map(|m| cells(m, now))).collect();
+    let widths: Vec<usize> = (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; 8]| {
         let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>();
         padded.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 7] {
+fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 8] {
     let count = |n: i64| HumanCount(u64::try_from(n).unwrap_or(0)).to_string();
     let bytes: i64 = manifest.files.iter().map(|file| file.bytes).sum();
     let age = DateTime::parse_from_rfc3339(&manifest.created_time).ok().and_then(|time| (now - time.with_timezone(&Utc)).to_std().ok());
@@ -50,6 +51,10 @@ fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 7] {
             "withdrawn".to_owned()
         } else {
             manifest.fingerprint.get(..12).unwrap_or(&manifest.fingerprint).to_owned()
+        },
+        match &manifest.accepted_difference {
+            Some(AcceptedDifference { run_id, keys }) => format!("of {run_id}, {keys} {}", if *keys == 1 { "key" } else { "keys" }),
+            None => String::new(),
         },
     ]
 }

@@ -47,6 +47,7 @@ pub async fn withdraw(options: &RunOptions, store: &Store) -> Result<Manifest, R
             conflict_count: 0,
             files: Vec::new(),
             audit: None,
+            accepted_difference: None,
             ..newest
         }
         .in_its_format();

@@ -34,8 +34,10 @@ pub const FORMAT_VERSION: u32 = 2;
 const LIMITED_FORMAT_VERSION: u32 = 3;
 /// The format of a manifest with [`Manifest::imports`] or [`Manifest::built_upon`], or with files that lie on others ([`ViewFile::layer`]).
 const LAYERED_FORMAT_VERSION: u32 = 4;
+/// The format of a manifest with [`Manifest::accepted_difference`].
+const ACCEPTING_FORMAT_VERSION: u32 = 5;
 /// Format 1 has no checksum, no boundary records and no lease; it is read and never written.
-const FORMATS: Formats = Formats { known: LAYERED_FORMAT_VERSION, checked_from: 2 };
+const FORMATS: Formats = Formats { known: ACCEPTING_FORMAT_VERSION, checked_from: 2 };
 
 /// One version of a batch view: the partial states of the events `[0, boundary)`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -95,6 +97,9 @@ pub struct Manifest {
     pub files: Vec<ViewFile>,
     /// What was compared before publishing.
     pub audit: Option<AuditSummary>,
+    /// What the audit found, where a person has judged that it is right. Format 5 where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_difference: Option<AcceptedDifference>,
 }
 
 impl Manifest {
@@ -133,6 +138,7 @@ impl Manifest {
     #[must_use]
     pub fn in_its_format(self) -> Self {
         let format_version = match () {
+            () if self.accepted_difference.is_some() => ACCEPTING_FORMAT_VERSION,
             () if self.is_layered() || self.built_upon.is_some() || !self.imports.is_empty() => LAYERED_FORMAT_VERSION,
             () if self.as_of.is_some() || self.withdrawn => LIMITED_FORMAT_VERSION,
             () => FORMAT_VERSION,
@@ -214,6 +220,16 @@ pub struct AuditSummary {
     pub keys_compared: i64,
     /// Keys that were folded again from raw events.
     pub keys_refolded: i64,
+}
+
+/// A difference between two computations that a person has judged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptedDifference {
+    /// The run that failed because of it; its report names the first keys.
+    pub run_id: String,
+    /// Keys that differed.
+    pub keys: i64,
 }
 
 /// What became of a publish.

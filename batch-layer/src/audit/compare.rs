@@ -2,51 +2,25 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::fmt;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{cast, filter_record_batch, sum};
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{StreamExt, stream};
-use serde::{Deserialize, Serialize};
 use storage::batch_view::{States, Windows};
 use storage::store::StoreError;
 use views::fold::{finish, from_bucket};
 use views::{Definition, FoldError, Granularity, key};
 
+use super::difference::{Difference, Differences};
 use crate::error::RunError;
 use crate::progress::{Progress, Stage};
 
-/// Keys that are named when the audit fails.
-const NAMED_KEYS: usize = 10;
 /// What two floats may differ by, relative to the larger one. Their last digits depend on the order of adding.
 const RELATIVE_ERROR: f64 = 1e-6;
 /// Below this, floats are zero: what is left when large ones cancel.
 const ABSOLUTE_ERROR: f64 = 1e-9;
-
-/// One value that is not the same in both computations.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Difference {
-    /// The key.
-    pub key: String,
-    /// Its bucket, RFC 3339; `None` where the view has none.
-    pub bucket: Option<String>,
-    /// The output that differs.
-    pub column: String,
-    /// Its value in the new view.
-    pub new: String,
-    /// Its value in the other computation.
-    pub expected: String,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, bucket, column, new, expected } = self;
-        let bucket = bucket.as_ref().map(|bucket| format!(", bucket {bucket}")).unwrap_or_default();
-        write!(f, "key {key}{bucket}: {column} is {new} in the new view, expected {expected}")
-    }
-}
 
 /// How the values of an output are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +72,7 @@ pub(super) struct Comparison<'a> {
     pub(super) keys_compared: i64,
     /// Events that the new view counts.
     pub(super) event_count: i64,
-    pub(super) differences: Vec<Difference>,
+    pub(super) differences: Differences,
 }
 
 impl<'a> Comparison<'a> {
@@ -111,7 +85,7 @@ impl<'a> Comparison<'a> {
             (false, false) => Rule::Nullness,
         };
         let rules = exactness.zip(kinds).map(rule).collect();
-        Self { definition, rules, keys, kept_from, keys_compared: 0, event_count: 0, differences: Vec::new() }
+        Self { definition, rules, keys, kept_from, keys_compared: 0, event_count: 0, differences: Differences::default() }
     }
 
     /// Compares `new` with `old ⊕ delta`. All three are in order of key and bucket.
@@ -159,45 +133,45 @@ impl<'a> Comparison<'a> {
     fn compare(&mut self, new: &RecordBatch, expected: &RecordBatch) {
         let same_rows = new.columns()[..2] == expected.columns()[..2];
         let pairs = align(new, expected);
-        for (new_row, expected_row) in &pairs {
-            if new_row.is_none() || expected_row.is_none() {
-                self.differ(new, *new_row, expected, *expected_row, 2);
-            }
-        }
+        // A window has all rows of its keys.
+        let mut differing = BTreeSet::new();
         for column in 2..new.num_columns() {
             let (a, b, rule) = (new.column(column), expected.column(column), self.rules[column]);
             if same_rows && rule == Rule::Exact && a == b {
                 continue;
             }
-            for (new_row, expected_row) in &pairs {
-                if let (Some(i), Some(j)) = (*new_row, *expected_row)
-                    && !same(rule, a, i, b, j)
-                {
-                    self.differ(new, Some(i), expected, Some(j), column);
+            for pair in &pairs {
+                match *pair {
+                    (Some(i), Some(j)) if same(rule, a, i, b, j) => {}
+                    _ => drop(differing.insert(self.differ(new, expected, *pair, column))),
                 }
             }
         }
+        self.differences.count(&differing);
     }
 
-    /// Notes a difference, one for a key.
-    fn differ(&mut self, new: &RecordBatch, new_row: Option<usize>, expected: &RecordBatch, expected_row: Option<usize>, column: usize) {
-        let (rows, row) = match (new_row, expected_row) {
+    /// Notes a difference in a column; gives its key.
+    fn differ(&mut self, new: &RecordBatch, expected: &RecordBatch, pair: (Option<usize>, Option<usize>), column: usize) -> String {
+        let (rows, row) = match pair {
             (Some(row), _) => (new, row),
             (None, Some(row)) => (expected, row),
             (None, None) => unreachable!("a pair has a side"),
         };
-        let key = key::for_people(keys(rows).value(row));
-        if self.differences.len() >= NAMED_KEYS || self.differences.iter().any(|d| d.key == key) {
-            return;
-        }
+        let key = keys(rows).value(row);
+        let bucket = rows.column(1).is_valid(row).then(|| text(rows.column(1), row));
+        let name = rows.schema().field(column).name().clone();
         let value = |rows: &RecordBatch, row: Option<usize>| row.map_or_else(|| "absent".to_owned(), |row| text(rows.column(column), row));
-        self.differences.push(Difference {
-            key,
-            bucket: rows.column(1).is_valid(row).then(|| text(rows.column(1), row)),
-            column: rows.schema().field(column).name().clone(),
-            new: value(new, new_row),
-            expected: value(expected, expected_row),
+        let (new, expected) = (value(new, pair.0), value(expected, pair.1));
+        // What depends on the order of merging may be another at each look.
+        let digested = if self.rules[column] == Rule::Exact { [new.as_str(), expected.as_str()] } else { [""; 2] };
+        self.differences.note(&[key, bucket.as_deref().unwrap_or_default(), &name, digested[0], digested[1]], || Difference {
+            key: key::for_people(key),
+            bucket: bucket.clone(),
+            column: name.clone(),
+            new: new.clone(),
+            expected: expected.clone(),
         });
+        key.to_owned()
     }
 }
 
@@ -260,7 +234,11 @@ fn elements(list: &ArrayRef) -> Vec<String> {
     texts
 }
 
+/// A value for people; lists as sets.
 fn text(column: &ArrayRef, row: usize) -> String {
+    if let Some(list) = column.as_list_opt::<i32>().filter(|list| list.is_valid(row)) {
+        return format!("[{}]", elements(&list.value(row)).join(", "));
+    }
     let options = FormatOptions::default().with_null("null");
     let formatted = ArrayFormatter::try_new(column.as_ref(), &options).and_then(|f| f.value(row).try_to_string());
     formatted.unwrap_or_else(|e| format!("({e})"))

@@ -44,7 +44,7 @@ impl Audit {
             comparison.event_count = base.manifest().event_count + gained;
         }
         let keys_refolded = if refolds { touched_keys.len() as i64 } else { 0 };
-        finish(comparison, kind, keys_refolded, fallback_reason)
+        Ok(finish(comparison, kind, keys_refolded, fallback_reason))
     }
 
     /// Compares the keys that may be others than in `base`; the answer is how many more events they count.

@@ -10,6 +10,7 @@
 //! those that the other computation names, are compared ([`increment`]).
 
 mod compare;
+mod difference;
 mod increment;
 mod second;
 
@@ -33,8 +34,8 @@ use crate::progress::Progress;
 use crate::service::{Exported, SpeedLayer};
 use crate::source::Source;
 
-pub use compare::Difference;
 use compare::{Comparison, Keys};
+pub use difference::{Difference, Differences};
 
 /// Kinds of audit, as reports and manifests name them.
 const SPEED_LAYER: &str = "speed layer";
@@ -69,20 +70,21 @@ pub(crate) struct Evidence {
     pub(crate) base: Option<Arc<OpenView>>,
 }
 
-/// A passed audit.
+/// A finished audit. It is for its caller to judge what was found.
 pub(crate) struct Audited {
     pub(crate) summary: AuditSummary,
     /// Why the speed layer was not what was compared with, if it was not.
     pub(crate) fallback_reason: Option<String>,
     /// Events that the files count.
     pub(crate) event_count: i64,
+    pub(crate) differences: Differences,
 }
 
 impl Audit {
     /// Reads the files back and compares. Blocks on CPU.
     ///
     /// # Errors
-    /// [`RunError::Audit`] names the first keys that differ; a damaged file is named too.
+    /// A damaged file, by name, and whatever else keeps it from being compared.
     pub(crate) async fn run(self) -> Result<Audited, RunError> {
         if let Some(base) = self.evidence.base.as_deref() {
             // Its keys are read one by one, and neighbours lie in one block.
@@ -96,7 +98,7 @@ impl Audit {
             Err(reason) => reason,
         };
         let comparison = self.against_second_fold(&new, Keys::AllBut(BTreeSet::new())).await?;
-        finish(comparison, SECOND_FOLD, 0, Some(fallback_reason))
+        Ok(finish(comparison, SECOND_FOLD, 0, Some(fallback_reason)))
     }
 
     /// Compares a version that is published already with a second fold of the raw events: for all keys, or for those whose first
@@ -107,7 +109,7 @@ impl Audit {
     pub(crate) async fn again(self, first: Option<String>) -> Result<Audited, RunError> {
         let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
         let keys = first.map_or(Keys::AllBut(BTreeSet::new()), Keys::Beginning);
-        finish(self.against_second_fold(&new, keys).await?, SECOND_FOLD, 0, None)
+        Ok(finish(self.against_second_fold(&new, keys).await?, SECOND_FOLD, 0, None))
     }
 
     /// Compares with a fold of the raw events that shares little with the first.
@@ -165,7 +167,7 @@ impl Audit {
             let refolded = self.against_second_fold(new, Keys::Only(touched_keys.clone())).await?;
             comparison.differences.extend(refolded.differences);
         }
-        finish(comparison, SPEED_LAYER, touched_keys.len() as i64, None).map(Ok)
+        Ok(Ok(finish(comparison, SPEED_LAYER, touched_keys.len() as i64, None)))
     }
 
     /// What came through the log and what was imported since, of one partition. Identities that are in both touch keys that are left
@@ -236,10 +238,8 @@ fn no_cache() -> BlockCache {
     BlockCache::new(0)
 }
 
-fn finish(comparison: Comparison<'_>, kind: &str, keys_refolded: i64, fallback_reason: Option<String>) -> Result<Audited, RunError> {
-    if !comparison.differences.is_empty() {
-        return Err(RunError::Audit { against: kind.to_owned(), differences: comparison.differences });
-    }
-    let summary = AuditSummary { kind: kind.to_owned(), keys_compared: comparison.keys_compared, keys_refolded };
-    Ok(Audited { summary, fallback_reason, event_count: comparison.event_count })
+fn finish(comparison: Comparison<'_>, kind: &str, keys_refolded: i64, fallback_reason: Option<String>) -> Audited {
+    let Comparison { keys_compared, event_count, differences, .. } = comparison;
+    let summary = AuditSummary { kind: kind.to_owned(), keys_compared, keys_refolded };
+    Audited { summary, fallback_reason, event_count, differences }
 }

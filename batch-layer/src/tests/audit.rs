@@ -76,7 +76,7 @@ async fn a_difference_refuses_and_names_the_key() {
         let error = master.run(&RunOptions { speed_layer: Some(url), ..master.options() }).await.unwrap_err();
         assert_eq!(error.exit_code(), 1);
         let RunError::Audit { differences, .. } = &error else { panic!("{error}") };
-        assert!(differences.iter().any(|d| d.key == key) && error.to_string().contains(key), "{error}");
+        assert!(differences.named.iter().any(|d| d.key == key) && error.to_string().contains(key), "{error}");
         assert_eq!(master.latest().await.unwrap().version, 1);
     }
 }

@@ -168,6 +168,7 @@ impl Master {
             threads: NonZeroUsize::MIN,
             incremental: false,
             force: false,
+            accept_difference: None,
             spill_dir: None,
             lease_ttl: Duration::from_secs(30),
             grace: Duration::from_secs(24 * 3600),

@@ -168,7 +168,7 @@ async fn verified_again() {
     assert_eq!(verify(&master.options(), &master.store, None, Depth::Files, Arc::new(Silent)).await.unwrap().unwrap().manifest.version, 2);
     for first in [None, Some("user-1")] {
         let found = check(&master, 2, first).await.unwrap_err();
-        assert!(matches!(&found, RunError::Audit { differences, .. } if differences[0].key == "user-1"), "{found}");
+        assert!(matches!(&found, RunError::Unlike { version: 2, differences } if differences.named[0].key == "user-1"), "{found}");
     }
     assert!(check(&master, 2, Some("user-2")).await.is_ok());
 }

@@ -99,6 +99,7 @@ impl Progress for Rival {
             engine: String::new(),
             files: vec![file],
             audit: None,
+            accepted_difference: None,
         };
         // A store in memory is ready at once, so this waits for nothing.
         futures::executor::block_on(Manifests::new(self.store.clone(), view()).publish(&manifest)).unwrap();

@@ -111,7 +111,7 @@ pub(crate) fn judged(process: &Process, outcome: Result<RunOutcome, RunError>) -
 fn check_run(error: &RunError) -> Result<(), String> {
     let text = in_one_line(error);
     match error {
-        RunError::Audit { .. } | RunError::Counts { .. } | RunError::OtherLog { .. } => Err(format!("a batch run found: {text}")),
+        RunError::Audit { .. } | RunError::Rows(_) | RunError::OtherLog { .. } => Err(format!("a batch run found: {text}")),
         _ if text.contains("is damaged") || text.contains("other content") || text.contains("overlap") => {
             Err(format!("a batch run found: {text}"))
         }

@@ -150,6 +150,7 @@ pub(super) async fn publish(store: &Store, definition: &Definition, version: i64
         engine: String::new(),
         files,
         audit: None,
+        accepted_difference: None,
     };
     let outcome = Manifests::new(store.clone(), view()).publish(&manifest).await.unwrap();
     assert_eq!(outcome, PublishOutcome::Published);

@@ -107,6 +107,7 @@ impl Rig {
             engine: String::new(),
             files: vec![ViewFile { path: "views/none".to_owned(), shard: 0, layer: 0, rows: 0, bytes: 0, blake3: String::new() }],
             audit: None,
+            accepted_difference: None,
         };
         let outcome = Manifests::new(self.store.clone(), view).publish(&manifest).await.unwrap();
         assert_eq!(outcome, PublishOutcome::Published);

@@ -118,6 +118,7 @@ fn manifest(files: Vec<ViewFile>) -> Manifest {
         engine: String::new(),
         files,
         audit: None,
+        accepted_difference: None,
     }
 }
 

@@ -44,6 +44,7 @@ fn manifest(version: i64, run_id: &str) -> Manifest {
             blake3: "ab".repeat(32),
         }],
         audit: Some(AuditSummary { kind: "second_fold".to_owned(), keys_compared: 5, keys_refolded: 1 }),
+        accepted_difference: None,
     }
 }
 
@@ -132,6 +133,18 @@ fn layers_and_imports() {
     }
     // More rows than all files have, where some lie under others; not just as many, where none do.
     assert!(Manifest { row_count: 22, ..layered }.contradiction().is_some());
+}
+
+/// Proves that an accepted difference is written in format 5, behind all else, that nothing else is, and that its bytes are frozen.
+#[test]
+fn an_accepted_difference() {
+    let accepted_difference = Some(AcceptedDifference { run_id: "r0".to_owned(), keys: 3 });
+    let accepting = Manifest { accepted_difference, ..manifest(42, "r1") }.in_its_format();
+    assert_eq!((accepting.format_version, manifest(42, "r1").in_its_format().format_version), (5, 2));
+    let written = String::from_utf8(encode(&accepting)).unwrap();
+    let tail = "    \"keys_refolded\": 1\n  },\n  \"accepted_difference\": {\n    \"run_id\": \"r0\",\n    \"keys\": 3\n  },\n  \"checksum\": \"";
+    assert!(written.contains(tail), "{written}");
+    assert_eq!(decode::<Manifest>(&ObjectPath::from("x"), written.as_bytes(), FORMATS).unwrap(), accepting);
 }
 
 /// Proves that no flipped bit of a manifest goes unnoticed, and that the file is named.
