@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use storage::manifest::{DefinitionFile, Definitions, FORMAT_VERSION, Manifest};
 use storage::paths::ViewName;
 use storage::store::Store;
+use views::schema::AttributeType;
 use views::{Definition, EventSchema};
 
 use crate::error::RunError;
@@ -90,15 +91,26 @@ fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// Refuses another type of `amount` than the version before has: the speed layer folds both from one log.
-pub(crate) async fn check_amount(definition: &Definition, options: &RunOptions, store: &Store, parent: &Manifest) -> Result<(), RunError> {
+/// Refuses types that could change a number of the version before: another one of `amount`, which the speed layer folds for both versions
+/// from one number, and one of an attribute that does not hold all of its values as they are.
+pub(crate) async fn check_types(definition: &Definition, options: &RunOptions, store: &Store, parent: &Manifest) -> Result<(), RunError> {
     let stored = Definitions::new(store.clone(), options.view.clone()).get(&parent.fingerprint).await?;
-    let before = stored.schema.get("amount").and_then(|amount| amount.as_str()).unwrap_or_default().to_owned();
+    let version = parent.version;
+    let type_of = |column: &serde_json::Value| column.as_str().unwrap_or_default().to_owned();
+    let before = stored.schema.get("amount").map(type_of).unwrap_or_default();
     let here = String::from(definition.schema().amount);
-    match before == here {
-        true => Ok(()),
-        false => Err(RunError::AmountType { version: parent.version, before, here }),
+    if before != here {
+        return Err(RunError::AmountType { version, before, here });
     }
+    let used = definition.event_columns();
+    for (name, here) in definition.schema().attributes.iter().filter(|(name, _)| used.contains(name)) {
+        let Some(before) = stored.schema.get("attributes").and_then(|attributes| attributes.get(name)).map(type_of) else { continue };
+        let widens = AttributeType::try_from(before.clone()).is_ok_and(|before| before.widens_to(*here));
+        if !widens {
+            return Err(RunError::AttributeType { version, name: name.clone(), before, here: (*here).into() });
+        }
+    }
+    Ok(())
 }
 
 /// Where the first bucket starts that a version as of that moment keeps; `None` if it keeps all.

@@ -50,6 +50,20 @@ pub enum RunError {
         /// The type in the settings.
         here: String,
     },
+    /// An attribute was given a type that does not hold all of its values as they are.
+    #[error(
+        "events.attributes.{name} is {here}, and version {version} was computed with {before}, whose values {here} does not all hold as they are; set it back, and declare another name for the new type (docs/schema.md)"
+    )]
+    AttributeType {
+        /// The newest version.
+        version: i64,
+        /// The attribute.
+        name: String,
+        /// Its type then.
+        before: String,
+        /// Its type in the settings.
+        here: String,
+    },
     /// A file or folder of this machine cannot be used.
     #[error("{path} cannot be used")]
     Local {
@@ -402,6 +416,7 @@ impl RunError {
             | Self::NoDefinition { .. }
             | Self::DefinitionGone { .. }
             | Self::AmountType { .. }
+            | Self::AttributeType { .. }
             | Self::NoJudgedRun { .. }
             | Self::NothingJudged { .. }
             | Self::Partitions { .. }

@@ -73,7 +73,9 @@ impl Judged {
     pub(crate) fn accept(&self, audited: &Audited) -> Result<AcceptedDifference, RunError> {
         let (judged, found) = (&self.report, &audited.differences);
         if judged.audit_kind != audited.summary.kind {
-            return Err(self.other(format!("it was found against the {}, and this run met the {}", judged.audit_kind, audited.summary.kind)));
+            return Err(
+                self.other(format!("it was found against the {}, and this run met the {}", judged.audit_kind, audited.summary.kind))
+            );
         }
         let keys = found.keys;
         if keys != judged.differing_keys {

@@ -138,7 +138,9 @@ impl RunReport {
         }
         let more = self.correction_count - self.corrections.len().min(LISTED) as i64;
         match more > 0 {
-            true => writeln!(f, "{:<12}and {more} more; runs/{}/{}.json has the first {}", "", self.view, self.run_id, self.corrections.len()),
+            true => {
+                writeln!(f, "{:<12}and {more} more; runs/{}/{}.json has the first {}", "", self.view, self.run_id, self.corrections.len())
+            }
             false => Ok(()),
         }
     }

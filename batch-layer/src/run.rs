@@ -94,7 +94,7 @@ async fn run_alone(
     };
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
     if let Some(parent) = &parent {
-        definition::check_amount(&definition, options, store, parent).await?;
+        definition::check_types(&definition, options, store, parent).await?;
     }
     if let Some(judged) = &judged {
         judged.check(parent.as_ref(), &definition)?;

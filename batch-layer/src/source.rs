@@ -1,14 +1,17 @@
 //! Segments and imports of the master dataset as batches of events, in the columns that a definition needs.
 //!
-//! A segment may be older than today's schema. A column of another type is cast; a declared attribute that the segment does not
-//! have is taken from `_extra`, where undeclared attributes are kept as text, and is null where there is none.
+//! A segment may be older than today's schema. A declared attribute that the segment does not have is taken from `_extra`, where
+//! undeclared attributes are kept as text, and is null where there is none; one that it has in a narrower type is cast, which is exact,
+//! and what was not of that type is taken from `_extra` too. So a segment reads as if it had been written with today's schema.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::{Float64Array, TimestampMicrosecondArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, max};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{CastOptions, cast_with_options, is_not_null, max};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -66,8 +69,10 @@ impl EventColumns {
         RecordBatch::try_new(Arc::clone(&self.full), columns).expect("columns were read in the types of the schema")
     }
 
-    fn lacks_attribute(&self, segment: &Schema) -> bool {
-        self.attributes.iter().any(|(name, _)| segment.field_with_name(name).is_err())
+    /// Whether an attribute is missing in a segment, or has another type there.
+    fn needs_extra(&self, segment: &Schema) -> bool {
+        let as_here = |(name, kind): &(String, AttributeType)| segment.field_with_name(name).is_ok_and(|f| *f.data_type() == kind.arrow());
+        !self.attributes.iter().all(as_here)
     }
 
     /// The batch of a segment in the columns and types of [`Self::read`].
@@ -78,16 +83,20 @@ impl EventColumns {
             let attribute = self.attributes.iter().find(|(name, _)| name == field.name());
             columns.push(match (batch.column_by_name(field.name()), attribute) {
                 (Some(column), _) if column.data_type() == field.data_type() => Arc::clone(column),
-                (Some(column), Some((name, kind))) => {
-                    let (here, there) = (String::from(*kind), column.data_type());
-                    return Err(corrupt(format!(
-                        "its attribute {name} is of type {there}, and events.attributes.{name} is \"{here}\" here: an attribute keeps its type; declare another name for the new one"
-                    )));
-                }
+                (Some(column), Some((name, kind))) => match AttributeType::of_arrow(column.data_type()) {
+                    Some(narrow) if narrow.widens_to(*kind) => {
+                        widened(column, &typed(&from_extra(batch, name), *kind)).map_err(|e| corrupt(e.to_string()))?
+                    }
+                    narrow => {
+                        let here = String::from(*kind);
+                        let there = narrow.map_or_else(|| column.data_type().to_string(), String::from);
+                        return Err(corrupt(format!(
+                            "its attribute {name} is of type {there}, and events.attributes.{name} is \"{here}\" here, which does not hold all of its values as they are; declare another name for the new type (docs/schema.md)"
+                        )));
+                    }
+                },
                 (Some(column), None) => {
-                    let strict = CastOptions { safe: false, ..CastOptions::default() };
-                    let fits = cast_with_options(column, field.data_type(), &strict);
-                    fits.map_err(|e| corrupt(format!("its column {} does not fit the schema: {e}", field.name())))?
+                    exactly(column, field.data_type()).map_err(|e| corrupt(format!("its column {} does not fit the schema: {e}", field.name())))?
                 }
                 (None, Some((name, kind))) => typed(&from_extra(batch, name), *kind),
                 (None, None) if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
@@ -118,6 +127,16 @@ fn from_extra(batch: &RecordBatch, name: &str) -> ArrayRef {
         Some(extra) => Arc::new(extra.iter().map(text).collect::<StringArray>()),
         None => new_null_array(&DataType::Utf8, batch.num_rows()),
     }
+}
+
+/// A cast that fails where a value does not fit.
+fn exactly(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
+    cast_with_options(column, kind, &CastOptions { safe: false, ..CastOptions::default() })
+}
+
+/// A column in a wider type. Where it is null, the text may have been no value of the narrower type: then the value is in `otherwise`.
+fn widened(column: &ArrayRef, otherwise: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    zip(&is_not_null(column)?, &exactly(column, otherwise.data_type())?, otherwise)
 }
 
 /// Texts as a declared attribute; null where a text is not of the type.
@@ -220,7 +239,7 @@ impl Source {
         let mut names: Vec<String> = self.columns.read.fields().iter().map(|f| f.name().clone()).collect();
         let mut raw = piece.read(&self.store, &names).await?.peekable();
         let lacks = match std::pin::Pin::new(&mut raw).peek().await {
-            Some(Ok(first)) => self.columns.lacks_attribute(&first.schema()),
+            Some(Ok(first)) => self.columns.needs_extra(&first.schema()),
             _ => false,
         };
         if lacks {

@@ -25,7 +25,7 @@ use crate::dedup::Window;
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
 use crate::slices::Slices;
-pub(crate) use replay::{fold_log, rebuild_window};
+pub(crate) use replay::{fold_log, for_each_batch, rebuild_window};
 use writer::Writer;
 
 /// What became of one event of a batch.

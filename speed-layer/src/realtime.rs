@@ -17,7 +17,7 @@ use views::{Definition, EventSchema, fold, shard_of_key, wire};
 use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
-use crate::partition::{Partition, fold_log};
+use crate::partition::{Partition, fold_log, for_each_batch};
 use crate::slices::{Slice, rows_of};
 
 /// Versions of each view that can be answered from.
@@ -188,9 +188,19 @@ impl Realtime {
         Ok(())
     }
 
-    /// Whether the log still reaches back to the boundary of a version.
+    /// Whether the log still reaches back to the boundary of a version, and has nothing that the version would take for null because
+    /// an attribute was widened since.
     pub(crate) async fn check_version(&self, view: &ViewName, version: i64) -> Result<(), SpeedError> {
-        self.kept_from(view, &self.manifest(view, version).await?).await.map(|_| ())
+        let version = self.kept_from(view, &self.manifest(view, version).await?).await?;
+        if version.definition.otherwise_typed(&self.schema).is_empty() {
+            return Ok(());
+        }
+        for partition in self.partitions.iter() {
+            let (log, schema, number) = (partition.log.clone(), Arc::clone(&self.schema), partition.number);
+            let (definition, range) = (Arc::clone(&version.definition), version.boundary[number]..log.head());
+            blocking(move || for_each_batch(&log, &definition, &schema, number as i32, range, |_, _| Ok(()))).await?;
+        }
+        Ok(())
     }
 
     async fn manifest(&self, view: &ViewName, version: i64) -> Result<Manifest, SpeedError> {
@@ -223,7 +233,8 @@ impl Realtime {
         let start = same.map(|k| k.boundary[partition.number]).min().expect("`next` is one of them");
         let (log, definition, number) = (partition.log.clone(), Arc::clone(&next.definition), partition.number);
         let folded_to = log.head();
-        let fold = move || fold_log(&log, &definition, number as i32, start..folded_to);
+        let schema = Arc::clone(&self.schema);
+        let fold = move || fold_log(&log, &definition, &schema, number as i32, start..folded_to);
         let slices = blocking(fold).await?;
         partition.install(slices, folded_to).await
     }
@@ -257,7 +268,8 @@ pub(crate) async fn load_kept(
     })
 }
 
-/// The types of what a version reads are those of the configuration: rows are checked against the one and folded by the other.
+/// The types of what a version reads are those of the configuration, or widen to them: rows are checked against the one and folded by
+/// the other. A row that only the wider type takes is refused as long as the version is kept.
 fn check_types(definition: &Definition, here: &EventSchema, view: &ViewName, version: i64) -> Result<(), SpeedError> {
     let stored = definition.schema();
     let used = definition.event_columns();
@@ -269,7 +281,7 @@ fn check_types(definition: &Definition, here: &EventSchema, view: &ViewName, ver
     }
     for (name, kind) in stored.attributes.iter().filter(|(name, _)| used.contains(name)) {
         match here.attributes.get(name) {
-            Some(same) if same == kind => {}
+            Some(wider) if kind.widens_to(*wider) => {}
             Some(other) => return refuse(&format!("attributes.{name}"), (*kind).into(), (*other).into()),
             None => return refuse(&format!("attributes.{name}"), (*kind).into(), "not declared".to_owned()),
         }

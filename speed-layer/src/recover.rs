@@ -62,13 +62,13 @@ fn read(log: &PartitionLog, kept: &[Kept], archive: &Archive, schema: &EventSche
     for version in kept {
         check_record(version, &reader, number)?;
     }
-    let (views, failed) = replay(log, kept)?;
+    let (views, failed) = replay(log, kept, schema)?;
     let window = rebuild_window(&reader, window_rows, schema, number as i32)?;
     Ok(Recovered { window, views, failed })
 }
 
 /// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.
-fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
+fn replay(log: &PartitionLog, kept: &[Kept], schema: &EventSchema) -> Result<(Vec<Slices>, Vec<String>), SpeedError> {
     let number = log.partition() as usize;
     let mut lowest: Vec<(Arc<Definition>, i64)> = Vec::new();
     for version in kept {
@@ -81,7 +81,7 @@ fn replay(log: &PartitionLog, kept: &[Kept]) -> Result<(Vec<Slices>, Vec<String>
     let head = log.head();
     let (mut views, mut failed) = (Vec::new(), Vec::new());
     for (definition, start) in lowest {
-        match fold_log(&log.reader(), &definition, number as i32, start.min(head)..head) {
+        match fold_log(&log.reader(), &definition, schema, number as i32, start.min(head)..head) {
             Ok(slices) => views.push(slices),
             Err(e @ SpeedError::Fold { .. }) => {
                 error!(

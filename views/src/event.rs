@@ -104,6 +104,18 @@ pub fn check(raw: &RawEvent, schema: &EventSchema) -> Result<Event, Refusal> {
     })
 }
 
+/// Why a view that reads attributes in narrower types than events are checked against cannot take an event: it would be null there.
+/// `typed` has the name of each, the view's type and the wider one.
+#[must_use]
+pub fn too_wide(event: &Event, typed: &[(String, AttributeType, AttributeType)]) -> Option<Refusal> {
+    typed.iter().find_map(|(name, narrow, wide)| {
+        let text = event.attributes.get(name)?;
+        let reason = Typed::parse(text, *narrow).err().filter(|_| Typed::parse(text, *wide).is_ok())?;
+        let narrow = String::from(*narrow);
+        Some(Refusal::new(format!("attributes.{name}"), format!("{reason}: a version that is kept reads it as {narrow}")))
+    })
+}
+
 fn check_id(field: &str, id: &str, max_bytes: usize) -> Result<(), Refusal> {
     if id.is_empty() {
         return Err(Refusal::new(field, "is missing"));

@@ -26,6 +26,9 @@ pub const CONTENT_HASH: &str = "_content_hash";
 /// Digits of the widest `amount`.
 const MAX_AMOUNT_PRECISION: u8 = 28;
 
+/// Digits of the largest whole number of 64 bits.
+const INT64_DIGITS: u8 = 19;
+
 /// A timestamp as events and buckets have it: UTC, microseconds.
 #[must_use]
 pub fn timestamp_type() -> DataType {
@@ -62,6 +65,37 @@ impl AttributeType {
             Self::Bool => DataType::Boolean,
             Self::Timestamp => timestamp_type(),
             Self::Decimal(d) => DataType::Decimal128(d.precision, d.scale as i8),
+        }
+    }
+}
+
+impl AttributeType {
+    /// The type of a stored column; `None` if no attribute has such a one.
+    #[must_use]
+    pub fn of_arrow(stored: &DataType) -> Option<Self> {
+        Some(match stored {
+            DataType::Utf8 => Self::String,
+            DataType::Int64 => Self::Int64,
+            DataType::Float64 => Self::Float64,
+            DataType::Boolean => Self::Bool,
+            DataType::Decimal128(precision, scale) => {
+                Self::Decimal(DecimalType { precision: *precision, scale: u8::try_from(*scale).ok()? })
+            }
+            other => return Some(Self::Timestamp).filter(|_| *other == timestamp_type()),
+        })
+    }
+
+    /// Whether every text that has a value in `self` has the same value in `wider`, to the last digit, and that value can be had from
+    /// the stored one: so that a column may be declared `wider` from now on. Nothing widens to a float, which rounds, and only what
+    /// has one text to a string, which is the text as it was sent.
+    #[must_use]
+    pub fn widens_to(self, wider: Self) -> bool {
+        let whole = |decimal: DecimalType| decimal.precision - decimal.scale;
+        match (self, wider) {
+            (Self::Int64, Self::Decimal(to)) => whole(to) >= INT64_DIGITS,
+            (Self::Decimal(from), Self::Decimal(to)) => to.scale >= from.scale && whole(to) >= whole(from),
+            (Self::Bool, Self::String) => true,
+            (from, to) => from == to,
         }
     }
 }
@@ -202,6 +236,96 @@ mod tests {
         for wrong in ["text", "decimal", "decimal(0,0)", "decimal(39,2)", "decimal(4,5)", "decimal(4)"] {
             assert!(AttributeType::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
+    }
+
+    fn kind(name: &str) -> AttributeType {
+        AttributeType::try_from(name.to_owned()).unwrap()
+    }
+
+    /// Proves which types widen to which, and that nothing else does.
+    #[test]
+    fn widenings() {
+        let names = [
+            "string",
+            "int64",
+            "float64",
+            "bool",
+            "timestamp",
+            "decimal(19,0)",
+            "decimal(18,0)",
+            "decimal(22,3)",
+            "decimal(21,3)",
+            "decimal(38,19)",
+        ];
+        let wider = [
+            ("int64", "decimal(19,0)"),
+            ("int64", "decimal(22,3)"),
+            ("int64", "decimal(38,19)"),
+            ("bool", "string"),
+            ("decimal(18,0)", "decimal(19,0)"),
+            ("decimal(18,0)", "decimal(22,3)"),
+            ("decimal(18,0)", "decimal(21,3)"),
+            ("decimal(18,0)", "decimal(38,19)"),
+            ("decimal(19,0)", "decimal(22,3)"),
+            ("decimal(19,0)", "decimal(38,19)"),
+            ("decimal(21,3)", "decimal(22,3)"),
+            ("decimal(21,3)", "decimal(38,19)"),
+            ("decimal(22,3)", "decimal(38,19)"),
+        ];
+        for from in names {
+            for to in names {
+                assert_eq!(kind(from).widens_to(kind(to)), from == to || wider.contains(&(from, to)), "{from} to {to}");
+                assert_eq!(AttributeType::of_arrow(&kind(from).arrow()), Some(kind(from)));
+            }
+        }
+    }
+
+    /// Proves that a text which has a value in a type has the same one in every wider type: as the log folds it, so the stored column is
+    /// cast.
+    #[test]
+    fn the_same_value() {
+        use crate::event::Typed;
+        let texts = [
+            "0",
+            "-0",
+            "+7",
+            "007",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "1e3",
+            "12.5",
+            ".5",
+            "5.",
+            "-0.125",
+            "1.000",
+            "999999999999999999.999",
+            "true",
+            "false",
+            "x",
+            "",
+        ];
+        let unscaled = |typed: Typed, kind: AttributeType| match (typed, kind) {
+            (Typed::Int64(value), _) => (i128::from(value), 0),
+            (Typed::Decimal(value), AttributeType::Decimal(d)) => (value, d.scale),
+            other => panic!("{other:?}"),
+        };
+        let mut compared = 0;
+        for from in ["int64", "bool", "decimal(18,0)", "decimal(21,3)"].map(kind) {
+            for to in ["string", "decimal(19,0)", "decimal(22,3)", "decimal(38,19)"].map(kind) {
+                for text in texts.into_iter().filter(|text| from.widens_to(to) && Typed::parse(text, from).is_ok()) {
+                    compared += 1;
+                    let wide = Typed::parse(text, to).unwrap();
+                    if to == AttributeType::String {
+                        assert_eq!(wide, Typed::String(text.to_owned()));
+                        continue;
+                    }
+                    let (stored, scale) = unscaled(Typed::parse(text, from).unwrap(), from);
+                    let (wide, wide_scale) = unscaled(wide, to);
+                    assert_eq!(wide, stored * 10_i128.pow(u32::from(wide_scale - scale)), "{text} from {from:?} to {to:?}");
+                }
+            }
+        }
+        assert!(compared > 50, "{compared}");
     }
 
     /// Proves that an attribute cannot shadow a column or carry a name that SQL would have to quote.

@@ -24,12 +24,17 @@ pub(super) struct FakeSpeedLayer {
     pub(super) log: Option<Vec<Vec<Event>>>,
     /// What it folds with.
     pub(super) sql: &'static str,
+    /// What it takes the first offset of a range for, less that offset.
+    pub(super) shift: i64,
+    /// What becomes of states on their way.
+    pub(super) tamper: fn(&Definition, RecordBatch) -> RecordBatch,
 }
 
 impl FakeSpeedLayer {
     /// An honest one over what is in the master dataset.
     pub(super) fn of(master: &Master) -> Self {
-        Self { log_id: "log-1".to_owned(), boundary: master.boundary(), log: Some(master.log.clone()), sql: USER_STATS_SQL }
+        let (log_id, log) = ("log-1".to_owned(), Some(master.log.clone()));
+        Self { log_id, boundary: master.boundary(), log, sql: USER_STATS_SQL, shift: 0, tamper: |_, states| states }
     }
 
     /// Serves until the test ends; the answer is the address.
@@ -68,12 +73,14 @@ impl RealtimeViewService for FakeSpeedLayer {
         };
         let definition = Definition::parse(self.sql, &schema()).unwrap();
         assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
-        let events = &log[request.partition as usize][request.start_offset as usize..request.end_offset as usize];
+        let range = (request.start_offset + self.shift) as usize..request.end_offset as usize;
+        let events = &log[request.partition as usize][range];
         let position = |offset| Position { partition: request.partition, offset, append_time_us: 0, content_hash: 0 };
         let placed: Vec<_> = events.iter().zip((request.start_offset..).map(position)).collect();
         let (first, second) = placed.split_at(placed.len() / 2);
         let message = |events: &[(&Event, Position)]| {
             let states = fold::partial(&definition, &to_batch(events.iter().copied(), &schema())).unwrap();
+            let states = (self.tamper)(&definition, states);
             Ok(ExportStatesResponse { states: wire::encode(&[states]).unwrap().into() })
         };
         let messages: Vec<_> = [first, second].into_iter().filter(|events| !events.is_empty()).map(message).collect();

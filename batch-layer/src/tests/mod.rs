@@ -1,7 +1,9 @@
 //! Whole runs over a store in memory, with master segments written as the speed layer writes them.
 
+mod accepting;
 mod audit;
 mod collect;
+mod divergences;
 mod fake_speed_layer;
 mod faults;
 mod imports;
@@ -10,6 +12,7 @@ mod old_segments;
 mod other_keys;
 mod recompute;
 mod refusals;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;

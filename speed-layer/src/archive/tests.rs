@@ -25,7 +25,7 @@ async fn rig() -> Rig {
     let log = folder.partition(0).unwrap();
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::user_stats(&schema));
-    let views = vec![fold_log(&log.reader(), &definition, 0, 0..0).unwrap()];
+    let views = vec![fold_log(&log.reader(), &definition, definition.schema(), 0, 0..0).unwrap()];
     let options =
         PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
     let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();

@@ -15,6 +15,8 @@ use crate::ingest::WhenFull;
 use crate::partition::Verdict;
 use crate::trim::trim;
 
+mod types;
+
 /// A data folder with a log of one partition, and a store.
 struct Rig {
     config: Config,

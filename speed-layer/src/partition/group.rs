@@ -8,6 +8,7 @@ use storage::machine::now_us;
 use storage::record;
 use tokio::sync::oneshot;
 use views::columns::{Position, to_batch};
+use views::event::too_wide;
 use views::{Definition, Event, Refusal, fold};
 
 use super::writer::Writer;
@@ -70,15 +71,15 @@ type States = Vec<(String, Grown)>;
 impl Writer {
     /// Judges a group and folds what is new. An event on which a view fails is refused, alone.
     pub(super) fn judge_and_fold(&self, group: &Group) -> Result<(Judged, States), SpeedError> {
-        let judged = self.judge(group, &HashMap::new());
+        let mut bad = self.too_wide(group);
+        let judged = self.judge(group, &bad);
         if let Ok(states) = self.fold(group, &judged) {
             return Ok((judged, states));
         }
         // Some event fails: try each by itself, then judge again without the bad ones. A later event of the same identity is
         // then no duplicate of an event that was never accepted.
-        let mut bad = HashMap::new();
         for (i, event) in group.events.iter().enumerate() {
-            if let Some(refusal) = self.refusal(event) {
+            if let (false, Some(refusal)) = (bad.contains_key(&i), self.refusal(event)) {
                 bad.insert(i, refusal);
             }
         }
@@ -115,6 +116,15 @@ impl Writer {
             });
         }
         judged
+    }
+
+    /// Events that fit the schema, and that a kept version of an older one would take for null.
+    fn too_wide(&self, group: &Group) -> HashMap<usize, Refusal> {
+        let typed: Vec<_> = self.definitions().iter().flat_map(|d| d.otherwise_typed(&self.options.schema)).collect();
+        if typed.is_empty() {
+            return HashMap::new();
+        }
+        group.events.iter().enumerate().filter_map(|(i, event)| Some((i, too_wide(event, &typed)?))).collect()
     }
 
     fn definitions(&self) -> Vec<Arc<Definition>> {

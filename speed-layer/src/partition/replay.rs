@@ -8,7 +8,8 @@ use storage::log::LogReader;
 use storage::record;
 use tracing::warn;
 use views::columns::to_batch;
-use views::{Definition, EventSchema, fold};
+use views::event::too_wide;
+use views::{Definition, EventSchema, Refusal, fold};
 
 use crate::dedup::{Window, identity};
 use crate::error::SpeedError;
@@ -41,8 +42,15 @@ pub(crate) fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSch
 /// Folds `range` of the log into new slices, with a cut at every segment.
 ///
 /// # Errors
-/// The log is damaged, or trimmed above the start of the range, or the definition fails on a record.
-pub(crate) fn fold_log(log: &LogReader, definition: &Arc<Definition>, partition: i32, range: Range<i64>) -> Result<Slices, SpeedError> {
+/// The log is damaged, or trimmed above the start of the range, or the definition fails on a record, or cannot take one that fits
+/// `here`, the schema that rows are checked against.
+pub(crate) fn fold_log(
+    log: &LogReader,
+    definition: &Arc<Definition>,
+    here: &EventSchema,
+    partition: i32,
+    range: Range<i64>,
+) -> Result<Slices, SpeedError> {
     let mut slices = Slices::new(Arc::clone(definition));
     slices.cut(range.start);
     let segments = log.segments()?;
@@ -58,7 +66,7 @@ pub(crate) fn fold_log(log: &LogReader, definition: &Arc<Definition>, partition:
         if part.is_empty() {
             continue;
         }
-        for_each_batch(log, definition.schema(), partition, part, |first, batch| {
+        for_each_batch(log, definition, here, partition, part, |first, batch| {
             let fail = |e| SpeedError::fold(&e, definition.fingerprint(), partition, first);
             slices.push(fold::partial(definition, &batch).map_err(fail)?).map_err(fail)
         })?;
@@ -66,18 +74,28 @@ pub(crate) fn fold_log(log: &LogReader, definition: &Arc<Definition>, partition:
     Ok(slices)
 }
 
-/// The records of `range` as event batches, each with its first offset.
+/// The records of `range` as event batches in the columns of `definition`, each with its first offset.
+///
+/// # Errors
+/// The log is damaged, or has a record that fits `here` and that the definition, which is of an older schema, would take for null.
 pub(crate) fn for_each_batch(
     log: &LogReader,
-    schema: &EventSchema,
+    definition: &Definition,
+    here: &EventSchema,
     partition: i32,
     range: Range<i64>,
     mut each: impl FnMut(i64, RecordBatch) -> Result<(), SpeedError>,
 ) -> Result<(), SpeedError> {
+    let (schema, typed) = (definition.schema(), definition.otherwise_typed(here));
     let mut rows = Vec::with_capacity(REPLAY_ROWS);
     for entry in log.read(range)? {
         let entry = entry?;
-        rows.push(record::decode(&entry.payload, partition, entry.offset, schema)?);
+        let row = record::decode(&entry.payload, partition, entry.offset, schema)?;
+        if let Some(Refusal { field, reason }) = too_wide(&row.0, &typed) {
+            let (fingerprint, reason) = (definition.fingerprint().to_owned(), format!("{field} {reason}"));
+            return Err(SpeedError::Fold { fingerprint, partition, offset: entry.offset, reason });
+        }
+        rows.push(row);
         if rows.len() == REPLAY_ROWS {
             each(rows[0].1.offset, to_batch(rows.iter().map(|(e, p)| (e, *p)), schema))?;
             rows.clear();

@@ -75,7 +75,7 @@ fn rig_with(sql: &str) -> Rig {
     let log = folder.partition(0).unwrap();
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::parse(sql, &schema).unwrap());
-    let views = vec![fold_log(&log.reader(), &definition, 0, 0..log.head()).unwrap()];
+    let views = vec![fold_log(&log.reader(), &definition, definition.schema(), 0, 0..log.head()).unwrap()];
     let options =
         PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
     let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();

@@ -154,7 +154,7 @@ impl Writer {
             if part.is_empty() {
                 continue;
             }
-            for_each_batch(&self.log.reader(), definition.schema(), self.number, part, |first, batch| {
+            for_each_batch(&self.log.reader(), &definition, &self.options.schema, self.number, part, |first, batch| {
                 let states = fold::partial(&definition, &batch).map_err(|e| fail(e, first))?;
                 slices.push(states).map_err(|e| fail(e, first))
             })?;

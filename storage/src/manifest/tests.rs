@@ -142,7 +142,8 @@ fn an_accepted_difference() {
     let accepting = Manifest { accepted_difference, ..manifest(42, "r1") }.in_its_format();
     assert_eq!((accepting.format_version, manifest(42, "r1").in_its_format().format_version), (5, 2));
     let written = String::from_utf8(encode(&accepting)).unwrap();
-    let tail = "    \"keys_refolded\": 1\n  },\n  \"accepted_difference\": {\n    \"run_id\": \"r0\",\n    \"keys\": 3\n  },\n  \"checksum\": \"";
+    let tail =
+        "    \"keys_refolded\": 1\n  },\n  \"accepted_difference\": {\n    \"run_id\": \"r0\",\n    \"keys\": 3\n  },\n  \"checksum\": \"";
     assert!(written.contains(tail), "{written}");
     assert_eq!(decode::<Manifest>(&ObjectPath::from("x"), written.as_bytes(), FORMATS).unwrap(), accepting);
 }
@@ -196,7 +197,7 @@ async fn refused() {
     let manifests = manifests();
     let plain = String::from_utf8(encode(&manifest(1, "r1"))).unwrap();
     for (from, to, said) in [
-        ("\"format_version\": 2", "\"format_version\": 5, \"new_field\": 0", "has format 5"),
+        ("\"format_version\": 2", "\"format_version\": 6, \"new_field\": 0", "has format 6"),
         ("\"event_count\": 198999", "\"event_count\": 198998", "BLAKE3"),
         ("\"checksum\"", "\"checksun\"", "checksum"),
     ] {

@@ -29,7 +29,7 @@ pub use error::{DefinitionError, Place};
 use crate::event::FIRST_TIME_US;
 use crate::fold::FoldError;
 use crate::key;
-use crate::schema::{EventSchema, timestamp_type};
+use crate::schema::{AttributeType, EventSchema, timestamp_type};
 
 /// Column 0 of every batch of states: the key, Utf8, as [`crate::key`] writes it.
 pub const KEY: &str = "key";
@@ -296,6 +296,18 @@ impl Definition {
     #[must_use]
     pub fn has_filter(&self) -> bool {
         self.filter.is_some()
+    }
+
+    /// Attributes that the view reads in another type than `here` has, with the view's and that of `here`.
+    #[must_use]
+    pub fn otherwise_typed(&self, here: &EventSchema) -> Vec<(String, AttributeType, AttributeType)> {
+        if self.schema.attributes == here.attributes {
+            return Vec::new();
+        }
+        let used = self.event_columns();
+        let both = |(name, kind): (&String, &AttributeType)| Some((name.clone(), *kind, *here.attributes.get(name)?));
+        let read = self.schema.attributes.iter().filter(|(name, _)| used.contains(name)).filter_map(both);
+        read.filter(|(_, kind, here)| kind != here).collect()
     }
 
     /// Names of the event columns that the view reads, with those that place an event.
