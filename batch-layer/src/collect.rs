@@ -2,13 +2,14 @@
 //!
 //! It runs behind a publish, by whoever holds the lease. What a manifest names stays, and whatever is younger than the grace
 //! period. So do folders of versions that are not published yet. A folder of a published version that its manifest does not name
-//! can never become one: its run would have to put a manifest that is there already.
+//! can never become one: its run would have to put a manifest that is there already. Files of a version that has expired go when no other
+//! version lies on them, a grace period after it did.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-use storage::manifest::Manifests;
+use storage::manifest::{Manifests, expired};
 use storage::paths::{Id, ViewFilePath, ViewName, view_folder};
 use storage::store::{ObjectMeta, Store, StoreError};
 
@@ -43,17 +44,41 @@ pub(crate) async fn collect(store: &Store, view: &ViewName, grace: Duration, now
         }
     }
     let before = DateTime::<Utc>::from(before);
-    let mut files = 0;
+    let listed: BTreeSet<i64> = manifests.list().await?.into_iter().collect();
     // A version of one folder has it from its manifest.
-    for (version, folders) in versions.into_iter().filter(|(_, folders)| folders.len() > 1) {
-        let named: BTreeSet<_> = manifests.read(version).await?.files.into_iter().map(|file| file.path).collect();
-        let leftover = |object: &ObjectMeta| object.last_modified < before && !named.contains(object.location.as_ref());
-        for objects in folders.into_values().filter(|objects| objects.iter().all(leftover)) {
-            for object in objects {
+    let suspect: BTreeMap<_, _> =
+        versions.into_iter().filter(|(version, folders)| folders.len() > 1 || !listed.contains(version)).collect();
+    if suspect.is_empty() {
+        return Ok(Collected { files: 0, staged });
+    }
+    let mut named = BTreeSet::new();
+    for version in &listed {
+        named.extend(manifests.read(*version).await?.files.into_iter().map(|file| file.path));
+    }
+    let noted = expired::noted(store, view).await?;
+    let leftover = |object: &ObjectMeta| object.last_modified < before && !named.contains(object.location.as_ref());
+    let mut files = 0;
+    for (version, folders) in suspect {
+        // A list may lag behind: only what is not there by name has expired, and who opened it before then may still be reading.
+        let has_expired = !listed.contains(&version) && is_gone(&manifests, version).await?;
+        let is_over = has_expired && noted.get(&version).is_none_or(|since| *since < before);
+        for objects in folders.into_values() {
+            let goes = match listed.contains(&version) {
+                true => objects.iter().all(leftover),
+                false => is_over,
+            };
+            for object in objects.iter().filter(|object| goes && leftover(object)) {
                 store.delete(&object.location).await?;
                 files += 1;
             }
         }
     }
     Ok(Collected { files, staged })
+}
+
+async fn is_gone(manifests: &Manifests, version: i64) -> Result<bool, StoreError> {
+    match manifests.read(version).await {
+        Err(StoreError::NotFound { .. }) => Ok(true),
+        read => read.map(|_| false),
+    }
 }

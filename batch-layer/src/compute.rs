@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use storage::batch_view::{BlockCache, OpenView};
-use storage::identities::Identities;
 use storage::manifest::{Manifest, ViewFile};
 use storage::paths::{Id, ViewFilePath};
 use storage::store::{Store, StoreError};
@@ -16,7 +15,7 @@ use views::digest::Digest;
 use crate::chunk::{Chunk, ChunkWork, MergeWork};
 use crate::cut::Cut;
 use crate::dedup::New;
-use crate::earlier::Index;
+use crate::earlier::{Earlier, Index};
 use crate::error::RunError;
 use crate::increment::UpsertWork;
 use crate::options::RunOptions;
@@ -52,6 +51,10 @@ impl Base {
         }
         if !master.imports.iter().map(|import| import.import).eq(parent.imports.iter().copied()) {
             return Ok(Err("imports came".to_owned()));
+        }
+        let erased = master.erasures.from(&parent.boundary).iter().count();
+        if erased > 0 {
+            return Ok(Err(if erased == 1 { "a user was erased".to_owned() } else { format!("{erased} users were erased") }));
         }
         if parent.log_id != cut.log_id {
             return Ok(Err("the version before was computed without naming this log".to_owned()));
@@ -150,7 +153,7 @@ pub(crate) async fn from_base(
     let columns = Arc::new(EventColumns::identity(work.definition.schema()));
     let index = Index { store: work.store.clone(), columns, master: master.clone(), bounds: work.bounds.clone() };
     let earlier = index.open(boundary, target.threads()).await?;
-    let part = |source: &Source, earlier: Arc<Identities>| {
+    let part = |source: &Source, earlier: Arc<Earlier>| {
         let new = New { from: base.boundary()[source.partition as usize], imports: Arc::default() };
         Part { source: source.clone(), new, earlier: Some(earlier) }
     };

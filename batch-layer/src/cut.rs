@@ -85,7 +85,7 @@ impl Cut {
         match chains.iter().flatten().find(foreign) {
             None => Ok(chains),
             Some(segment) => Err(RunError::ForeignSegment {
-                path: segment.path.path().to_string(),
+                path: segment.file().to_string(),
                 expected: self.log_id.clone(),
                 found: segment.seal.log_id.clone(),
             }),

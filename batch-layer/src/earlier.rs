@@ -1,4 +1,7 @@
 //! What came before the events that a run reads, if it does not read all: the index of identities, brought up to the boundary.
+//!
+//! What an erasure hides has no identity. A file of the index leaves out what is hidden by the erasures below its end, and knows nothing
+//! of later ones: where a hidden identity is found in it, the files are asked that lie above or around the erasure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,15 +9,18 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use futures::{StreamExt, TryStreamExt, stream};
 use storage::batch_view::{BlockCache, States};
-use storage::identities::{self, Identities, IdentitiesFile, IdentitiesMeta};
+use storage::erasures::Erasures;
+use storage::identities::{self, First, Identities, IdentitiesFile, IdentitiesMeta};
 use storage::master;
 use storage::paths::{IdentitiesPath, ImportIdentitiesPath};
 use storage::store::{Store, StoreError};
+use tokio::sync::OnceCell;
 use tracing::info;
 use views::key;
 use views::schema::{CONTENT_HASH, OFFSET};
 
 use crate::error::RunError;
+use crate::hidden::Hidden;
 use crate::piece::{Master, Piece, of_imports};
 use crate::progress::{Silent, Stage};
 use crate::run::on_blocking_thread;
@@ -38,7 +44,7 @@ pub(crate) struct Index {
 impl Index {
     /// Brings the index of every partition up to `boundary` and opens it. The first time that reads the ids of all events; from then
     /// on, of those that came since.
-    pub(crate) async fn open(&self, boundary: &[i64], threads: usize) -> Result<Vec<Arc<Identities>>, RunError> {
+    pub(crate) async fn open(&self, boundary: &[i64], threads: usize) -> Result<Vec<Arc<Earlier>>, RunError> {
         let files: Arc<[IdentitiesMeta]> = identities::list(&self.store).await?.into();
         let open = |(partition, end): (u32, i64)| {
             let (index, files) = (self.clone(), Arc::clone(&files));
@@ -48,7 +54,7 @@ impl Index {
         stream::iter(boundary).map(open).buffered(threads).try_collect().await
     }
 
-    async fn open_partition(&self, files: &[IdentitiesMeta], partition: u32, end: i64) -> Result<Identities, RunError> {
+    async fn open_partition(&self, files: &[IdentitiesMeta], partition: u32, end: i64) -> Result<Earlier, RunError> {
         let mut chain = identities::chain(files, partition);
         let edge = chain.last().map_or(0, |last| last.path.end);
         if edge < end {
@@ -59,14 +65,25 @@ impl Index {
                 start = chain[stay].path.start;
             }
             let path = IdentitiesPath { partition, start, end };
-            let taken_in = chain.split_off(stay);
-            let new = master::chain(&self.master.segments, partition, edge..end)?.into_iter().map(Piece::Segment).collect();
-            let written = Box::pin(identities::write(&self.store, &path, &taken_in, self.firsts(partition, new)?)).await?;
-            info!(partition, from = edge, to = end, files = chain.len() + 1, "brought the index of identities up to the boundary");
+            let mut taken_in = chain.split_off(stay);
+            let mut from = edge;
+            let oldest_end = taken_in.first().map_or(edge, |file| file.path.end);
+            if self.master.erasures.iter().any(|erasure| erasure.partition == partition && erasure.offset >= oldest_end) {
+                // They have identities that are hidden from where one of them ends.
+                taken_in.clear();
+                from = start;
+            }
+            let new = master::chain(&self.master.segments, partition, from..end)?.into_iter().map(Piece::Segment).collect();
+            let firsts = self.firsts(partition, new, &self.master.erasures)?;
+            let written = Box::pin(identities::write(&self.store, &path, &taken_in, firsts)).await?;
+            info!(partition, from, to = end, files = chain.len() + 1, "brought the index of identities up to the boundary");
             chain.push(written);
         }
         let imports = self.imports(partition).await?;
-        Ok(Identities::open(&self.store, &chain, imports.as_ref(), &BlockCache::new(CACHE_BYTES)).await?)
+        let cache = BlockCache::new(CACHE_BYTES);
+        let all = Identities::open(&self.store, &chain, imports.as_ref(), &cache).await?;
+        let later = chain.iter().map(|_| OnceCell::new()).collect();
+        Ok(Earlier { store: self.store.clone(), erasures: Arc::clone(&self.master.erasures), cache, all, chain, later })
     }
 
     /// The file of the imports' part of a partition, which is written if it is not there.
@@ -77,14 +94,16 @@ impl Index {
         match identities::of_imports(&self.store, &path).await? {
             _ if pieces.is_empty() => Ok(None),
             Some(there) => Ok(Some(there)),
-            None => Ok(Some(Box::pin(identities::write_imports(&self.store, &path, self.firsts(partition, pieces)?)).await?)),
+            None => Ok(Some(
+                Box::pin(identities::write_imports(&self.store, &path, self.firsts(partition, pieces, &Erasures::default())?)).await?,
+            )),
         }
     }
 
-    /// The identities of some events, in order, each once.
-    fn firsts(&self, partition: u32, pieces: Vec<Piece>) -> Result<States<RunError>, RunError> {
-        let columns = Arc::clone(&self.columns);
-        let source = Source { store: self.store.clone(), columns, partition, last: None, pieces, progress: Arc::new(Silent) };
+    /// The identities of those events that `erasures` do not hide, in order, each once.
+    fn firsts(&self, partition: u32, pieces: Vec<Piece>, erasures: &Erasures) -> Result<States<RunError>, RunError> {
+        let (columns, hidden) = (Arc::clone(&self.columns), Hidden::by(erasures));
+        let source = Source { store: self.store.clone(), columns, partition, last: None, pieces, hidden, progress: Arc::new(Silent) };
         let sorted = Sorted::events(&source, &self.bounds)?;
         let next = |(mut sorted, mut last): (Sorted, String)| async move {
             let Some(rows) = sorted.next().await? else { return Ok(None) };
@@ -92,6 +111,37 @@ impl Index {
             Ok(Some((firsts, (sorted, last))))
         };
         Ok(stream::try_unfold((sorted, String::new()), next).boxed())
+    }
+}
+
+/// What came before, of one partition.
+#[derive(Debug)]
+pub(crate) struct Earlier {
+    store: Store,
+    /// Those below the boundary.
+    erasures: Arc<Erasures>,
+    cache: BlockCache,
+    all: Identities,
+    chain: Vec<IdentitiesMeta>,
+    /// From each file of the chain on, without imports; opened when they are asked.
+    later: Vec<OnceCell<Identities>>,
+}
+
+impl Earlier {
+    /// The first event of an identity that is not hidden; `None` if there is none.
+    ///
+    /// # Errors
+    /// A file of the index cannot be read.
+    pub(crate) async fn first(&self, user_id: &str, event_id: &str) -> Result<Option<First>, StoreError> {
+        let identity = key::encode([Some(user_id), Some(event_id)]);
+        let found = self.all.first(&identity).await?;
+        let Some(erased) = self.erasures.of_user(user_id).filter(|erased| found.is_some_and(|first| first.offset < *erased)) else {
+            return Ok(found);
+        };
+        // Files that end above the erasure leave out what it hides; imports lie below all of them.
+        let Some(from) = self.chain.iter().position(|file| file.path.end > erased) else { return Ok(None) };
+        let later = self.later[from].get_or_try_init(|| Identities::open(&self.store, &self.chain[from..], None, &self.cache));
+        later.await?.first(&identity).await
     }
 }
 

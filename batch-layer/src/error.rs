@@ -200,6 +200,27 @@ pub enum RunError {
         /// Its file.
         file: String,
     },
+    /// It is no user.
+    #[error("the user cannot be erased: {reason}")]
+    UserId {
+        /// What is wrong with the id.
+        reason: String,
+    },
+    /// A version that may hold what erasures hide, and a newer one does not.
+    #[error(
+        "version {version} of {view} was computed before {erasures} {} that version {newest} has carried out, and may hold what is erased; take a later one",
+        if *erasures == 1 { "erasure" } else { "erasures" }
+    )]
+    ErasedSince {
+        /// The view.
+        view: String,
+        /// The version.
+        version: i64,
+        /// How many.
+        erasures: usize,
+        /// The newest version.
+        newest: i64,
+    },
     /// Nobody answers for the view.
     #[error("{view} has no version that is answered")]
     NotPublished {
@@ -238,6 +259,13 @@ pub enum RunError {
     Fold {
         /// The partition.
         partition: u32,
+        /// What the SQL said.
+        #[source]
+        source: FoldError,
+    },
+    /// The definition fails on an event that an erasure hides.
+    #[error("the view fails on events that erasures hide, whose keys are to be audited")]
+    HiddenKeys {
         /// What the SQL said.
         #[source]
         source: FoldError,
@@ -287,7 +315,9 @@ pub enum RunError {
         kept: i64,
     },
     /// Rows of the master dataset are neither in the view nor among what was left out, or more are than there are.
-    #[error("the rows do not reconcile; nothing was published: {0}")]
+    #[error(
+        "the rows do not reconcile; nothing was published: {0}. A run from all events (without --incremental) tells whether the version before is at fault; if that says so too, rows of the master dataset are missing or counted twice: `batch-layer verify --recompute` names keys"
+    )]
     Rows(Box<Rows>),
     /// The audit found differences.
     #[error(
@@ -375,6 +405,27 @@ pub enum RunError {
         #[source]
         source: StoreError,
     },
+    /// Somebody else changed the master dataset's files meanwhile.
+    #[error("another run has rewritten files of the master dataset meanwhile; nothing was changed: run again")]
+    LayoutLost,
+    /// A version that has expired is asked for.
+    #[error("version {version} of {view} has expired ({reason}); `batch-layer versions` lists those that are kept")]
+    Expired {
+        /// The view.
+        view: String,
+        /// The version.
+        version: i64,
+        /// Why.
+        reason: String,
+    },
+    /// The cold store belongs to another log.
+    #[error("the cold store has segments of log {found}, and these are of log {expected}; name another folder in [store] cold")]
+    OtherCold {
+        /// The log of the store.
+        expected: String,
+        /// That of the cold store.
+        found: String,
+    },
     /// Another run published first.
     #[error("another run published version {version} first: {winner_run_id}")]
     Lost {
@@ -420,15 +471,19 @@ impl RunError {
             | Self::NoJudgedRun { .. }
             | Self::NothingJudged { .. }
             | Self::Partitions { .. }
+            | Self::OtherCold { .. }
+            | Self::UserId { .. }
             | Self::SpeedAddress { .. } => 2,
-            Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } => 3,
+            Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } | Self::LayoutLost => 3,
             Self::SpeedUnreachable { .. } | Self::Unknown { .. } => 4,
             Self::SpeedFailed { source, .. } => match source.code() {
                 Unavailable | DeadlineExceeded | ResourceExhausted | Aborted | Cancelled | Unknown => 4,
                 _ => 1,
             },
-            Self::Store(StoreError::Backend { .. } | StoreError::Io { .. } | StoreError::UnknownOutcome { .. }) => 4,
-            Self::Store(StoreError::Url { .. }) => 2,
+            Self::Store(
+                StoreError::Backend { .. } | StoreError::Io { .. } | StoreError::UnknownOutcome { .. } | StoreError::ColdEmpty { .. },
+            ) => 4,
+            Self::Store(StoreError::Url { .. } | StoreError::NoCold { .. }) => 2,
             _ => 1,
         }
     }

@@ -19,6 +19,8 @@ mod audit;
 mod chunk;
 /// What dead runs left.
 mod collect;
+/// Old segments, written again.
+pub mod compact;
 /// The files of a new version.
 mod compute;
 /// Where the batch view ends.
@@ -29,10 +31,16 @@ mod dedup;
 mod definition;
 /// What came before the events that a run reads.
 mod earlier;
+/// Erasure of a user, and its receipt.
+pub mod erase;
 /// What a run can end in, and its exit code.
 mod error;
+/// What is past its keep-for.
+pub mod expire;
 /// Sorted rows → states.
 mod folding;
+/// What erasures leave of the events.
+mod hidden;
 /// History, from files.
 pub mod import;
 /// A version built upon the one before.

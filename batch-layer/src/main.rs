@@ -3,6 +3,7 @@
 
 mod runs;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use batch_layer::compact::{self, CompactOptions};
+use batch_layer::expire::{self, ExpireOptions};
 use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
@@ -22,6 +25,7 @@ use storage::config::{ByteSize, Config, Period};
 use storage::imports;
 use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
+use storage::manifest::list_views;
 use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use tracing_subscriber::EnvFilter;
@@ -62,7 +66,7 @@ enum Command {
         /// Publish a new version though nothing has changed, say because the files of the last one are damaged
         #[arg(long)]
         force: bool,
-        /// Publish what the run of that id would have published, in spite of the difference that its audit found: a person has judged that the new view is right
+        /// Publish what the run of that id would have published, in spite of the difference that its audit found: a person has judged that the new view is right. Of floats only that they differ is compared
         #[arg(long, value_name = "RUN_ID", conflicts_with_all = ["incremental", "force"])]
         accept_difference: Option<Id>,
     },
@@ -133,9 +137,24 @@ enum Command {
         #[arg(long, value_name = "URL")]
         speed_layer: Option<String>,
     },
-    /// (not built yet) Remove versions that nobody needs
-    #[command(disable_help_flag = true)]
-    Expire(NotBuilt),
+    /// Remove versions, reports and refused rows past their keep-for, and files that others took the place of; of all views unless --view names one
+    Expire {
+        /// Only say which versions would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Merge old segments into large files, remove erased rows from them, and move what is old to the cold store
+    Compact,
+    /// Erase a user: nothing of what they did so far counts any more, imports and later imports included
+    Erase {
+        /// The user's id
+        user: String,
+        /// Address of the speed layer, such as http://127.0.0.1:7401
+        #[arg(long, value_name = "URL")]
+        speed_layer: Option<String>,
+    },
+    /// List who was erased, and which versions have carried it out
+    Erasures,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -143,12 +162,6 @@ enum InputFormat {
     Csv,
     Jsonl,
     Parquet,
-}
-
-#[derive(clap::Args)]
-struct NotBuilt {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<String>,
 }
 
 #[tokio::main]
@@ -165,7 +178,9 @@ async fn main() -> ExitCode {
     };
     let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
     let left = match cli.command {
+        Command::Erase { .. } => "the user may be erased or not; erasing again is harmless",
         Command::Import { .. } => "what was committed stays; the same command goes on with the rest, each file from its beginning",
+        Command::Expire { .. } | Command::Compact => "what was done stays, nothing that counts is half done; the same command goes on",
         _ => "nothing was published, and what was written is not part of any version",
     };
     let outcome = tokio::select! {
@@ -203,7 +218,7 @@ async fn stop_signal() {
 
 fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
-    let store = Store::open(&config.store.url).context("store.url")?;
+    let store = config.store.open().context("[store]")?;
     Ok((config, store))
 }
 
@@ -224,7 +239,12 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
             return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable).await;
         }
-        Command::Versions => println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into())),
+        Command::Versions => {
+            println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into()));
+            if let Some(expired) = versions::expired(store, &one).await? {
+                println!("{expired}");
+            }
+        }
         Command::Withdraw { name } => {
             let published = batch_layer::withdraw(&RunOptions::from_config(config, name), store).await?;
             println!("withdrew {} with v{}", published.view, published.version);
@@ -280,7 +300,34 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             let published = batch_layer::rollback(&options, store, version).await?;
             println!("published {} v{} with the content of v{version}", published.view, published.version);
         }
-        Command::Expire(rest) => return Ok(not_built("expire", &rest)),
+        Command::Expire { dry_run } => {
+            let views = match cli.view {
+                Some(view) => BTreeSet::from([view]),
+                None => list_views(store).await?,
+            };
+            for view in views {
+                let done = Box::pin(expire::expire(&ExpireOptions::from_config(config, view.clone(), dry_run), store)).await?;
+                println!("view        {view}\n{done}");
+            }
+            if !dry_run {
+                let letters = expire::expire_dead_letters(store, config.batch_layer.keep_dead_letters_for.0).await?;
+                let files = compact::remove_superseded(&CompactOptions::from_config(config), store).await?;
+                println!(
+                    "removed     refused rows of {letters} imports, {files} files of the master dataset that others took the place of"
+                );
+            }
+        }
+        Command::Compact => println!("{}", Box::pin(compact::compact(&CompactOptions::from_config(config), store)).await?),
+        Command::Erase { user, speed_layer } => {
+            let Some(url) = speed_layer.or(RunOptions::from_config(config, one).speed_layer) else {
+                return Ok(complain(
+                    CONFIGURATION,
+                    &anyhow::anyhow!("an erasure goes through the speed layer; name one with --speed-layer"),
+                ));
+            };
+            println!("{}", batch_layer::erase::erase(store, &url, &user).await?);
+        }
+        Command::Erasures => println!("{}", batch_layer::erase::table(&batch_layer::erase::erasures(store).await?)),
     }
     Ok(0)
 }
@@ -289,10 +336,4 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
 fn complain(code: u8, error: &anyhow::Error) -> u8 {
     eprintln!("batch-layer: {error:#}");
     code
-}
-
-fn not_built(command: &str, rest: &NotBuilt) -> u8 {
-    let ignored = if rest.arguments.is_empty() { "" } else { "; nothing was done with its arguments" };
-    eprintln!("batch-layer: {command} is not built yet{ignored}");
-    CONFIGURATION
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::stream::BoxStream;
+use storage::erasures::Erasures;
 use storage::imports::{self, ImportMeta};
 use storage::master::{self, SegmentMeta};
 use storage::store::{Store, StoreError};
@@ -18,19 +19,31 @@ pub(crate) struct Master {
     pub(crate) segments: Arc<[SegmentMeta]>,
     /// The committed imports, sorted.
     pub(crate) imports: Arc<[Arc<ImportMeta>]>,
+    /// Those whose records lie below the boundary: what they hide does not count.
+    pub(crate) erasures: Arc<Erasures>,
 }
 
 impl Master {
-    /// `segments`, and the imports that there are now; `partitions` is that of the log.
+    /// `segments`, which were listed before, the imports that there are now, and the erasures below `boundary`.
     ///
     /// # Errors
     /// What the store says, and an import whose users are divided otherwise.
-    pub(crate) async fn with_imports(segments: Vec<SegmentMeta>, store: &Store, partitions: u32) -> Result<Self, RunError> {
+    pub(crate) async fn around(segments: Vec<SegmentMeta>, store: &Store, boundary: &[i64]) -> Result<Self, RunError> {
+        let partitions = boundary.len() as u32;
         let imports: Arc<[_]> = imports::list(store).await?.into_iter().map(Arc::new).collect();
+        // All of them: an erasure is in the store before the segment that it lies in.
+        let erasures = Arc::new(Erasures::list(store).await?.below(boundary));
         match imports.iter().find(|import| import.partitions != partitions) {
-            None => Ok(Self { segments: segments.into(), imports }),
+            None => Ok(Self { segments: segments.into(), imports, erasures }),
             Some(other) => Err(RunError::ImportPartitions { import: other.import, expected: partitions, found: other.partitions }),
         }
+    }
+
+    /// Events that the log had in a segment: what it has of offsets, less erasures.
+    pub(crate) fn records(&self, segment: &SegmentMeta) -> i64 {
+        let range = segment.range();
+        let within = |partition| if partition == segment.path.partition { range.clone() } else { 0..0 };
+        range.end - range.start - self.erasures.within(within).iter().count() as i64
     }
 
     /// The same with the imports of these numbers alone.
@@ -64,20 +77,16 @@ impl Piece {
     /// The offsets of its events.
     pub(crate) fn range(&self) -> Range<i64> {
         match self {
-            Self::Segment(segment) => segment.path.range(),
+            Self::Segment(segment) => segment.range(),
             Self::Import(import, partition) => import.offsets(*partition),
         }
     }
 
+    /// How many there are: fewer than offsets where something was erased, for erasures are no events.
     pub(crate) fn rows(&self) -> i64 {
-        self.range().end - self.range().start
-    }
-
-    /// Rows of its file, as they were sealed, of a segment of the log.
-    pub(crate) fn sealed_rows(&self) -> i64 {
         match self {
-            Self::Segment(segment) => segment.seal.rows,
-            Self::Import(..) => 0,
+            Self::Segment(segment) => segment.rows(),
+            Self::Import(import, partition) => import.rows(*partition),
         }
     }
 
@@ -85,14 +94,14 @@ impl Piece {
     pub(crate) fn bytes(&self) -> i64 {
         match self {
             Self::Segment(segment) => segment.seal.bytes,
-            Self::Import(import, partition) => import.file(*partition).map_or(0, |file| file.bytes),
+            Self::Import(import, partition) => import.bytes(*partition),
         }
     }
 
     /// The file, for people.
     pub(crate) fn path(&self) -> String {
         match self {
-            Self::Segment(segment) => segment.path.path().to_string(),
+            Self::Segment(segment) => segment.file().to_string(),
             Self::Import(import, partition) => import.file_path(*partition).to_string(),
         }
     }

@@ -56,6 +56,9 @@ pub struct RunReport {
     pub late_duplicate_count: i64,
     /// The first of them.
     pub late_duplicates: Vec<Removed>,
+    /// Rows that were read and do not count, because their users were erased after them.
+    #[serde(default)]
+    pub erased_count: i64,
     /// Repeated identities with other content, removed as well.
     pub conflict_count: i64,
     /// The first of them.
@@ -79,7 +82,8 @@ pub struct RunReport {
     pub audit_fallback: Option<String>,
     /// Keys whose finished values were compared.
     pub keys_compared: i64,
-    /// Keys that a late duplicate touched, so that the speed layer could not be asked for them.
+    /// Keys that a late duplicate or an erasure touched, so that the speed layer could not be asked for them. In a view by user, an erased
+    /// user counts as one key.
     pub keys_refolded: i64,
     /// The first of them.
     pub refolded_keys: Vec<String>,
@@ -170,6 +174,9 @@ impl fmt::Display for RunReport {
         }
         writeln!(f, "events      {}", count(self.event_count))?;
         writeln!(f, "removed     {} late duplicates, {} conflicts", count(self.late_duplicate_count), count(self.conflict_count))?;
+        if self.erased_count > 0 {
+            writeln!(f, "erased      {} events of erased users, left out", count(self.erased_count))?;
+        }
         self.write_corrections(f)?;
         writeln!(f, "rows        {}", self.rows)?;
         writeln!(f, "view        {} rows, {}", count(self.state_rows), HumanBytes(u64::try_from(self.view_bytes).unwrap_or(0)))?;

@@ -1,21 +1,25 @@
 //! Row counts reconcile between the layers: every row of the log below the boundary is in a segment, and every row of a segment or an
-//! import is counted in the view, or was left out for a reason that is counted too.
+//! import is counted in the view, or was left out for a reason that is counted too. Erasures are records of the log and no rows, and what they
+//! hide is gone from files in time.
 
 use std::fmt;
 
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 use storage::imports::ImportMeta;
-use storage::manifest::Manifest;
 
 /// Where every row below the boundary went. All are totals, of an incremental run too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Rows {
-    /// Events that the log accepted below the boundary.
+    /// Records of the log below the boundary.
     pub log: i64,
     /// Rows of the segments of the master dataset.
     pub segments: i64,
+    /// Records that are erasures.
+    pub erasures: i64,
+    /// Events that were erased and are in no segment any more.
+    pub gone: i64,
     /// Rows of the imports that are covered.
     pub imports: i64,
     /// Events that the view counts.
@@ -24,11 +28,13 @@ pub struct Rows {
     pub late_duplicates: i64,
     /// Rows that have the identity of an earlier one and another content.
     pub conflicts: i64,
+    /// Rows of erased users that are still in a file, as far as this run read them.
+    pub erased: i64,
     /// Rows that the view's WHERE leaves out, as far as this run read them.
     pub filtered: i64,
     /// Rows that the view's limit let go in this run.
     pub past_limit: i64,
-    /// Rows that the WHERE and the limit had left out of the version that this one was built upon.
+    /// Rows that the WHERE, the limit and erasures had left out of the version that this one was built upon.
     pub left_out_before: i64,
 }
 
@@ -40,24 +46,22 @@ impl Rows {
 
     /// What became of it.
     pub(crate) fn accounted_for(&self) -> i64 {
-        self.counted + self.late_duplicates + self.conflicts + self.filtered + self.past_limit + self.left_out_before
+        self.counted + self.late_duplicates + self.conflicts + self.erased + self.filtered + self.past_limit + self.left_out_before
     }
 
-    /// Whether every row is accounted for, once. A view that leaves nothing out never did.
+    /// Whether every row is accounted for, once. A view that leaves nothing out never did, and where nobody is erased nothing is gone.
     pub(crate) fn reconcile(&self, leaves_out: bool) -> bool {
-        let before = if leaves_out { self.left_out_before >= 0 } else { self.left_out_before == 0 };
-        self.log == self.segments && self.archived() == self.accounted_for() && before
-    }
-
-    /// What the version below has of rows that no term of its manifest counts: those that its WHERE and limit left out.
-    pub(crate) fn left_out_of(base: &Manifest, imports: i64) -> i64 {
-        base.boundary.iter().sum::<i64>() + imports - base.event_count - base.late_duplicate_count - base.conflict_count
+        let fits = |rows: i64, may_be: bool| if may_be { rows >= 0 } else { rows == 0 };
+        self.log == self.segments + self.erasures + self.gone
+            && fits(self.gone, self.erasures > 0)
+            && self.archived() == self.accounted_for()
+            && fits(self.left_out_before, leaves_out || self.erasures > 0)
     }
 }
 
 /// Rows of imports.
 pub(crate) fn of_imports<'a>(imports: impl IntoIterator<Item = &'a ImportMeta>) -> i64 {
-    imports.into_iter().flat_map(|import| &import.files).map(|file| file.rows).sum()
+    imports.into_iter().flat_map(|import| (0..import.partitions).map(|partition| import.rows(partition))).sum()
 }
 
 /// The equation, without terms that are zero.
@@ -67,7 +71,11 @@ impl fmt::Display for Rows {
             Ok(n) => HumanCount(n).to_string(),
             Err(_) => n.to_string(),
         };
-        write!(f, "{} in the log, {} in segments", count(self.log), count(self.segments))?;
+        write!(f, "{} in the log", count(self.log))?;
+        for (rows, what) in [(self.erasures, "erasures"), (self.gone, "erased and gone")].into_iter().filter(|(rows, _)| *rows != 0) {
+            write!(f, " - {} {what}", count(rows))?;
+        }
+        write!(f, ", {} in segments", count(self.segments))?;
         if self.imports != 0 {
             write!(f, " + {} imported", count(self.imports))?;
         }
@@ -75,6 +83,7 @@ impl fmt::Display for Rows {
         let terms = [
             (self.late_duplicates, "late duplicates"),
             (self.conflicts, "conflicts"),
+            (self.erased, "erased"),
             (self.filtered, "left out by WHERE"),
             (self.past_limit, "past the limit"),
             (self.left_out_before, "left out before"),

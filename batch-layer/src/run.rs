@@ -17,13 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use views::{Definition, key};
 
-use crate::audit::{Audit, Audited, Evidence};
+use crate::audit::{Audit, Audited, Evidence, Touched};
 use crate::collect::{Collected, collect};
 use crate::compute::{self, Base, Computed, Target};
 use crate::cut::Cut;
 use crate::dedup::EXAMPLES;
 use crate::definition;
+use crate::erase;
 use crate::error::RunError;
+use crate::hidden::Hidden;
 use crate::judged::Judged;
 use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
@@ -190,7 +192,7 @@ async fn cut(
         Some(cut) => cut,
         None => Cut::archived(options, &segments, parent, master::owner(store).await?)?,
     };
-    let mut master = Master::with_imports(segments, store, cut.boundary.len() as u32).await?;
+    let mut master = Master::around(segments, store, &cut.boundary).await?;
     if let Some(judged) = judged {
         master = master.only(judged.imports())?;
     }
@@ -223,16 +225,17 @@ struct Run<'a> {
 impl Run<'_> {
     async fn publish(&mut self) -> Result<(), RunError> {
         let base = self.base().await?;
-        let sources = self.sources(base.as_ref())?;
+        let hidden = self.hidden();
+        let sources = self.sources(base.as_ref(), &hidden)?;
         self.report.rows_read = sources.iter().flat_map(|source| &source.pieces).map(Piece::rows).sum();
-        self.report.rows.segments = sources.iter().flat_map(|source| &source.pieces).map(Piece::sealed_rows).sum();
         self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
         let kept_from = definition::kept_from(&self.definition, as_of)?;
         let mut computed = self.compute(&sources, base.as_ref(), kept_from).await?;
         let removed = std::mem::take(&mut computed.removed);
-        let touched_keys = self.note_duplicates(&removed);
+        let mut touched = Touched::keys(self.note_duplicates(&removed));
+        self.note_hidden(&hidden, &mut touched)?;
         let mut manifest = self.manifest(computed, boundary_records, as_of);
         let before = base.as_ref().map(|base| base.view.manifest().clone());
         if let Some(before) = &before {
@@ -244,13 +247,13 @@ impl Run<'_> {
             sources,
             master: self.master.clone(),
             new_imports: Arc::clone(&self.new_imports),
-            touched_keys,
+            touched,
             recalled,
             base: base.map(|base| base.view),
         };
         let audited = Box::pin(self.audit(&manifest, evidence)).await?;
         manifest.event_count = audited.event_count;
-        self.note_rows(&manifest, before.as_ref(), &removed);
+        self.note_rows(&manifest, before.as_ref(), &removed)?;
         manifest.accepted_difference = self.judge(&audited)?;
         self.check_rows()?;
         self.report.accepted_difference.clone_from(&manifest.accepted_difference);
@@ -263,6 +266,8 @@ impl Run<'_> {
         manifest.lease = self.keeper.check().await?;
         publish(self.store, &manifest).await?;
         info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
+        let before = self.parent.as_ref().map_or(&[][..], |parent| &parent.boundary);
+        erase::note(self.store, &self.master.erasures, &manifest, before).await;
         Ok(())
     }
 
@@ -284,17 +289,26 @@ impl Run<'_> {
         }
     }
 
+    /// What does not count.
+    fn hidden(&self) -> Arc<Hidden> {
+        match &self.parent {
+            Some(parent) => Hidden::since(&self.master.erasures, &parent.boundary, &self.definition),
+            // Nobody else has counted anything.
+            None => Hidden::by(&self.master.erasures),
+        }
+    }
+
     /// The events to read: all, or those that the version before does not cover.
-    fn sources(&self, base: Option<&Base>) -> Result<Vec<Source>, RunError> {
-        let Master { segments, imports } = &self.master;
+    fn sources(&self, base: Option<&Base>, hidden: &Arc<Hidden>) -> Result<Vec<Source>, RunError> {
+        let Master { segments, imports, .. } = &self.master;
         let (imports, chains) = match base {
             Some(base) => (&[][..], self.cut.chains_from(base.boundary(), segments)?),
             None => (&imports[..], self.cut.chains(segments)?),
         };
-        let mut sources = Source::of_chains(self.store, &Arc::new(EventColumns::new(&self.definition)), imports, chains, &self.progress);
+        let columns = Arc::new(EventColumns::new(&self.definition));
+        let mut sources = Source::of_chains(self.store, &columns, imports, chains, hidden, &self.progress);
         for (source, end) in sources.iter_mut().zip(&self.cut.boundary) {
-            let ends_there = |segment: &&SegmentMeta| segment.path.partition == source.partition && segment.path.end == *end;
-            source.last = segments.iter().find(ends_there).cloned();
+            source.last = master::segment_ending(segments, source.partition, *end);
         }
         Ok(sources)
     }
@@ -350,6 +364,18 @@ impl Run<'_> {
         found().flat_map(|d| d.touched_keys.iter().cloned()).collect()
     }
 
+    /// Counts what erasures have hidden, and adds what the version before counts of it, or the speed layer does.
+    fn note_hidden(&mut self, hidden: &Hidden, touched: &mut Touched) -> Result<(), RunError> {
+        let found = hidden.take().map_err(|source| RunError::HiddenKeys { source })?;
+        self.report.erased_count = found.rows;
+        touched.keys.extend(found.touched_keys);
+        if let Some(parent) = self.parent.as_ref().filter(|_| self.definition.is_by_user()) {
+            let new = self.master.erasures.from(&parent.boundary);
+            touched.users = new.iter().map(|erasure| erasure.user_id.clone()).collect();
+        }
+        Ok(())
+    }
+
     /// The manifest as it will be published, but for what the audit has to say.
     fn manifest(&mut self, computed: Computed, boundary_records: Vec<String>, as_of: Option<i64>) -> Manifest {
         let report = &mut self.report;
@@ -386,7 +412,7 @@ impl Run<'_> {
     }
 
     async fn audit(&mut self, candidate: &Manifest, evidence: Evidence) -> Result<Audited, RunError> {
-        let refolded: Vec<String> = evidence.touched_keys.iter().take(EXAMPLES).map(|key| key::for_people(key)).collect();
+        let refolded: Vec<String> = evidence.touched.iter().take(EXAMPLES).map(key::for_people).collect();
         let audit = Audit {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
@@ -425,20 +451,31 @@ impl Run<'_> {
         }
     }
 
-    fn note_rows(&mut self, manifest: &Manifest, base: Option<&Manifest>, removed: &[Removed]) {
+    fn note_rows(&mut self, manifest: &Manifest, base: Option<&Manifest>, removed: &[Removed]) -> Result<(), RunError> {
+        let chains = self.cut.chains(&self.master.segments)?;
+        let segments: i64 = chains.iter().flatten().map(SegmentMeta::rows).sum();
+        let erasures = self.master.erasures.iter().count() as i64;
+        // Only a file that was written again may have lost what was erased.
+        let rewritten = chains.iter().flatten().filter(|segment| segment.is_rewritten());
+        let gone = rewritten.map(|segment| self.master.records(segment) - segment.rows()).sum();
         let imports = rows::of_imports(self.master.imports.iter().map(Arc::as_ref));
-        let rows = &mut self.report.rows;
-        *rows = Rows {
+        // What the version below was made from: all but the rows that this run has read.
+        let below = segments + imports - self.report.rows_read;
+        self.report.rows = Rows {
             log: manifest.boundary.iter().sum(),
-            segments: rows.segments + base.map_or(0, |base| base.boundary.iter().sum()),
+            segments,
+            erasures,
+            gone,
             imports,
             counted: manifest.event_count,
             late_duplicates: manifest.late_duplicate_count,
             conflicts: manifest.conflict_count,
+            erased: self.report.erased_count,
             filtered: removed.iter().map(|removed| removed.filtered).sum(),
             past_limit: removed.iter().map(|removed| removed.past_limit).sum(),
-            left_out_before: base.map_or(0, |base| Rows::left_out_of(base, imports)),
+            left_out_before: base.map_or(0, |base| below - base.event_count - base.late_duplicate_count - base.conflict_count),
         };
+        Ok(())
     }
 
     /// Every row of the log below the boundary is archived, and every archived one is counted or was left out for a reason.

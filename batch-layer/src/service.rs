@@ -1,11 +1,13 @@
 //! The speed layer, as a run meets it: it is asked for a cut, and later for what it folded up to there.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
-use merganser_proto::v1::{CutRequest, ExportStatesRequest, PrepareVersionRequest};
+use merganser_proto::v1::{CutRequest, EraseUserRequest, ExportStatesRequest, PrepareVersionRequest};
+use storage::erasures::Erasure;
 use storage::paths::ViewName;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request};
@@ -20,6 +22,8 @@ use crate::error::RunError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a cut: the speed layer archives its active segments before it answers.
 const CUT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest wait for an erasure, which is put into the object store.
+const ERASE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A silent connection is asked whether it lives after this time, and given up after twice the time.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Largest message of exported states.
@@ -34,8 +38,13 @@ pub(crate) struct SpeedLayer {
 
 /// States of one partition over a range of offsets.
 pub(crate) enum Exported {
-    /// Each key and bucket once, in order.
-    States(arrow::array::RecordBatch),
+    /// What it has.
+    States {
+        /// Each key and bucket once, in order.
+        states: arrow::array::RecordBatch,
+        /// Of a view by user, who was erased from the start of the range on: of them there is nothing from below their erasures.
+        erased: BTreeSet<String>,
+    },
     /// The speed layer no longer has the range, or never had it with this definition.
     NotHeld(String),
 }
@@ -82,6 +91,23 @@ impl SpeedLayer {
         }
     }
 
+    /// Erases a user. When this returns, the erasure is durable in the log and in the store.
+    pub(crate) async fn erase(&mut self, user_id: &str) -> Result<Erasure, RunError> {
+        let mut request = Request::new(EraseUserRequest { user_id: user_id.to_owned() });
+        request.set_timeout(ERASE_TIMEOUT);
+        let answer = match self.client.erase_user(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == Code::InvalidArgument => {
+                return Err(RunError::UserId { reason: status.message().to_owned() });
+            }
+            Err(status) => return Err(self.failed("erase the user", status)),
+        };
+        let Some(time) = answer.erase_time else { return Err(self.nonsense("an erasure of no time")) };
+        let partition = u32::try_from(answer.partition).map_err(|_| self.nonsense("an erasure in a partition below zero"))?;
+        let append_time_us = time.seconds * 1_000_000 + i64::from(time.nanos) / 1000;
+        Ok(Erasure::new(partition, answer.offset, user_id.to_owned(), append_time_us))
+    }
+
     /// What the speed layer folded from the events `range` of a partition.
     pub(crate) async fn export(
         &mut self,
@@ -101,6 +127,7 @@ impl SpeedLayer {
         };
         let failed = |source| RunError::Fold { partition, source };
         let mut fold = Fold::new(definition).map_err(failed)?;
+        let mut erased = BTreeSet::new();
         let mut stream = match self.client.export_states(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => return self.not_held(status),
@@ -108,9 +135,10 @@ impl SpeedLayer {
         loop {
             let message = match stream.message().await {
                 Ok(Some(message)) => message,
-                Ok(None) => return Ok(Exported::States(fold.into_states().map_err(failed)?)),
+                Ok(None) => return Ok(Exported::States { states: fold.into_states().map_err(failed)?, erased }),
                 Err(status) => return self.not_held(status),
             };
+            erased.extend(message.erased.into_iter().map(|user| user.user_id));
             for states in wire::decode(&message.states).map_err(|e| self.nonsense(format!("states that cannot be read: {e}")))? {
                 let types = |schema: &arrow::datatypes::Schema| schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
                 if types(&states.schema()) != types(definition.state_schema()) {

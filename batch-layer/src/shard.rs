@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use storage::batch_view::ViewWriter;
-use storage::identities::{First, Identities};
+use storage::identities::First;
 use storage::manifest::ViewFile;
 use storage::paths::ViewFilePath;
 use storage::store::Store;
+use views::Definition;
 use views::digest::Digest;
 use views::schema::OFFSET;
-use views::{Definition, key};
 
 use crate::dedup::{Dedup, Duplicates, New};
+use crate::earlier::Earlier;
 use crate::error::RunError;
 use crate::folding::{Edge, Folding};
 use crate::progress::{Progress, Stage};
@@ -52,7 +53,7 @@ pub(crate) struct Part {
     pub(crate) source: Source,
     pub(crate) new: New,
     /// What came before the events of the source, if those are not all.
-    pub(crate) earlier: Option<Arc<Identities>>,
+    pub(crate) earlier: Option<Arc<Earlier>>,
 }
 
 /// A file of states, and the digest of its keys and exact states.
@@ -97,7 +98,7 @@ impl<'a> Events<'a> {
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, RunError> {
         let Some(rows) = self.sorted.next().await? else { return Ok(None) };
         let earlier = match &self.part.earlier {
-            Some(identities) => recall(identities, &rows).await?,
+            Some(earlier) => recall(earlier, &rows).await?,
             None => HashMap::new(),
         };
         let kept = self.dedup.keep(&rows, &earlier)?;
@@ -107,20 +108,19 @@ impl<'a> Events<'a> {
 }
 
 /// The rows whose identity has an event at a lower offset, by the index of identities.
-async fn recall(identities: &Identities, rows: &RecordBatch) -> Result<HashMap<usize, First>, RunError> {
+async fn recall(earlier: &Earlier, rows: &RecordBatch) -> Result<HashMap<usize, First>, RunError> {
     let users = column::<StringArray>(rows, "user_id");
     let events = column::<StringArray>(rows, "event_id");
     let offsets = column::<Int64Array>(rows, OFFSET);
-    let mut earlier = HashMap::new();
+    let mut found = HashMap::new();
     for row in 0..rows.num_rows() {
-        let identity = key::encode([Some(users.value(row)), Some(events.value(row))]);
-        if let Some(first) = identities.first(&identity).await?
+        if let Some(first) = earlier.first(users.value(row), events.value(row)).await?
             && first.offset < offsets.value(row)
         {
-            earlier.insert(row, first);
+            found.insert(row, first);
         }
     }
-    Ok(earlier)
+    Ok(found)
 }
 
 /// One shard's file in the making.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Decimal128Builder, Int64Array, RecordBatch, StringArray};
 use arrow::array::{Float64Array, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{CastOptions, cast_with_options, is_not_null, max};
@@ -16,12 +16,13 @@ use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use storage::imports::ImportMeta;
-use storage::master::{self, SegmentMeta};
+use storage::master::{self, Places, SegmentMeta};
 use storage::store::{Store, StoreError};
 use views::event::Typed;
 use views::schema::{APPEND_TIME, AttributeType, CONTENT_HASH, EXTRA, OFFSET, PARTITION};
 use views::{Definition, EventSchema};
 
+use crate::hidden::Hidden;
 use crate::piece::{Piece, of_imports};
 use crate::progress::{Progress, Stage};
 
@@ -175,6 +176,8 @@ pub(crate) struct Source {
     pub(crate) pieces: Vec<Piece>,
     /// The segment that ends at the boundary, though there may be nothing to read in it.
     pub(crate) last: Option<SegmentMeta>,
+    /// Which of them do not count, and are not seen.
+    pub(crate) hidden: Arc<Hidden>,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -191,21 +194,23 @@ impl Source {
         columns: &Arc<EventColumns>,
         imports: &[Arc<ImportMeta>],
         chains: Vec<Vec<SegmentMeta>>,
+        hidden: &Arc<Hidden>,
         progress: &Arc<dyn Progress>,
     ) -> Vec<Self> {
         let source = |(partition, segments): (u32, Vec<SegmentMeta>)| Self {
             store: store.clone(),
             columns: Arc::clone(columns),
             partition,
-            last: segments.last().cloned(),
+            last: segments.last().and_then(|last| master::segment_ending(std::slice::from_ref(last), partition, last.range().end)),
             pieces: of_imports(imports, partition).chain(segments.into_iter().map(Piece::Segment)).collect(),
+            hidden: Arc::clone(hidden),
             progress: Arc::clone(progress),
         };
         (0..).zip(chains).map(source).collect()
     }
 
-    /// The events, in the columns of [`EventColumns::read`]. A segment that is not, byte by byte, what was sealed, and one that does
-    /// not hold exactly the offsets of its name, is an error before any of its events is seen.
+    /// The events that count, in the columns of [`EventColumns::read`]. A segment that is not, byte by byte, what was sealed is an error
+    /// before any of its events is seen; one whose rows are not those that it should have is an error too.
     pub(crate) fn batches(&self, stage: Stage) -> BoxStream<'static, Result<RecordBatch, StoreError>> {
         let source = self.clone();
         let open = move |piece: Piece| {
@@ -217,18 +222,30 @@ impl Source {
 
     /// Fingerprint of the last record, as its segment was sealed; empty where there is none.
     pub(crate) fn last_record(&self) -> String {
-        self.last.as_ref().map_or_else(String::new, |segment| segment.seal.last_record.clone())
+        self.last.as_ref().map_or_else(String::new, |segment| segment.last_record().to_owned())
     }
 
-    /// When the newest event of the last segment was appended, in microseconds since 1970; `None` where there is none.
+    /// When the newest event of the last segment with any was appended, in microseconds since 1970; `None` where there is none.
     pub(crate) async fn newest_append_time_us(&self) -> Result<Option<i64>, StoreError> {
-        let Some(last) = &self.last else { return Ok(None) };
-        let mut batches = master::read_segment(&self.store, last, Some(&[APPEND_TIME.to_owned()])).await?;
-        let mut newest = None;
-        while let Some(batch) = batches.try_next().await? {
-            newest = newest.max(max(column::<TimestampMicrosecondArray>(&batch, APPEND_TIME)));
+        let segments = self.pieces.iter().rev().filter_map(|piece| match piece {
+            Piece::Segment(segment) => Some(segment),
+            Piece::Import(..) => None,
+        });
+        // Segment by segment as they were archived, whatever file they are in now; the last may have no rows.
+        let parts: Vec<SegmentMeta> = self.last.iter().chain(segments).flat_map(|segment| segment.parts().into_iter().rev()).collect();
+        for part in parts {
+            let mut newest = part.newest_append_us();
+            if newest.is_none() {
+                let mut batches = master::read_segment(&self.store, &part, Some(&[APPEND_TIME.to_owned()])).await?;
+                while let Some(batch) = batches.try_next().await? {
+                    newest = newest.max(max(column::<TimestampMicrosecondArray>(&batch, APPEND_TIME)));
+                }
+            }
+            if newest.is_some() {
+                return Ok(newest);
+            }
         }
-        Ok(newest)
+        Ok(None)
     }
 
     async fn open(self, piece: Piece, stage: Stage) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
@@ -246,35 +263,23 @@ impl Source {
             names.push(EXTRA.to_owned());
             raw = piece.read(&self.store, &names).await?.peekable();
         }
-        let start = piece.range().start;
+        let places = Places::new(self.partition, piece.range(), piece.rows());
         let state = Arc::new((self, piece));
-        Ok(stream::try_unfold((raw, start), move |(mut raw, next)| {
+        Ok(stream::try_unfold((raw, places), move |(mut raw, mut places)| {
             let state = Arc::clone(&state);
             async move {
                 let (source, piece) = state.as_ref();
                 let Some(batch) = raw.try_next().await? else {
                     source.progress.advance(stage, 0, piece.bytes() as u64);
-                    return if next == piece.range().end { Ok(None) } else { Err(hole(piece, next)) };
+                    return places.end().map(|()| None).map_err(|offset| hole(piece, offset));
                 };
                 let batch = source.columns.conform(piece, &batch)?;
-                check_places(piece, source.partition, &batch, next)?;
-                let rows = batch.num_rows() as u64;
-                source.progress.advance(stage, rows, 0);
-                Ok(Some((batch, (raw, next + rows as i64))))
+                places.take(&batch).map_err(|offset| hole(piece, offset))?;
+                source.progress.advance(stage, batch.num_rows() as u64, 0);
+                Ok(Some((source.hidden.leave_out(&source.columns, batch, stage), (raw, places))))
             }
         })
         .boxed())
-    }
-}
-
-/// Every offset once, in order, and all in the partition of the name.
-fn check_places(piece: &Piece, partition: u32, batch: &RecordBatch, first: i64) -> Result<(), StoreError> {
-    let partitions = column::<Int32Array>(batch, PARTITION);
-    let offsets = column::<Int64Array>(batch, OFFSET);
-    let in_place = |row: usize| offsets.value(row) == first + row as i64 && partitions.value(row) == partition as i32;
-    match (0..batch.num_rows()).find(|row| !in_place(*row)) {
-        Some(row) => Err(hole(piece, first + row as i64)),
-        None => Ok(()),
     }
 }
 

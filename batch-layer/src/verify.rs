@@ -5,14 +5,16 @@ use std::sync::Arc;
 use storage::batch_view::{BlockCache, OpenView};
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::master;
-use storage::store::Store;
+use storage::store::{Store, StoreError};
 
 use crate::audit::{Audit, Audited, Evidence};
 use crate::cut::Cut;
 use crate::error::RunError;
+use crate::hidden::Hidden;
 use crate::options::RunOptions;
 use crate::piece::Master;
 use crate::progress::Progress;
+use crate::rollback::{check_erasures, expired};
 use crate::run::on_blocking_thread;
 use crate::source::{EventColumns, Source};
 
@@ -50,7 +52,10 @@ pub async fn verify(
 ) -> Result<Option<Verified>, RunError> {
     let manifests = Manifests::new(store.clone(), options.view.clone());
     let manifest = match version {
-        Some(version) => Some(manifests.read(version).await?),
+        Some(version) => match manifests.read(version).await {
+            Err(StoreError::NotFound { path }) => return Err(expired(store, options, version, path).await?),
+            read => Some(read?),
+        },
         None => manifests.latest().await?,
     };
     let Some(manifest) = manifest else { return Ok(None) };
@@ -63,6 +68,8 @@ pub async fn verify(
             0
         }
         Depth::Recompute { first } => {
+            // What it counted may be gone from the events too.
+            check_erasures(store, &manifest, manifests.newest().await?.unwrap_or(manifest.version)).await?;
             let audited = recompute(options, store, &manifest, first, &progress).await;
             progress.end();
             let Audited { summary, differences, .. } = audited?;
@@ -87,12 +94,13 @@ async fn recompute(
     let definition = Arc::new(stored.parse().map_err(unusable)?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
-    let master = Master::with_imports(master::list_segments(store).await?, store, cut.boundary.len() as u32).await?;
+    let master = Master::around(master::list_segments(store).await?, store, &cut.boundary).await?;
     let (imports, chains) = (master.imports_of(&manifest.imports)?, cut.chains(&master.segments)?);
+    let columns = Arc::new(EventColumns::new(&definition));
     let audit = Audit {
         store: store.clone(),
         evidence: Evidence {
-            sources: Source::of_chains(store, &Arc::new(EventColumns::new(&definition)), &imports, chains, progress),
+            sources: Source::of_chains(store, &columns, &imports, chains, &Hidden::by(&master.erasures), progress),
             ..Evidence::default()
         },
         definition,

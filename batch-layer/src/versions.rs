@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use storage::manifest::{AcceptedDifference, Manifest, Manifests};
+use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 
@@ -14,9 +14,22 @@ pub async fn list(store: &Store, view: &ViewName) -> Result<Vec<Manifest>, Store
     let manifests = Manifests::new(store.clone(), view.clone());
     let mut found = Vec::new();
     for version in manifests.list().await?.into_iter().rev() {
-        found.push(manifests.read(version).await?);
+        match manifests.read(version).await {
+            // It has expired since it was listed.
+            Err(StoreError::NotFound { .. }) => {}
+            read => found.push(read?),
+        }
     }
     Ok(found)
+}
+
+/// A line about the versions that have expired, as far as that is still noted.
+///
+/// # Errors
+/// What the store says.
+pub async fn expired(store: &Store, view: &ViewName) -> Result<Option<String>, StoreError> {
+    let noted: Vec<String> = expired::noted(store, view).await?.into_keys().rev().map(|version| format!("v{version}")).collect();
+    Ok((!noted.is_empty()).then(|| format!("expired: {}", noted.join(" "))))
 }
 
 /// The versions as a table, ages as seen from `now`.

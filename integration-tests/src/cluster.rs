@@ -13,7 +13,7 @@ use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, GetUserStatsRequest, GetViewRowsRequest};
+use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, EraseUserRequest, GetUserStatsRequest, GetViewRowsRequest};
 use storage::config::{Config, Period};
 use storage::store::Store;
 use tempfile::TempDir;
@@ -228,6 +228,15 @@ impl Cluster {
     #[must_use]
     pub fn import_options(&self, inputs: Vec<String>) -> ImportOptions {
         ImportOptions::from_config(&self.config, inputs)
+    }
+
+    /// Erases a user; gives the partition and the offset of the record.
+    ///
+    /// # Errors
+    /// The speed layer's.
+    pub async fn erase(&self, user: &str) -> Result<(i32, i64)> {
+        let erased = self.realtime.clone().erase_user(EraseUserRequest { user_id: user.to_owned() }).await.context("erase")?.into_inner();
+        Ok((erased.partition, erased.offset))
     }
 
     /// Seals what there is.

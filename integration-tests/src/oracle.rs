@@ -15,6 +15,8 @@ pub struct Fact {
     pub time_us: i64,
     pub amount: Option<i128>,
     pub covered_by: RangeInclusive<i64>,
+    /// How many records came before it.
+    pub record: usize,
 }
 
 /// All together, first and last time, and sums by start of day.
@@ -25,14 +27,22 @@ pub struct Figures {
     pub days: BTreeMap<i64, Sum>,
 }
 
-/// The acknowledged events in order, and whether each is a copy of an earlier one, which counts until a version covers it.
+/// The acknowledged events in order, and whether each is a copy of an earlier one, which counts until a version covers it. What is erased
+/// was never there. Then how many records there are.
 #[derive(Debug, Default)]
-pub struct Oracle(pub Vec<(Fact, bool)>);
+pub struct Oracle(pub Vec<(Fact, bool)>, pub usize);
 
 impl Oracle {
-    pub fn acknowledge(&mut self, fact: Fact) {
+    pub fn acknowledge(&mut self, mut fact: Fact) {
+        fact.record = self.1;
+        self.1 += 1;
         let copy = self.0.iter().any(|(earlier, _)| (&earlier.user, &earlier.id) == (&fact.user, &fact.id));
         self.0.push((fact, copy));
+    }
+
+    pub fn erase(&mut self, user: &str) {
+        self.0.retain(|(fact, _)| fact.user != user);
+        self.1 += 1;
     }
 
     /// What the batch half of `user`'s answer at `version` must be; nothing when it may be either of two.

@@ -59,6 +59,10 @@ pub enum Operation {
     Conflict(u32),
     /// A bad row and a good one in one request.
     Refused(BadRow, NewEvent),
+    /// Forget a user.
+    Erase(String),
+    /// Forget its user, and send an event of theirs again that was acknowledged before; picked as a duplicate is.
+    EraseAndResend(u32),
     /// Seal what there is.
     Cut,
     /// A batch run, while nothing else happens.
@@ -156,6 +160,8 @@ impl Maker {
             }
             55..57 => Operation::Cut,
             57 => Operation::Run,
+            58 => Operation::Erase(self.someone()),
+            59 => Operation::EraseAndResend(self.random.random()),
             _ => Operation::Ask(self.question()),
         }
     }
@@ -191,6 +197,11 @@ impl Maker {
             time_us: BEGIN_US + within + years * 365 * DAY_US,
             amount,
         }
+    }
+
+    /// One of the users that events are about.
+    pub fn someone(&mut self) -> String {
+        user(self.random.random_range(0..USERS))
     }
 
     /// One of the users, seldom one without events.

@@ -70,7 +70,8 @@ impl World {
             let answer = self.cluster.ingest.append_events(timed(AppendEventsRequest { events: vec![event] })).await.unwrap().into_inner();
             assert_eq!(answer.accepted_count, 1, "{answer:?}");
             let covered_by = self.version + 1..=self.version + 1;
-            let fact = Fact { user: user_id, id: (*id).to_owned(), time_us: seconds * 1_000_000, amount: Some(10_000), covered_by };
+            let fact =
+                Fact { user: user_id, id: (*id).to_owned(), time_us: seconds * 1_000_000, amount: Some(10_000), covered_by, record: 0 };
             self.oracle.acknowledge(fact);
         }
     }

@@ -18,6 +18,7 @@ use views::{Definition, Granularity, fold};
 
 use crate::ServingError;
 use crate::earlier::Earlier;
+use crate::erasures::{Erased, Known};
 use crate::explain::{Effort, timed};
 use crate::grouping::{self, Grouping};
 use crate::position::Offsets;
@@ -42,6 +43,7 @@ pub(crate) struct Answers {
     pub(crate) speed: SpeedClient,
     /// How long a question may wait for the speed layer, all its calls together.
     pub(crate) speed_timeout: Duration,
+    pub(crate) erased: Known,
 }
 
 /// An answer, in the columns of the view.
@@ -59,6 +61,8 @@ pub(crate) struct Answer {
     pub(crate) batch_event_count: i64,
     /// Events from the boundary on, each key's once.
     pub(crate) speed_event_count: i64,
+    /// Users whose batch half does not count, if it is a view by user.
+    pub(crate) erased: Erased,
     /// What was read for it. Slices are there if the question is to be explained.
     pub(crate) effort: Effort,
 }
@@ -126,7 +130,11 @@ impl Answers {
     /// Answers from one version and no other.
     async fn answer_as_of(&self, number: i64, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
         let current = self.versions.current();
-        let version = if current.number == number { current } else { self.earlier.version(number, deadline).await? };
+        let version = if current.number == number { Arc::clone(&current) } else { self.earlier.version(number, deadline).await? };
+        let erasures = self.erased.between(&version.boundary, &current.boundary);
+        if erasures > 0 {
+            return Err(ServingError::VersionErased { version: number, erasures, from: current.number });
+        }
         let resolved = resolve(question, &version)?;
         match self.answer_from(&version, question, &resolved, deadline).await {
             Err(ServingError::Stale { reason }) if question.consistency == Consistency::BestEffort => {
@@ -148,7 +156,7 @@ impl Answers {
         let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)));
         let ((batch, batch_elapsed), (speed, speed_elapsed)) = tokio::try_join!(batch, speed)?;
         let effort = Effort { speed_elapsed, ..Effort::of_batch(&batch, batch_elapsed) };
-        assemble(Arc::clone(version), question, resolved, batch, speed, effort).await
+        self.assemble(Arc::clone(version), question, resolved, batch, speed, effort).await
     }
 
     /// The batch half alone, for those who take it.
@@ -165,7 +173,7 @@ impl Answers {
         }
         let (batch, elapsed) = timed(Box::pin(batch_half(&version, resolved))).await?;
         let effort = Effort::of_batch(&batch, elapsed);
-        assemble(version, question, resolved, batch, SpeedHalf::Missing(unavailable.to_string()), effort).await
+        self.assemble(version, question, resolved, batch, SpeedHalf::Missing(unavailable.to_string()), effort).await
     }
 
     async fn speed_half(
@@ -189,6 +197,25 @@ impl Answers {
             Err(e) if question.consistency == Consistency::BestEffort => Ok(SpeedHalf::Missing(e.in_one_line())),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl Answers {
+    async fn assemble(
+        &self,
+        version: Arc<Version>,
+        question: &Question,
+        resolved: &Resolved,
+        batch: RowsByKey,
+        speed: SpeedHalf,
+        effort: Effort,
+    ) -> Result<Answer, ServingError> {
+        let erased = match &speed {
+            SpeedHalf::Read(states) => states.erased.clone(),
+            SpeedHalf::NotAsked | SpeedHalf::Missing(_) => self.erased.from(&version.boundary),
+        };
+        let batch = erased.leave_out(&version.definition, batch);
+        Ok(Answer { erased, ..assemble(version, question, resolved, batch, speed, effort).await? })
     }
 }
 
@@ -253,7 +280,7 @@ async fn assemble(
         About::Users(users) => users.iter().map(|user| by_key[user].clone()).collect(),
         About::Beginning { .. } => by_key.into_values().collect(),
     };
-    Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count, effort })
+    Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count, erased: Erased::default(), effort })
 }
 
 /// Why the answer may lack events, if it may.

@@ -47,6 +47,19 @@ pub enum ServingError {
         /// The version.
         version: i64,
     },
+    /// The question names a version that may hold what erasures hide, and a newer one does not.
+    #[error(
+        "version: version {version} was computed before {erasures} {} that version {from} has carried out, and is not shown any more; ask for a later one",
+        if *erasures == 1 { "erasure" } else { "erasures" }
+    )]
+    VersionErased {
+        /// The version.
+        version: i64,
+        /// How many.
+        erasures: usize,
+        /// The version that answers.
+        from: i64,
+    },
     /// The question names a version whose files are still being read.
     #[error("version {version} is being opened; ask again")]
     VersionOpening {

@@ -20,6 +20,8 @@
 mod answer;
 /// Versions that answered before.
 mod earlier;
+/// Users who were erased.
+mod erasures;
 /// What can go wrong.
 mod error;
 /// How an answer came to be.
@@ -71,6 +73,7 @@ pub use error::ServingError;
 pub use position::Position;
 
 use earlier::Turns;
+use erasures::Known;
 use served::{Opening, Served};
 use service::{Service, Watches};
 use speed::SpeedClient;
@@ -190,6 +193,7 @@ impl ServingLayer {
             poll_interval: config.poll_interval.0.max(POLL_INTERVAL_MIN),
             scrub_interval: config.scrub_interval.0,
             turns: Turns::default(),
+            erased: Known::default(),
         };
         let served = Arc::new(Served::open(opening).await?);
         let stats = served.view(ViewName::user_stats().as_str())?;

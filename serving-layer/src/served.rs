@@ -18,6 +18,7 @@ use views::EventSchema;
 use crate::ServingError;
 use crate::answer::Answers;
 use crate::earlier::{Earlier, Turns};
+use crate::erasures::Known;
 use crate::speed::SpeedClient;
 use crate::versions::Versions;
 
@@ -34,6 +35,8 @@ pub(crate) struct Opening {
     pub(crate) scrub_interval: Duration,
     /// Whose turn it is to open an earlier version.
     pub(crate) turns: Turns,
+    /// Of all views.
+    pub(crate) erased: Known,
 }
 
 /// The views that can be answered, by name. One that is there stays until it is withdrawn.
@@ -93,8 +96,29 @@ impl Served {
         &self.opening.store
     }
 
-    /// Looks for new views, for ever.
+    /// Looks for new views and erasures, for ever.
     pub(crate) async fn watch(&self) {
+        // Opening a view may take long, and who was erased should not wait for it.
+        tokio::join!(self.watch_views(), self.watch_erasures());
+    }
+
+    async fn watch_erasures(&self) {
+        let mut ticks = interval(self.opening.poll_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut complaint = None;
+        loop {
+            ticks.tick().await;
+            let failure = self.opening.erased.refresh(&self.opening.store).await.err().map(|e| e.to_string());
+            if failure != complaint {
+                if let Some(reason) = &failure {
+                    error!(reason, "the erasures cannot be read; answers without the speed layer may show who is erased");
+                }
+                complaint = failure;
+            }
+        }
+    }
+
+    async fn watch_views(&self) {
         let mut ticks = interval(self.opening.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut obstacles = Obstacles::default();
@@ -155,8 +179,11 @@ impl Served {
 
     /// Opens a view that has a version, or is built in.
     async fn add(&self, view: ViewName) -> Result<(), ServingError> {
-        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval, turns } = &self.opening;
-        let versions = Versions::open(view.clone(), store.clone(), cache.clone(), speed.clone(), *speed_timeout, events).await?;
+        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval, turns, erased } = &self.opening;
+        erased.refresh(store).await?;
+        let (cache, speed) = (cache.clone(), speed.clone());
+        let opened = Versions::open(view.clone(), store.clone(), cache.clone(), speed.clone(), *speed_timeout, events, erased.clone());
+        let versions = opened.await?;
         let versions = Arc::new(versions);
         let (watched, scrubbed) = (Arc::clone(&versions), Arc::clone(&versions));
         let (poll_interval, scrub_interval) = (*poll_interval, *scrub_interval);
@@ -164,8 +191,8 @@ impl Served {
             AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(poll_interval).await })),
             AbortOnDropHandle::new(tokio::spawn(async move { scrubbed.scrub(scrub_interval).await })),
         ];
-        let earlier = Earlier::new(store, view.clone(), cache, scrub_interval, turns);
-        let answers = Answers { versions, earlier, speed: speed.clone(), speed_timeout: *speed_timeout };
+        let earlier = Earlier::new(store, view.clone(), &cache, scrub_interval, turns);
+        let answers = Answers { versions, earlier, speed, speed_timeout: *speed_timeout, erased: erased.clone() };
         let watched = Arc::new(Watched { answers, _watchers: watchers });
         info!(%view, "answering");
         self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view, watched);

@@ -21,6 +21,7 @@ use tonic_types::StatusExt;
 use views::wire;
 
 use crate::ServingError;
+use crate::erasures::Erased;
 use crate::explain::SliceStates;
 use crate::position::Offsets;
 use crate::question::Resolved;
@@ -47,6 +48,8 @@ pub(crate) struct SpeedStates {
     pub(crate) head: Offsets,
     /// The same rows by slice; none where they were not asked for, or the speed layer does not tell them.
     pub(crate) slices: Vec<SliceStates>,
+    /// Users of the keys who were erased from the boundary on.
+    pub(crate) erased: Erased,
 }
 
 /// A connection that is made when it is first needed and again whenever it is lost. Cheap to clone.
@@ -170,7 +173,9 @@ fn read(response: &GetStatesResponse, version: &Version, resolved: &Resolved) ->
         }
         _ => crate::states::by_key(&batches, resolved.read)?,
     };
-    Ok(SpeedStates { rows, head, slices })
+    let since = response.erased.iter().filter(|user| user.offset >= boundary(user.partition));
+    let erased = Erased(since.map(|user| (user.user_id.clone(), (user.partition, user.offset))).collect());
+    Ok(SpeedStates { rows, head, slices, erased })
 }
 
 /// The rows of each slice, where the slices were told.

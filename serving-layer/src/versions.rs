@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use views::EventSchema;
 
 use crate::ServingError;
+use crate::erasures::Known;
 use crate::speed::SpeedClient;
 use crate::version::Version;
 
@@ -35,6 +36,7 @@ pub(crate) struct Versions {
     cache: BlockCache,
     speed: SpeedClient,
     speed_timeout: Duration,
+    erased: Known,
     current: RwLock<Arc<Version>>,
     /// Whether the view is withdrawn: whoever serves it lets go of it.
     withdrawn: AtomicBool,
@@ -71,6 +73,7 @@ impl Versions {
         speed: SpeedClient,
         speed_timeout: Duration,
         events: &EventSchema,
+        erased: Known,
     ) -> Result<Self, ServingError> {
         let manifests = Manifests::new(store.clone(), view.clone());
         let (first, unproven) = match manifests.newest().await? {
@@ -89,6 +92,7 @@ impl Versions {
             cache,
             speed,
             speed_timeout,
+            erased,
             current,
             withdrawn: AtomicBool::new(false),
             reload: Mutex::new(Reload { unproven, ..Reload::default() }),
@@ -195,6 +199,8 @@ impl Versions {
         };
         reload.candidate = Some(Arc::clone(&next));
         self.prepare(&next).await?;
+        // Versions that hold what this one has not must be known as such from now on.
+        self.erased.refresh(&self.store).await?;
         reload.candidate = None;
         let (boundary, rows) = (&next.boundary, next.rows_in_batch());
         info!(version = number, ?boundary, rows, elapsed_ms = started.elapsed().as_millis() as u64, "swapped version");

@@ -4,19 +4,23 @@
 //! objects: where only the Parquet file was put, the next start finds the segment unsealed and writes both again. Nothing is
 //! deleted here; [`crate::trim`] lets go of what is archived.
 //!
+//! A record that is an erasure is no row. It is put into the store by itself, before the segment that it lies in: so whoever sees a
+//! segment sees all erasures below its end.
+//!
 //! Of two servers over one store the one that started later may archive: each takes an epoch, and looks before each segment
 //! whether another followed.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
 use chrono::DateTime;
+use storage::erasures::{self, Erasure};
 use storage::log::LogReader;
 use storage::machine::{Machine, blocking};
 use storage::master::{self, Origin, archived_edge, claim, claim_epoch, epoch_after, list_segments, write_segment};
 use storage::paths::SegmentPath;
-use storage::record;
+use storage::record::{self, Record};
 use storage::store::{Retry, Store};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +46,8 @@ pub(crate) struct Archive {
     edges: Vec<Mutex<i64>>,
     /// Per partition, the edge that was found at start, and the fingerprint of the record below it; none where nothing is archived.
     found: Vec<Option<(i64, String)>>,
+    /// Erasures that are in the log and perhaps not in the store.
+    owed: std::sync::Mutex<Vec<Erasure>>,
     wake: Notify,
 }
 
@@ -65,12 +71,21 @@ impl Archive {
         let segments = list_segments(&store).await?;
         let ends: Vec<i64> = (0..partitions).map(|p| archived_edge(&segments, p as u32)).collect();
         let last = |(p, end): (usize, &i64)| {
-            let last = segments.iter().find(|s| s.path.partition as usize == p && s.path.end == *end)?;
-            Some((*end, last.seal.last_record.clone()))
+            let last = master::segment_ending(&segments, p as u32, *end)?;
+            Some((*end, last.last_record().to_owned()))
         };
         let found = ends.iter().enumerate().map(last).collect();
         let edges = ends.into_iter().map(Mutex::new).collect();
-        Ok(Self { edges, found, store, schema, log_id: log_id.to_owned(), epoch: OnceLock::new(), wake: Notify::new() })
+        Ok(Self {
+            edges,
+            found,
+            store,
+            schema,
+            log_id: log_id.to_owned(),
+            epoch: OnceLock::new(),
+            owed: Default::default(),
+            wake: Notify::new(),
+        })
     }
 
     /// Takes the next epoch: from here on every server that started earlier over this store archives nothing more. Call it when
@@ -115,6 +130,35 @@ impl Archive {
         self.found[partition].as_ref().map(|(edge, record)| (*edge, record.as_str()))
     }
 
+    /// Takes note of erasures that the store may not know; [`Self::run`] puts them.
+    pub(crate) fn owe(&self, erasures: impl IntoIterator<Item = Erasure>) {
+        self.owed().extend(erasures);
+        self.wake();
+    }
+
+    /// Puts an erasure into the store. When this returns, it is durable there.
+    ///
+    /// # Errors
+    /// [`SpeedError::ErasureNotStored`]: it is in the log, and will be put again.
+    pub(crate) async fn put_erasure(&self, erasure: &Erasure) -> Result<(), SpeedError> {
+        let failed = |source| SpeedError::ErasureNotStored { partition: erasure.partition, offset: erasure.offset, source };
+        erasures::put(&self.store, erasure).await.map_err(failed)?;
+        self.owed().retain(|owed| owed != erasure);
+        Ok(())
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Vec<Erasure>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put_owed(&self) -> Result<(), SpeedError> {
+        let owed = self.owed().clone();
+        for erasure in owed {
+            self.put_erasure(&erasure).await?;
+        }
+        Ok(())
+    }
+
     /// A segment was closed.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
@@ -127,6 +171,15 @@ impl Archive {
     pub(crate) async fn run(&self, partitions: &[Partition], shutdown: CancellationToken) -> Result<(), SpeedError> {
         loop {
             let mut failed = false;
+            let put = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                put = self.put_owed() => put,
+            };
+            if let Err(e) = put {
+                warn!(error = e.chain(), "an erasure could not be put into the store; trying again");
+                failed = true;
+            }
             // Whoever was told of a newer epoch has woken this, and there may be nothing to archive.
             if let Err(e @ SpeedError::Fenced { .. }) = self.check_epoch().await {
                 return Err(e);
@@ -185,6 +238,9 @@ impl Archive {
             let path = SegmentPath { partition: number as u32, start: segment.start, end: segment.end, ingest_date };
             let origin = Origin { log_id: self.log_id.clone(), last_record: rows.last_record };
             self.check_epoch().await?;
+            for erasure in &rows.erasures {
+                self.put_erasure(erasure).await?;
+            }
             let seal = write_segment(&self.store, &path, self.schema.arrow(), rows.batches, origin).await?;
             info!(partition = number, start = segment.start, end = segment.end, bytes = seal.bytes, "archived segment");
             *archived = segment.end;
@@ -196,25 +252,36 @@ impl Archive {
 /// A segment of the log, as it is archived.
 struct SegmentRows {
     batches: Vec<RecordBatch>,
+    /// Records that are no rows.
+    erasures: Vec<Erasure>,
     first_append_us: i64,
     /// Fingerprint of the last record.
     last_record: String,
 }
 
 fn read_segment(log: &LogReader, schema: &EventSchema, partition: i32, range: Range<i64>) -> Result<SegmentRows, SpeedError> {
-    let mut read = SegmentRows { batches: Vec::new(), first_append_us: 0, last_record: String::new() };
+    let mut read = SegmentRows { batches: Vec::new(), erasures: Vec::new(), first_append_us: 0, last_record: String::new() };
     let mut rows = Vec::with_capacity(BATCH_ROWS);
     for entry in log.read(range.clone())? {
         let entry = entry?;
-        let row = record::decode(&entry.payload, partition, entry.offset, schema)?;
+        let append_time_us = match record::decode(&entry.payload, partition, entry.offset, schema)? {
+            Record::Event(event, position) => {
+                rows.push((event, position));
+                position.append_time_us
+            }
+            Record::Erasure(erasure) => {
+                let append_time_us = erasure.append_time_us;
+                read.erasures.push(erasure);
+                append_time_us
+            }
+        };
         if entry.offset == range.start {
-            read.first_append_us = row.1.append_time_us;
+            read.first_append_us = append_time_us;
         }
         if entry.offset + 1 == range.end {
             read.last_record = master::record_fingerprint(&entry.payload);
         }
-        rows.push(row);
-        if rows.len() == BATCH_ROWS || entry.offset + 1 == range.end {
+        if rows.len() == BATCH_ROWS || (entry.offset + 1 == range.end && !rows.is_empty()) {
             read.batches.push(to_batch(rows.iter().map(|(event, position)| (event, *position)), schema));
             rows.clear();
         }

@@ -2,6 +2,9 @@
 //!
 //! A window of records, not of time: the record that is about to get offset `o` is compared with those at `[o − N, o)`,
 //! on whichever side of the boundary they lie. An older duplicate passes, and the next batch removes it.
+//!
+//! What lies below the erasure of its user was never there (decision 0012): a record that repeats it is new. The window keeps such
+//! identities until they are too old, and asks on a hit whether the user was erased since.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -26,6 +29,8 @@ pub(crate) struct Window {
     /// Identities in order of offsets; the last has offset `head − 1`.
     order: VecDeque<Identity>,
     newest: HashMap<Identity, Entry>,
+    /// Of users that were erased within the window, the offset of the newest erasure.
+    erased: HashMap<String, i64>,
     head: i64,
 }
 
@@ -34,6 +39,9 @@ struct Entry {
     offset: i64,
     content_hash: i64,
 }
+
+/// What stands in the place of a record without identity.
+const NOBODY: Identity = [0; 16];
 
 pub(crate) fn identity(user_id: &str, event_id: &str) -> Identity {
     let mut hasher = blake3::Hasher::new();
@@ -48,12 +56,13 @@ pub(crate) fn identity(user_id: &str, event_id: &str) -> Identity {
 impl Window {
     /// An empty window of `capacity` records, before the record at offset `head`.
     pub(crate) fn new(capacity: usize, head: i64) -> Self {
-        Self { capacity, order: VecDeque::new(), newest: HashMap::new(), head }
+        Self { capacity, order: VecDeque::new(), newest: HashMap::new(), erased: HashMap::new(), head }
     }
 
-    /// Looks an event up, as the next record.
-    pub(crate) fn look_up(&self, identity: &Identity, content_hash: i64) -> Seen {
-        match self.newest.get(identity) {
+    /// Looks an event of a user up, as the next record.
+    pub(crate) fn look_up(&self, user_id: &str, identity: &Identity, content_hash: i64) -> Seen {
+        let is_gone = |entry: &&Entry| self.erased.get(user_id).is_some_and(|erased| entry.offset < *erased);
+        match self.newest.get(identity).filter(|entry| !is_gone(entry)) {
             None => Seen::New,
             Some(entry) if entry.content_hash == content_hash => Seen::Duplicate(entry.offset),
             Some(entry) => Seen::Conflict(entry.offset),
@@ -63,6 +72,19 @@ impl Window {
     /// Takes the record at offset `head` in, and the one that is now too old out.
     pub(crate) fn push(&mut self, identity: Identity, content_hash: i64) {
         self.newest.insert(identity, Entry { offset: self.head, content_hash });
+        self.advance(identity);
+    }
+
+    /// Takes the erasure of a user in, as the record at offset `head`.
+    pub(crate) fn erase(&mut self, user_id: &str) {
+        // Whatever lies below an erasure that is too old is too old itself.
+        let oldest = self.head - self.order.len() as i64;
+        self.erased.retain(|_, erased| *erased > oldest);
+        self.erased.insert(user_id.to_owned(), self.head);
+        self.advance(NOBODY);
+    }
+
+    fn advance(&mut self, identity: Identity) {
         self.order.push_back(identity);
         self.head += 1;
         if self.order.len() > self.capacity {
@@ -88,7 +110,7 @@ mod tests {
             window.push(identity("u", "first"), 1);
             (1..distance).for_each(|i| window.push(identity("u", &i.to_string()), 0));
             let expected = if distance <= N { Seen::Duplicate(100) } else { Seen::New };
-            assert_eq!(window.look_up(&identity("u", "first"), 1), expected, "{distance}");
+            assert_eq!(window.look_up("u", &identity("u", "first"), 1), expected, "{distance}");
         }
     }
 
@@ -99,12 +121,36 @@ mod tests {
         for id in ["a", "b", "c", "a"] {
             window.push(identity("u", id), 7);
         }
-        assert_eq!(window.look_up(&identity("u", "a"), 7), Seen::Duplicate(3));
-        assert_eq!(window.look_up(&identity("u", "a"), 8), Seen::Conflict(3));
+        assert_eq!(window.look_up("u", &identity("u", "a"), 7), Seen::Duplicate(3));
+        assert_eq!(window.look_up("u", &identity("u", "a"), 8), Seen::Conflict(3));
         window.push(identity("u", "d"), 7);
-        assert_eq!(window.look_up(&identity("u", "a"), 7), Seen::Duplicate(3));
+        assert_eq!(window.look_up("u", &identity("u", "a"), 7), Seen::Duplicate(3));
         window.push(identity("u", "e"), 7);
-        assert_eq!(window.look_up(&identity("u", "a"), 7), Seen::New);
+        assert_eq!(window.look_up("u", &identity("u", "a"), 7), Seen::New);
+    }
+
+    /// Proves that an erasure is a record of the window, that what lies below it is new and what follows is known, and that nobody else
+    /// is touched.
+    #[test]
+    fn erasures() {
+        let mut window = Window::new(4, 10);
+        window.push(identity("u", "a"), 1);
+        window.push(identity("v", "a"), 1);
+        window.erase("u");
+        assert_eq!(window.look_up("u", &identity("u", "a"), 1), Seen::New);
+        assert_eq!(window.look_up("u", &identity("u", "a"), 2), Seen::New);
+        assert_eq!(window.look_up("v", &identity("v", "a"), 1), Seen::Duplicate(11));
+        window.push(identity("u", "a"), 2);
+        assert_eq!(window.look_up("u", &identity("u", "a"), 2), Seen::Duplicate(13));
+        window.push(identity("u", "b"), 2);
+        assert_eq!(window.look_up("v", &identity("v", "a"), 1), Seen::Duplicate(11));
+        window.push(identity("u", "c"), 2);
+        assert_eq!(window.look_up("v", &identity("v", "a"), 1), Seen::New);
+        window.erase("v");
+        window.erase("v");
+        assert_eq!(window.erased.keys().collect::<Vec<_>>(), ["v"]);
+        assert_eq!(window.look_up("u", &identity("u", "a"), 2), Seen::New);
+        assert_eq!(window.look_up("u", &identity("u", "b"), 2), Seen::Duplicate(14));
     }
 
     /// Proves that no pair of ids can be mistaken for another by sliding letters between them.

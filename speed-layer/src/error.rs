@@ -115,6 +115,19 @@ pub enum SpeedError {
         /// Who took it.
         instance: String,
     },
+    /// A user is erased in the log, and the store does not know.
+    #[error(
+        "the user is erased by record {offset} of partition {partition}, but the object store, where the batch layer looks, could not be told; that is tried again until it succeeds"
+    )]
+    ErasureNotStored {
+        /// Log partition.
+        partition: u32,
+        /// Of the record.
+        offset: i64,
+        /// What the store says.
+        #[source]
+        source: StoreError,
+    },
     /// The log ends below a boundary: it was lost, rewound or restored from an old copy.
     #[error(
         "version {version} covers partition {partition} up to offset {boundary}, but the log ends at {head}; it is not the log that this version was made from"

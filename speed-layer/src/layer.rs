@@ -14,7 +14,7 @@ use storage::log::{LogFolder, LogId, PartitionLog};
 use storage::machine::{Machine, Owner, blocking};
 use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
-use storage::store::{Retry, Store};
+use storage::store::{Retry, Store, StoreError};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -219,6 +219,8 @@ async fn newest_versions(store: &Store, view: &ViewName, config: &Config, log_id
             }
             Ok(manifest) => load_kept(store, view, &manifest, log_id, &config.events).await,
             Err(e) if e.is_transient() => return Err(e.into()),
+            // It has expired: nobody goes back to it.
+            Err(StoreError::NotFound { .. }) if version < newest => continue,
             Err(e) => Err(e.into()),
         };
         match loaded {
@@ -256,6 +258,7 @@ async fn start_partitions(
         };
         replays.push(async move {
             let (log, recovered) = recover(log, kept, archive, &options).await?;
+            archive.owe(recovered.erasures);
             let archive = Arc::clone(archive);
             let (partition, owner) = Partition::start(log, recovered.window, recovered.views, options, move || archive.wake())?;
             Ok::<_, SpeedError>((partition, owner, recovered.failed))

@@ -1,7 +1,7 @@
 //! `speed-layer`: serve, load, dead-letter.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -84,7 +84,7 @@ enum DeadLetter {
     },
     /// Send outstanding refused rows to the running server again, say after the schema was mended. Safe to repeat and to stop.
     Replay(Replay),
-    /// Take settled rows out of the file of refused rows. The server must be stopped.
+    /// Take settled rows, and those of erased users, out of the file of refused rows. The server must be stopped.
     Prune {
         #[command(flatten)]
         letters: Letters,
@@ -186,7 +186,7 @@ async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode
     info!(store = config.store.url, ?log, settings = ?config.speed_layer, attributes = ?events.attributes, "starting");
 
     let address = &config.speed_layer.grpc_address;
-    let store = Store::open(&config.store.url)?;
+    let store = config.store.open()?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     let shutdown = CancellationToken::new();
@@ -239,7 +239,7 @@ async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<Ex
         DeadLetter::List(flags) => list(config, flags, &mut out).await,
         DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
         DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters } => prune(&letters.data_dir(config), &mut out),
+        DeadLetter::Prune { letters } => prune(&letters.place(config)?, &mut out).await,
     };
     match printed {
         // Whoever reads has seen enough.
@@ -300,7 +300,7 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     Ok(outcome?)
 }
 
-fn prune(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let pruned = storage::dead_letter::prune(data_dir)?;
-    Ok(writeln!(out, "{} settled rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
+async fn prune(place: &Place, out: &mut impl Write) -> anyhow::Result<()> {
+    let pruned = speed_layer::dead_letter::prune(place).await?;
+    Ok(writeln!(out, "{} settled or erased rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
+use storage::erasures::Erasure;
 use storage::log::{LogReader, PartitionLog};
 use storage::machine::{Machine, Owner};
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +26,7 @@ use crate::dedup::Window;
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
 use crate::slices::Slices;
-pub(crate) use replay::{fold_log, for_each_batch, rebuild_window};
+pub(crate) use replay::{check_widths, erasures_in, fold_log, rebuild_window};
 use writer::Writer;
 
 /// What became of one event of a batch.
@@ -46,6 +47,11 @@ pub(crate) enum Command {
     Append {
         events: Vec<Event>,
         reply: oneshot::Sender<Appended>,
+    },
+    /// Append an erasure.
+    Erase {
+        user_id: String,
+        reply: oneshot::Sender<Result<Erasure, SpeedError>>,
     },
     /// Close the active segment, if it has events and is at least this old, and answer where the active one starts.
     Roll {
@@ -154,6 +160,11 @@ impl Partition {
     /// Comes when the thread has ended.
     pub(crate) async fn ended(&self) {
         self.commands.closed().await;
+    }
+
+    /// Erases a user, who is one of this partition.
+    pub(crate) async fn erase(&self, user_id: String) -> Result<Erasure, SpeedError> {
+        self.ask(|reply| Command::Erase { user_id, reply }).await
     }
 
     /// Closes the active segment if it has events and is at least so old. Answers where the active one starts.

@@ -6,19 +6,22 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use storage::erasures::Erasure;
 use storage::machine::blocking;
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
 use tokio::sync::{Mutex, Notify};
 use tracing::info;
-use views::{Definition, EventSchema, fold, shard_of_key, wire};
+use views::event::check_user_id;
+use views::key::first_part;
+use views::{Definition, EventSchema, fold, shard_of, shard_of_key, wire};
 
 use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
-use crate::partition::{Partition, fold_log, for_each_batch};
-use crate::slices::{Slice, rows_of};
+use crate::partition::{Partition, check_widths, fold_log};
+use crate::slices::{Erased, Slice, rows_of};
 
 /// Versions of each view that can be answered from.
 const KEPT_VERSIONS: usize = 2;
@@ -45,6 +48,23 @@ pub(crate) struct States {
     pub(crate) heads: Vec<i64>,
     /// Every slice of the partitions that may have the keys, in the order of the rows.
     pub(crate) slices: Vec<SliceRows>,
+    /// Users of the keys whose batch half does not count.
+    pub(crate) erased: Vec<ErasedUser>,
+}
+
+/// Everything folded in a range of one partition.
+pub(crate) struct Export {
+    /// Wire bytes, a few messages.
+    pub(crate) parts: Vec<Vec<u8>>,
+    /// Who was erased from the start of the range on.
+    pub(crate) erased: Vec<ErasedUser>,
+}
+
+/// A user and the newest erasure.
+pub(crate) struct ErasedUser {
+    pub(crate) partition: usize,
+    pub(crate) user_id: String,
+    pub(crate) offset: i64,
 }
 
 /// How many of the rows come from one slice.
@@ -84,10 +104,10 @@ impl Realtime {
         let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
         let partitions = self.partitions.len() as u32;
         let mut heads = Vec::with_capacity(self.partitions.len());
-        let (mut found, mut slices) = (Vec::new(), Vec::new());
+        let (mut found, mut slices, mut erased) = (Vec::new(), Vec::new(), Vec::new());
         for partition in self.partitions.iter() {
             let start = boundary.get(&partition.number).copied().unwrap_or(0);
-            let Runs { head, definition, slices: held } = partition.runs(fingerprint, start, None)?;
+            let Runs { head, definition, slices: held, erased: erased_here } = partition.runs(fingerprint, start, None)?;
             heads.push(head);
             let everywhere = !definition.is_by_user() || (begin && keys.contains(""));
             let may_have = |key: &&&str| everywhere || shard_of_key(key, partitions) as usize == partition.number;
@@ -95,6 +115,7 @@ impl Realtime {
             if keys.is_empty() {
                 continue;
             }
+            erased.extend(erased_of(&erased_here, &keys, begin, start).map(|(user_id, offset)| partition.erased(user_id, offset)));
             for (i, slice) in held.iter().enumerate() {
                 let before = found.len();
                 for key in &keys {
@@ -112,22 +133,37 @@ impl Realtime {
                 .map_err(views::FoldError::from)
                 .map_err(|e| SpeedError::fold(&e, fingerprint, 0, 0))?,
         };
-        Ok(States { states, heads, slices })
+        Ok(States { states, heads, slices, erased })
     }
 
-    /// Everything folded in `range` of one partition, merged, in messages of wire bytes.
-    pub(crate) fn export(&self, fingerprint: &str, log_id: &str, number: usize, range: Range<i64>) -> Result<Vec<Vec<u8>>, SpeedError> {
+    /// Everything folded in `range` of one partition, merged, but for what is erased.
+    pub(crate) fn export(&self, fingerprint: &str, log_id: &str, number: usize, range: Range<i64>) -> Result<Export, SpeedError> {
         self.check_log(log_id)?;
         let partition = self.partitions.get(number).ok_or_else(|| SpeedError::BadRequest(format!("there is no partition {number}")))?;
         if range.is_empty() {
             return Err(SpeedError::BadRequest(format!("the range [{}, {}) is empty", range.start, range.end)));
         }
-        let Runs { definition, slices, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
+        let Runs { definition, slices, erased, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
         let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
         let merged = fold::merge(&definition, slices.iter().flat_map(|slice| &slice.runs).map(Arc::as_ref)).map_err(fail)?;
         let part = |start: usize| merged.slice(start, EXPORT_ROWS.min(merged.num_rows() - start));
         let parts = (0..merged.num_rows()).step_by(EXPORT_ROWS).map(|start| wire::encode(&[part(start)]));
-        parts.collect::<Result<_, _>>().map_err(|e| fail(e.into()))
+        let parts = parts.collect::<Result<_, _>>().map_err(|e| fail(e.into()))?;
+        let since = erased.iter().filter(|(_, offset)| **offset >= range.start);
+        Ok(Export { parts, erased: since.map(|(user_id, offset)| partition.erased(user_id, *offset)).collect() })
+    }
+
+    /// Erases a user. When this returns, the erasure is durable in the log and in the store, and shown.
+    pub(crate) async fn erase(&self, user_id: String) -> Result<Erasure, SpeedError> {
+        check_user_id(&user_id).map_err(|refusal| SpeedError::BadRequest(format!("{} {}", refusal.field, refusal.reason)))?;
+        // Whoever must not archive any more has a log that nobody goes on with.
+        self.archive.check_epoch().await?;
+        let partition = &self.partitions[shard_of(&user_id, self.partitions.len() as u32) as usize];
+        let erasure = partition.erase(user_id).await?;
+        // Whatever becomes of the put, and of whoever waits for it.
+        self.archive.owe([erasure.clone()]);
+        self.archive.put_erasure(&erasure).await?;
+        Ok(erasure)
     }
 
     fn check_log(&self, asked: &str) -> Result<(), SpeedError> {
@@ -198,7 +234,7 @@ impl Realtime {
         for partition in self.partitions.iter() {
             let (log, schema, number) = (partition.log.clone(), Arc::clone(&self.schema), partition.number);
             let (definition, range) = (Arc::clone(&version.definition), version.boundary[number]..log.head());
-            blocking(move || for_each_batch(&log, &definition, &schema, number as i32, range, |_, _| Ok(()))).await?;
+            blocking(move || check_widths(&log, &definition, &schema, number as i32, range)).await?;
         }
         Ok(())
     }
@@ -294,6 +330,16 @@ struct Runs {
     head: i64,
     definition: Arc<Definition>,
     slices: Vec<Slice>,
+    /// Some erasures may lie below the range.
+    erased: Arc<Erased>,
+}
+
+/// Those users of the keys who were erased from `start` on.
+fn erased_of<'a>(erased: &'a Erased, keys: &[&str], begin: bool, start: i64) -> impl Iterator<Item = (&'a str, i64)> {
+    let all = begin && keys.contains(&"");
+    let named: BTreeSet<&str> = keys.iter().filter(|_| !erased.is_empty()).map(|key| first_part(key)).collect();
+    let meant = move |user_id: &str| all || named.contains(user_id);
+    erased.iter().map(|(user_id, offset)| (user_id.as_str(), *offset)).filter(move |(user_id, offset)| *offset >= start && meant(user_id))
 }
 
 impl Partition {
@@ -303,7 +349,12 @@ impl Partition {
         let slices = visible.views.get(fingerprint).ok_or_else(|| SpeedError::UnknownDefinition(fingerprint.to_owned()))?;
         let slices_between =
             slices.between(start, end).map_err(|e| SpeedError::BoundaryRetired { partition: self.number, offset: e.offset })?;
-        Ok(Runs { head: visible.head, definition: Arc::clone(slices.definition()), slices: slices_between })
+        let (definition, erased) = (Arc::clone(slices.definition()), Arc::clone(slices.erased()));
+        Ok(Runs { head: visible.head, definition, slices: slices_between, erased })
+    }
+
+    fn erased(&self, user_id: &str, offset: i64) -> ErasedUser {
+        ErasedUser { partition: self.number, user_id: user_id.to_owned(), offset }
     }
 
     /// Drops views and slices that no kept version needs.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use storage::erasures::Erasure;
 use storage::log::PartitionLog;
 use storage::machine::blocking;
 use tracing::error;
@@ -14,7 +15,7 @@ use crate::archive::Archive;
 use crate::check::{check_record, check_sealed_record};
 use crate::dedup::Window;
 use crate::error::SpeedError;
-use crate::partition::{PartitionOptions, fold_log, rebuild_window};
+use crate::partition::{PartitionOptions, erasures_in, fold_log, rebuild_window};
 use crate::realtime::Kept;
 use crate::slices::Slices;
 
@@ -24,6 +25,8 @@ pub(crate) struct Recovered {
     pub(crate) views: Vec<Slices>,
     /// Fingerprints of definitions that fail on the log.
     pub(crate) failed: Vec<String>,
+    /// Those that may not be in the store yet.
+    pub(crate) erasures: Vec<Erasure>,
 }
 
 /// Compares and replays one partition.
@@ -64,7 +67,10 @@ fn read(log: &PartitionLog, kept: &[Kept], archive: &Archive, schema: &EventSche
     }
     let (views, failed) = replay(log, kept, schema)?;
     let window = rebuild_window(&reader, window_rows, schema, number as i32)?;
-    Ok(Recovered { window, views, failed })
+    // Those of an archived segment were put before it.
+    let archived = archive.sealed_record(number).map_or(0, |(edge, _)| edge);
+    let erasures = erasures_in(&reader, schema, number as i32, archived.max(reader.start())..reader.head())?;
+    Ok(Recovered { window, views, failed, erasures })
 }
 
 /// The slices of every kept definition, from its lowest boundary on; and the fingerprints of those that fail on a record.

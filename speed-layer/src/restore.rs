@@ -1,10 +1,12 @@
 //! A damaged closed segment of the log, written afresh from its Parquet file.
 //!
 //! *Consistency.* Only records that are, byte by byte, those of the log take its place: the Parquet file is compared with its
-//! seal, each event with its content hash, and the last record with the fingerprint that the seal has of it. An attribute that was
+//! seal, each event with its content hash, and the last record with the fingerprint that the seal has of it. Erasures, which are no
+//! rows, come from where they are kept. An attribute that was
 //! sent in other digits than its column shows it in (`1.50` in a float column) cannot be brought back so; then nothing is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,9 +14,10 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use chrono::{DateTime, SecondsFormat};
 use futures::TryStreamExt;
+use storage::erasures::{Erasure, Erasures};
 use storage::log::{LogError, LogFolder, PartitionLog};
 use storage::machine::blocking;
-use storage::master::{list_segments, read_segment, record_fingerprint, verify_segment};
+use storage::master::{list_segments, read_segment, record_fingerprint, segment_from, verify_segment};
 use storage::record;
 use tracing::warn;
 use views::schema::{CONTENT_HASH, EVENT_COLUMNS, EXTRA, LOG_COLUMNS, OFFSET};
@@ -34,20 +37,22 @@ impl Archive {
     pub(crate) async fn restored(&self, partition: usize, start: i64) -> Result<Restored, SpeedError> {
         let refuse = |reason: String| SpeedError::NotRestorable { partition, start, reason };
         let listed = list_segments(self.store()).await?;
-        let found = listed.iter().find(|meta| meta.path.partition as usize == partition && meta.path.start == start);
-        let Some(meta) = found else { return Err(refuse("it is not archived".to_owned())) };
+        let Some(meta) = segment_from(&listed, partition as u32, start) else { return Err(refuse("it is not archived".to_owned())) };
         if meta.seal.log_id != self.log_id() {
-            return Err(refuse(format!("{} comes from log {}", meta.path.path(), meta.seal.log_id)));
+            return Err(refuse(format!("{} comes from log {}", meta.file(), meta.seal.log_id)));
         }
-        verify_segment(self.store(), meta).await?;
-        let batches: Vec<RecordBatch> = read_segment(self.store(), meta, None).await?.try_collect().await?;
-        let (schema, range) = (self.schema().clone(), meta.path.range());
-        let last_record = meta.seal.last_record.clone();
+        verify_segment(self.store(), &meta).await?;
+        let batches: Vec<RecordBatch> = read_segment(self.store(), &meta, None).await?.try_collect().await?;
+        let (schema, range) = (self.schema().clone(), meta.range());
+        let number = meta.path.partition;
+        let erasures = Erasures::list(self.store()).await?.within(|p| if p == number { range.clone() } else { 0..0 });
+        let last_record = meta.last_record().to_owned();
         let decoded = blocking(move || {
-            let mut records = Vec::new();
+            let mut records = Records { next: range.start, encoded: Vec::new(), erasures: erasures.iter().peekable() };
             for batch in &batches {
-                encode_rows(batch, &schema, range.start, &mut records)?;
+                records.add_rows(batch, &schema)?;
             }
+            let records = records.up_to(range.end)?;
             let last = records.last().map(|record| record_fingerprint(record));
             match last == Some(last_record) && records.len() as i64 == range.end - range.start {
                 true => Ok((range, records)),
@@ -105,24 +110,56 @@ pub(crate) fn mended(partition: usize, damage: &LogError, replaced: Result<(), L
     Ok(replaced?)
 }
 
-/// Adds the records of archived rows, which begin at offset `start`.
-fn encode_rows(batch: &RecordBatch, schema: &EventSchema, start: i64, records: &mut Vec<Vec<u8>>) -> Result<(), String> {
-    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("its file has no column {name}"));
-    let offsets = column(OFFSET)?.as_primitive_opt::<Int64Type>().ok_or("its offsets are no integers")?;
-    let hashes = column(CONTENT_HASH)?.as_primitive_opt::<Int64Type>().ok_or("its hashes are no integers")?;
-    let append_times = column("_append_time")?.as_primitive_opt::<TimestampMicrosecondType>().ok_or("its append times are none")?;
-    if column("amount")?.data_type() != &schema.amount.arrow() {
-        return Err("its amounts are of another type than events.amount".to_owned());
+/// Records as they come, in order of their offsets.
+struct Records<'a, I: Iterator<Item = &'a Erasure>> {
+    /// Offset of the next one.
+    next: i64,
+    encoded: Vec<Vec<u8>>,
+    /// Those that are no rows.
+    erasures: Peekable<I>,
+}
+
+impl<'a, I: Iterator<Item = &'a Erasure>> Records<'a, I> {
+    /// Fills up what lies between rows. The answer is all records so far.
+    fn up_to(mut self, end: i64) -> Result<Vec<Vec<u8>>, String> {
+        self.fill(end)?;
+        Ok(self.encoded)
     }
-    for row in 0..batch.num_rows() {
-        let due = start + records.len() as i64;
-        let event = event(batch, row)?;
-        if offsets.value(row) != due || record::content_hash(&event, schema) != hashes.value(row) {
-            return Err(format!("record {due} cannot be had from its columns as it was sent"));
+
+    fn fill(&mut self, end: i64) -> Result<(), String> {
+        while self.next < end {
+            let Some(erasure) = self.erasures.next_if(|erasure| erasure.offset == self.next) else {
+                return Err(format!("record {} is neither a row of it nor an erasure", self.next));
+            };
+            self.push(record::encode_erasure(&erasure.user_id, erasure.append_time_us));
         }
-        records.push(record::encode(&event, append_times.value(row), schema));
+        Ok(())
     }
-    Ok(())
+
+    fn push(&mut self, encoded: Vec<u8>) {
+        self.encoded.push(encoded);
+        self.next += 1;
+    }
+
+    /// Adds those of archived rows.
+    fn add_rows(&mut self, batch: &RecordBatch, schema: &EventSchema) -> Result<(), String> {
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("its file has no column {name}"));
+        let offsets = column(OFFSET)?.as_primitive_opt::<Int64Type>().ok_or("its offsets are no integers")?;
+        let hashes = column(CONTENT_HASH)?.as_primitive_opt::<Int64Type>().ok_or("its hashes are no integers")?;
+        let append_times = column("_append_time")?.as_primitive_opt::<TimestampMicrosecondType>().ok_or("its append times are none")?;
+        if column("amount")?.data_type() != &schema.amount.arrow() {
+            return Err("its amounts are of another type than events.amount".to_owned());
+        }
+        for row in 0..batch.num_rows() {
+            self.fill(offsets.value(row))?;
+            let (event, due) = (event(batch, row)?, self.next);
+            if offsets.value(row) != due || record::content_hash(&event, schema) != hashes.value(row) {
+                return Err(format!("record {due} cannot be had from its columns as it was sent"));
+            }
+            self.push(record::encode(&event, append_times.value(row), schema));
+        }
+        Ok(())
+    }
 }
 
 /// One archived row as an event: what is in no column of its own is in `_extra`.

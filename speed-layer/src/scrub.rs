@@ -97,7 +97,8 @@ impl Scrub {
             }
         }
         match list_segments(self.archive.store()).await {
-            Ok(listed) => pieces.extend(listed.into_iter().map(Piece::Archived)),
+            // What is in the cold store is read again when it is needed: every byte of history, each round, would be a bill.
+            Ok(listed) => pieces.extend(listed.into_iter().filter(|meta| !meta.is_cold()).map(Piece::Archived)),
             Err(e) if is_damage(&e) => error!(error = %e, "an archived segment is damaged"),
             Err(e) => warn!(error = %e, "the archived segments could not be listed"),
         }

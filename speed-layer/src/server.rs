@@ -102,6 +102,7 @@ fn rules() -> Rules {
             "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
                 (Some(&questions), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME)
             }
+            "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
             }

@@ -22,7 +22,7 @@ use views::event::MAX_EVENT_ID_BYTES;
 
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
-use crate::realtime::{Realtime, SliceRows, States};
+use crate::realtime::{ErasedUser, Export, Realtime, SliceRows, States};
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
@@ -147,9 +147,10 @@ impl RealtimeViewService for RealtimeAdapter {
         let (realtime, begin, by_slice) = (Arc::clone(&self.0), request.keys_begin, request.by_slice);
         let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
         // All keys of a view may begin so.
-        let States { states, heads, slices } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
+        let States { states, heads, slices, erased } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
         let slices = if by_slice { slices.iter().map(slice_rows).collect() } else { Vec::new() };
-        Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads), slices }))
+        let erased = erased.into_iter().map(erased_user).collect();
+        Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads), slices, erased }))
     }
 
     async fn export_states(&self, request: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
@@ -157,9 +158,29 @@ impl RealtimeViewService for RealtimeAdapter {
         let partition = usize::try_from(request.partition).map_err(|_| Status::invalid_argument("the partition is negative"))?;
         let realtime = Arc::clone(&self.0);
         let export = move || realtime.export(&request.fingerprint, &request.log_id, partition, request.start_offset..request.end_offset);
-        let parts = blocking(export).await.map_err(|e| status(&e))?;
-        let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into() }));
-        Ok(Response::new(Box::pin(futures::stream::iter(messages))))
+        let Export { parts, erased } = blocking(export).await.map_err(|e| status(&e))?;
+        let erased = erased.into_iter().map(erased_user).collect::<Vec<_>>();
+        // Also where there are no states.
+        let first = (!erased.is_empty()).then(|| Ok(pb::ExportStatesResponse { erased, ..Default::default() }));
+        let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into(), erased: Vec::new() }));
+        Ok(Response::new(Box::pin(futures::stream::iter(first.into_iter().chain(messages)))))
+    }
+
+    /// In a task of its own: a client that hangs up cannot stop it half way.
+    async fn erase_user(&self, request: Request<pb::EraseUserRequest>) -> Result<Response<pb::EraseUserResponse>, Status> {
+        let (realtime, user_id) = (Arc::clone(&self.0), request.into_inner().user_id);
+        let erase = tokio::spawn(async move { realtime.erase(user_id).await });
+        let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let erase_time = prost_types::Timestamp {
+            seconds: erased.append_time_us.div_euclid(1_000_000),
+            nanos: (erased.append_time_us.rem_euclid(1_000_000) * 1000) as i32,
+        };
+        Ok(Response::new(pb::EraseUserResponse {
+            log_id: self.0.log_id.to_string(),
+            partition: erased.partition.cast_signed(),
+            offset: erased.offset,
+            erase_time: Some(erase_time),
+        }))
     }
 }
 
@@ -201,6 +222,10 @@ fn offsets(of_partitions: &[i64]) -> Vec<pb::PartitionOffset> {
     numbered.map(|(partition, offset)| pb::PartitionOffset { partition: partition as i32, offset: *offset }).collect()
 }
 
+fn erased_user(erased: ErasedUser) -> pb::ErasedUser {
+    pb::ErasedUser { user_id: erased.user_id, partition: erased.partition as i32, offset: erased.offset }
+}
+
 fn slice_rows(slice: &SliceRows) -> pb::SliceRows {
     let (start_offset, end_offset) = (slice.offsets.start, slice.offsets.end);
     pb::SliceRows { partition: slice.partition as i32, start_offset, end_offset, row_count: slice.rows as i64 }
@@ -216,6 +241,7 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::Stopping | SpeedError::Ended { .. } => (Code::Unavailable, "STOPPING"),
         SpeedError::Log(_) | SpeedError::Record(_) => (Code::Internal, "LOG_FAILED"),
         SpeedError::Store(_) => (Code::Unavailable, "STORE_FAILED"),
+        SpeedError::ErasureNotStored { .. } => (Code::Unavailable, "ERASURE_NOT_STORED"),
         SpeedError::UnknownDefinition(_) => (Code::FailedPrecondition, "UNKNOWN_DEFINITION"),
         SpeedError::BoundaryRetired { .. } => (Code::FailedPrecondition, "BOUNDARY_RETIRED"),
         SpeedError::WrongLog { .. }

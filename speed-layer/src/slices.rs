@@ -4,12 +4,18 @@
 //! a restart too. In a slice the states lie in a few sorted runs; a new run is merged with the one before it while that is
 //! not much larger, so that there are about log2(rows) runs and each row is merged about as often. Runs never change:
 //! readers keep theirs while a merged one takes their place.
+//!
+//! A view by user has nothing of a user from below their erasure, in no slice, and knows who was erased since its oldest boundary: of
+//! those the batch half does not count either (decision 0012). In other views a user's rows cannot be told from others'; there the
+//! next run leaves them out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use views::key::first_part;
 use views::{Definition, FoldError, fold};
 
 /// The newest slice, one step on: how many of its runs stay, and the run behind them.
@@ -32,7 +38,14 @@ pub(crate) struct NoSuchEdge {
 pub(crate) struct Slices {
     definition: Arc<Definition>,
     slices: VecDeque<Slice>,
+    erased: Arc<Erased>,
 }
+
+/// Users who were erased, each with the offset of the newest erasure; in views by user alone.
+pub(crate) type Erased = BTreeMap<String, i64>;
+
+/// What slices become without a user: for each that had something of them, where it starts and the runs that stay.
+pub(crate) type Without = Vec<(i64, Vec<Arc<RecordBatch>>)>;
 
 /// The states of one segment.
 #[derive(Clone, Debug)]
@@ -46,7 +59,7 @@ pub(crate) struct Slice {
 impl Slices {
     /// No slice yet; [`Slices::cut`] makes the first.
     pub(crate) fn new(definition: Arc<Definition>) -> Self {
-        Self { definition, slices: VecDeque::new() }
+        Self { definition, slices: VecDeque::new(), erased: Arc::default() }
     }
 
     pub(crate) fn definition(&self) -> &Arc<Definition> {
@@ -98,6 +111,42 @@ impl Slices {
         Ok(())
     }
 
+    /// What the slices become without the rows of a user. Changes nothing, for it may take a while.
+    pub(crate) fn without(&self, user_id: &str) -> Without {
+        if !self.definition.is_by_user() {
+            return Vec::new();
+        }
+        let changed = |slice: &Slice| {
+            let has_some = slice.runs.iter().any(|run| !range_of(run, user_id, |key| first_part(key) == user_id).is_empty());
+            has_some.then(|| (slice.start, slice.runs.iter().filter_map(|run| without(run, user_id)).collect()))
+        };
+        self.slices.iter().filter_map(changed).collect()
+    }
+
+    /// Takes over what [`Slices::without`] made; nothing was added in between. The erasure has the offset `offset`.
+    pub(crate) fn erase(&mut self, user_id: &str, offset: i64, without: Without) {
+        if self.definition.is_by_user() {
+            Arc::make_mut(&mut self.erased).insert(user_id.to_owned(), offset);
+        }
+        for (start, runs) in without {
+            // It may have been retired.
+            if let Ok(found) = self.index(start) {
+                self.slices[found].runs = runs;
+            }
+        }
+    }
+
+    /// Both at once.
+    pub(crate) fn erase_now(&mut self, user_id: &str, offset: i64) {
+        let without = self.without(user_id);
+        self.erase(user_id, offset, without);
+    }
+
+    /// Who was erased from the oldest slice on.
+    pub(crate) fn erased(&self) -> &Arc<Erased> {
+        &self.erased
+    }
+
     /// All slices from `start` to `end`, both of which must be edges; no end means the head.
     pub(crate) fn between(&self, start: i64, end: Option<i64>) -> Result<Vec<Slice>, NoSuchEdge> {
         let range = self.index(start)?..end.map_or(Ok(self.slices.len()), |end| self.index(end))?;
@@ -119,6 +168,10 @@ impl Slices {
         while self.slices.len() > 1 && self.slices[1].start <= boundary {
             self.slices.pop_front();
         }
+        let oldest = self.slices.front().map_or(boundary, |slice| slice.start);
+        if self.erased.values().any(|erased| *erased < oldest) {
+            Arc::make_mut(&mut self.erased).retain(|_, erased| *erased >= oldest);
+        }
     }
 
     /// Rows of states and bytes held.
@@ -130,6 +183,24 @@ impl Slices {
 
 /// The rows of `key` in a run, which is sorted by key; of all keys that begin with it, if `begin` is set.
 pub(crate) fn rows_of(run: &RecordBatch, key: &str, begin: bool) -> RecordBatch {
+    let range = range_of(run, key, |k| begin && k.starts_with(key));
+    run.slice(range.start, range.len())
+}
+
+/// A run without the rows of a user; `None` if nothing stays.
+fn without(run: &Arc<RecordBatch>, user_id: &str) -> Option<Arc<RecordBatch>> {
+    let Range { start, end } = range_of(run, user_id, |key| first_part(key) == user_id);
+    if start == end {
+        return Some(Arc::clone(run));
+    }
+    // Copied, so that what goes does not stay in memory.
+    let (before, after) = (run.slice(0, start), run.slice(end, run.num_rows() - end));
+    let rest = concat_batches(run.schema_ref(), [&before, &after]).expect("both are parts of one run");
+    (rest.num_rows() > 0).then(|| Arc::new(rest))
+}
+
+/// Where `key` stands in a run, which is sorted by key, with those behind it that belong to it.
+fn range_of(run: &RecordBatch, key: &str, belongs: impl Fn(&str) -> bool) -> Range<usize> {
     let keys = run.column(0).as_string::<i32>();
     let first_where = |past: &dyn Fn(&str) -> bool| -> usize {
         let Range { mut start, mut end } = 0..keys.len();
@@ -140,8 +211,8 @@ pub(crate) fn rows_of(run: &RecordBatch, key: &str, begin: bool) -> RecordBatch 
         start
     };
     let start = first_where(&|k| k >= key);
-    let end = first_where(&|k| k > key && !(begin && k.starts_with(key)));
-    run.slice(start, end - start)
+    let end = first_where(&|k| k > key && !belongs(k));
+    start..end
 }
 
 #[cfg(test)]
@@ -198,6 +269,42 @@ mod tests {
         let slices = filled(&[0], 1000);
         assert!(slices.runs(0, None).unwrap().len() <= 10);
         assert!(slices.rows() <= 21);
+    }
+
+    /// Proves that an erased user is in no slice any more, whatever else begins like them, that what they do afterwards is, and that
+    /// erasures are forgotten with the slices that they lie in.
+    #[test]
+    fn erases() {
+        let mut slices = filled(&[0, 50, 80], 100);
+        slices.erase_now("user-", 98);
+        slices.erase_now("user-1", 99);
+        assert_eq!((count(&slices, "user-1", 0, None), count(&slices, "user-0", 0, None)), (0, 15));
+        let definition = Arc::clone(slices.definition());
+        slices.push(states(&definition, "user-1", 100)).unwrap();
+        assert_eq!(count(&slices, "user-1", 0, None), 1);
+        slices.erase_now("user-2", 101);
+        slices.cut(102);
+        slices.retire_below(100);
+        assert_eq!(slices.erased().keys().collect::<Vec<_>>(), ["user-", "user-1", "user-2"]);
+        slices.retire_below(102);
+        assert!(slices.erased().is_empty());
+    }
+
+    /// Proves that rows of a longer key go with their user, and that a view without users keeps what it has.
+    #[test]
+    fn erases_by_longer_keys() {
+        for (sql, left) in [("SELECT user_id, event_type", 1), ("SELECT event_type", 2)] {
+            let group = sql.trim_start_matches("SELECT ");
+            let sql = format!("{sql}, count(*) AS event_count FROM events GROUP BY {group}");
+            let definition = Arc::new(Definition::parse(&sql, &EventSchema::default()).unwrap());
+            let mut slices = Slices::new(Arc::clone(&definition));
+            slices.cut(0);
+            slices.push(states(&definition, "user-1", 0)).unwrap();
+            slices.cut(1);
+            slices.push(states(&definition, "user-10", 1)).unwrap();
+            slices.erase_now("user-1", 2);
+            assert_eq!((slices.rows(), slices.erased().len()), (left, left % 2), "{sql}");
+        }
     }
 
     /// Proves that retiring drops what is below the boundary, refuses it afterwards, and keeps the rest.

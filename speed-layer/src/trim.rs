@@ -1,8 +1,8 @@
 //! Letting go of the log, from its old end.
 //!
 //! *Consistency.* A segment goes when nobody needs it here any more: it lies below the boundaries of all kept versions, below the
-//! dedup window, and its Parquet file was read again right before and is, byte by byte, what its seal says, which names this log
-//! and the segment's last record. Before the first version is superseded nothing goes, for version 0 begins at offset 0.
+//! dedup window, and the Parquet file that has its events was read again right before and is, byte by byte, what its seal or the layout
+//! says, which names this log and the segment's last record. Before the first version is superseded nothing goes, for version 0 begins at offset 0.
 //!
 //! *What a crash leaves behind.* The log with some more of its old segments.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use storage::log::LogReader;
 use storage::machine::blocking;
-use storage::master::{SegmentMeta, confirm_seal, list_segments, record_fingerprint, verify_segment};
+use storage::master::{SegmentMeta, confirm_seal, list_segments, record_fingerprint, segment_of, verify_segment};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -97,20 +97,20 @@ impl Archive {
     pub(crate) async fn verify(&self, partition: &Partition, segment: &Range<i64>, listed: &[SegmentMeta]) -> Result<(), SpeedError> {
         self.check_epoch().await?;
         let (number, log) = (partition.number as i32, partition.log.clone());
-        let archived = listed.iter().find(|meta| meta.path.partition as usize == partition.number && meta.path.range() == *segment);
-        let Some(archived) = archived else {
+        let Some(archived) = segment_of(listed, partition.number as u32, segment) else {
             return Err(SpeedError::NotArchived { partition: number, start: segment.start, end: segment.end });
         };
-        let seal = archived.seal.clone();
-        let same_log = seal.log_id == self.log_id() && seal.rows == segment.end - segment.start;
+        // Erasures are no rows, and what was erased is in no rewritten file any more.
+        let same_log = archived.seal.log_id == self.log_id() && archived.rows() <= segment.end - segment.start;
         let last = segment.end - 1;
         let here = blocking(move || fingerprint_at(&log, last)).await?;
-        if !same_log || here != seal.last_record {
-            let made = format!("{} of log {}", archived.path.path(), seal.log_id);
-            return Err(SpeedError::OtherRecord { made, partition: number, offset: last, stored: seal.last_record, here });
+        let stored = archived.last_record().to_owned();
+        if !same_log || here != stored {
+            let made = format!("{} of log {}", archived.file(), archived.seal.log_id);
+            return Err(SpeedError::OtherRecord { made, partition: number, offset: last, stored, here });
         }
-        verify_segment(self.store(), archived).await?;
-        Ok(confirm_seal(self.store(), archived).await?)
+        verify_segment(self.store(), &archived).await?;
+        Ok(confirm_seal(self.store(), &archived).await?)
     }
 }
 

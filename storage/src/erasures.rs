@@ -6,7 +6,10 @@
 //! # Layout
 //! `master/erasures/p<partition>-<offset>.json`, put if absent once the record is durable in the log. It never changes.
 
-use std::collections::BTreeMap;
+/// How far they are carried out.
+mod receipt;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -16,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::paths::{ErasurePath, erasures_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{PutOutcome, Store, StoreError};
+
+pub use receipt::Receipt;
 
 /// The format that this program writes, and the newest it reads.
 const FORMAT_VERSION: u32 = 1;
@@ -78,8 +83,18 @@ impl Erasures {
     /// # Errors
     /// What the store says, and a damaged erasure, by name.
     pub async fn list(store: &Store) -> Result<Self, StoreError> {
+        Self::default().with_newer(store).await
+    }
+
+    /// These, and those that are in the store by now. One that is known is not read again, for it never changes.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn with_newer(&self, store: &Store) -> Result<Self, StoreError> {
         let listed = store.list(&erasures_folder()).await?;
-        let paths: Vec<_> = listed.iter().filter_map(|object| ErasurePath::parse(&object.location).ok()).collect();
+        let known: BTreeSet<_> = self.all.iter().map(Erasure::path).collect();
+        let paths = listed.iter().filter_map(|object| ErasurePath::parse(&object.location).ok());
+        let paths: Vec<_> = paths.filter(|path| !known.contains(path)).collect();
         let read = |path: ErasurePath| async move {
             let place = path.path();
             let found: Erasure = json::decode(&place, &store.get(&place).await?, FORMATS)?;
@@ -88,7 +103,8 @@ impl Erasures {
                 false => Err(StoreError::corrupt(&place, format!("it says it is {}", found.path().path()))),
             }
         };
-        Ok(stream::iter(paths).map(read).buffered(READS).try_collect::<Vec<_>>().await?.into_iter().collect())
+        let newer: Vec<_> = stream::iter(paths).map(read).buffered(READS).try_collect().await?;
+        Ok(self.all.iter().cloned().chain(newer).collect())
     }
 
     /// Those whose records lie in `range(partition)`.
@@ -124,6 +140,14 @@ impl Erasures {
     /// In order of partition and offset.
     pub fn iter(&self) -> impl Iterator<Item = &Erasure> {
         self.all.iter()
+    }
+
+    /// Whether a row of the user that was refused at that time, microseconds since 1970, is gone: it has no offset to go by.
+    #[must_use]
+    pub fn hides_refused(&self, user_id: &str, received_time_us: i64) -> bool {
+        // A few erasures, and fewer of a user.
+        self.newest.contains_key(user_id)
+            && self.all.iter().any(|erasure| erasure.user_id == user_id && received_time_us <= erasure.append_time_us)
     }
 
     /// Nobody is erased.
@@ -180,6 +204,9 @@ mod tests {
         }
         let below = erasures.below(&[9, 3]);
         assert_eq!((below.of_user("a"), below.of_user("b")), (Some(4), Some(2)));
+        put(&store, &erasure(1, 7, "c")).await.unwrap();
+        let newer = erasures.with_newer(&store).await.unwrap();
+        assert_eq!((newer.of_user("c"), newer.of_user("a"), newer.iter().count()), (Some(7), Some(9), 4));
         let from = erasures.from(&[9, 3]);
         assert_eq!((from.of_user("a"), from.of_user("b")), (Some(9), None));
     }

@@ -80,7 +80,13 @@ pub async fn list(store: &Store) -> Result<Vec<IdentitiesMeta>, StoreError> {
     let mut found = Vec::new();
     for object in store.list(&identities_folder()).await? {
         if let Ok(path) = IdentitiesPath::parse_seal(&object.location) {
-            let file = read_seal(&object.location, &store.get(&object.location).await?, &path.path())?;
+            let bytes = match store.get(&object.location).await {
+                Ok(bytes) => bytes,
+                // Removed since: it is made again.
+                Err(StoreError::NotFound { .. }) => continue,
+                Err(e) => return Err(e),
+            };
+            let file = read_seal(&object.location, &bytes, &path.path())?;
             found.push(IdentitiesMeta { path, file, written: object.last_modified });
         }
     }
@@ -205,6 +211,39 @@ pub async fn remove_covered(store: &Store, before: SystemTime) -> Result<usize, 
         store.delete(&seal).await?;
         store.delete(&file).await?;
         removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Makes the index be none, so that it is made again: what was erased is in it. The files stay until [`remove_unsealed`], for whoever
+/// opened them before.
+///
+/// # Errors
+/// What the store says.
+pub async fn forget(store: &Store) -> Result<(), StoreError> {
+    for object in store.list(&identities_folder()).await? {
+        if IdentitiesPath::parse_seal(&object.location).is_ok() || ImportIdentitiesPath::parse_seal(&object.location).is_ok() {
+            store.delete(&object.location).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes files that have no seal and were written before `before`. The answer is how many.
+///
+/// # Errors
+/// What the store says.
+pub async fn remove_unsealed(store: &Store, before: SystemTime) -> Result<usize, StoreError> {
+    let before = DateTime::<Utc>::from(before);
+    let objects = store.list(&identities_folder()).await?;
+    let seal_of = |path: &ObjectPath| path.as_ref().strip_suffix(".parquet").map(|name| ObjectPath::from(format!("{name}.seal.json")));
+    let mut removed = 0;
+    for object in objects.iter().filter(|object| object.last_modified < before) {
+        let Some(seal) = seal_of(&object.location) else { continue };
+        if !objects.iter().any(|other| other.location == seal) {
+            store.delete(&object.location).await?;
+            removed += 1;
+        }
     }
     Ok(removed)
 }

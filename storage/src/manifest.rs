@@ -1,8 +1,8 @@
 //! Manifests: the small files that make versions of a batch view exist.
 //!
 //! # Layout
-//! `views/<view>/manifests/<version, 20 digits>.json`, versions from 1 without holes; beside them the definitions by
-//! fingerprint ([`definitions`]). A manifest names its version's files, their checksums and the boundary.
+//! `views/<view>/manifests/<version, 20 digits>.json`, versions from 1, without holes but for those that have expired ([`expired`]);
+//! beside them the definitions by fingerprint ([`definitions`]). A manifest names its version's files, their checksums and the boundary.
 //!
 //! # Consistency
 //! Creating the next-numbered manifest is the commit: put-if-absent has one winner. A manifest never changes, and ends with its
@@ -13,6 +13,7 @@
 //! outcome is *unknown* and nothing may be deleted.
 
 pub mod definitions;
+pub mod expired;
 #[cfg(test)]
 mod tests;
 

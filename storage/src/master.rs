@@ -3,7 +3,8 @@
 //! # Layout
 //! `master/events/ingest_date=<day>/p<partition>-<start>-<end>.parquet`, zstd; the offsets are half-open and in the name
 //! ([`crate::paths::SegmentPath`]). What columns a segment has is the caller's business. Beside each its [`Seal`], and in
-//! `master/epochs` who may write ([`claim_epoch`]).
+//! `master/epochs` who may write ([`claim_epoch`]). Older segments may lie in other files, or in the cold store: the newest [`Layout`]
+//! says where ([`mod@layout`]).
 //!
 //! # Consistency
 //! A segment is written once, then sealed once. Writing it again gives the same bytes and changes nothing; the same name with
@@ -17,7 +18,11 @@
 //! trimmed.
 
 mod epoch;
+pub mod layout;
+mod places;
+mod rewrite;
 mod seal;
+mod segment;
 #[cfg(test)]
 mod tests;
 
@@ -39,10 +44,14 @@ use views::schema::{CONTENT_HASH, OFFSET, PARTITION};
 
 use crate::machine::blocking;
 use crate::paths::{SegmentPath, events_folder};
-use crate::store::{ObjectReader, PutOutcome, Store, StoreError};
+use crate::store::{ObjectMeta, ObjectReader, PutOutcome, Store, StoreError};
 
 pub use epoch::{claim_epoch, epoch_after, newest_epoch};
+pub use layout::Layout;
+pub use places::Places;
+pub use rewrite::{copy_to_cold, hidden_rows, rewrite, rewrite_import};
 pub use seal::{Origin, Seal, record_fingerprint};
+pub use segment::{SegmentMeta, segment_ending, segment_from, segment_of};
 
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;
@@ -51,15 +60,6 @@ pub(crate) const CREATED_BY: &str = "merganser";
 
 /// Segments whose seals are read at a time.
 const SEAL_READS: usize = 16;
-
-/// An archived segment. Ordered by partition, then by offset.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SegmentMeta {
-    /// Partition and offsets.
-    pub path: SegmentPath,
-    /// What the file is.
-    pub seal: Seal,
-}
 
 /// Writes one segment, durably, reads it back, and seals it. Repeating the call is harmless.
 ///
@@ -147,17 +147,35 @@ fn decode(bytes: Bytes) -> Result<RecordBatch, ParquetError> {
     Ok(concat_batches(&schema, &batches)?)
 }
 
-/// Every archived segment in the store, sorted by partition and offset. A Parquet file without a seal is not archived; one that
-/// its seal misses is listed, and found missing by whoever reads it. Objects of other names are not looked at: where one should
-/// have been a seal, [`chain`] finds the gap.
+/// Every archived segment in the store, sorted by partition and offset, wherever the newest [`Layout`] says that it lies. A Parquet
+/// file without a seal is not archived; one that its seal misses is listed, and found missing by whoever reads it. Objects of other
+/// names are not looked at: where one should have been a seal, [`chain`] finds the gap.
 ///
 /// # Errors
-/// What the store says, and a damaged seal, by name.
+/// What the store says, and a damaged seal or layout, by name.
 pub async fn list_segments(store: &Store) -> Result<Vec<SegmentMeta>, StoreError> {
+    // In this order: what goes from the folder meanwhile went on the strength of a layout that was there before.
     let listed = store.list(&events_folder()).await?;
-    let sealed: Vec<_> = listed.iter().filter_map(|m| SegmentPath::parse_seal(&m.location).ok()).collect();
-    let read = |path: SegmentPath| async move { Ok(SegmentMeta { seal: Seal::read(store, &path).await?, path }) };
+    let layout = Layout::newest(store).await?;
+    segments_in(store, &layout, &listed).await
+}
+
+/// [`list_segments`] as `layout` says, which is the newest.
+///
+/// # Errors
+/// As [`list_segments`].
+pub async fn list_segments_in(store: &Store, layout: &Layout) -> Result<Vec<SegmentMeta>, StoreError> {
+    let listed = store.list(&events_folder()).await?;
+    segments_in(store, layout, &listed).await
+}
+
+async fn segments_in(store: &Store, layout: &Layout, listed: &[ObjectMeta]) -> Result<Vec<SegmentMeta>, StoreError> {
+    let ranges = layout.ranges();
+    let sealed: Vec<_> =
+        listed.iter().filter_map(|m| SegmentPath::parse_seal(&m.location).ok()).filter(|p| !layout::is_covered(&ranges, p)).collect();
+    let read = |path: SegmentPath| async move { Ok(SegmentMeta::archived(path.clone(), Seal::read(store, &path).await?)) };
     let mut segments: Vec<_> = stream::iter(sealed).map(read).buffered(SEAL_READS).try_collect().await?;
+    segments.extend(layout.metas()?);
     segments.sort();
     Ok(segments)
 }
@@ -174,9 +192,18 @@ pub async fn segment_sizes(store: &Store) -> Result<Vec<(SegmentPath, u64)>, Sto
 /// Reads every byte of a segment and compares it with the seal.
 ///
 /// # Errors
-/// Naming the file: [`StoreError::NotFound`], [`StoreError::Corrupt`] if its length is another, [`StoreError::Checksum`].
+/// Naming the file: [`StoreError::NotFound`], [`StoreError::Corrupt`] if its length is another, [`StoreError::Checksum`];
+/// [`StoreError::NoCold`] and [`StoreError::ColdEmpty`] if it is in a cold store that is not there.
 pub async fn verify_segment(store: &Store, segment: &SegmentMeta) -> Result<(), StoreError> {
-    verify_object(store, &segment.path.path(), segment.seal.bytes, &segment.seal.blake3).await
+    let place = segment.store(store)?;
+    match verify_object(place, &segment.file(), segment.seal.bytes, &segment.seal.blake3).await {
+        // A folder where nothing is mounted looks like one where nothing is.
+        Err(StoreError::NotFound { path }) if segment.is_cold() => match owner(place).await? {
+            Some(_) => Err(StoreError::NotFound { path }),
+            None => Err(StoreError::ColdEmpty { path }),
+        },
+        verified => verified,
+    }
 }
 
 /// Reads every byte of an object and compares it with what was written down of it.
@@ -191,12 +218,15 @@ pub(crate) async fn verify_object(store: &Store, path: &ObjectPath, bytes: i64, 
     }
 }
 
-/// Makes sure that a segment's seal, which was listed, survives power loss: a server that died in the middle of sealing may have
-/// left a name that is in no folder on the disk yet. The Parquet file was durable before its seal was written.
+/// Makes sure that a segment's seal, or the layout that names its file, survives power loss: a server that died in the middle of
+/// sealing may have left a name that is in no folder on the disk yet. The Parquet file was durable before.
 ///
 /// # Errors
 /// What the store says; [`StoreError::Conflict`] if another seal is there by now.
 pub async fn confirm_seal(store: &Store, segment: &SegmentMeta) -> Result<(), StoreError> {
+    if segment.placed.is_some() {
+        return Layout::newest(store).await?.confirm(store).await;
+    }
     segment.seal.put(store, &segment.path.seal_path()).await
 }
 
@@ -208,30 +238,35 @@ pub fn archived_edge(segments: &[SegmentMeta], partition: u32) -> i64 {
     ranges.iter().fold(0, |edge, range| if range.start == edge { range.end } else { edge })
 }
 
-/// The segments that together hold exactly the events `range` of `partition`, in order; none if the range is empty.
+/// The segments that together hold exactly the events `range` of `partition`, in order; none if the range is empty. Of a file that was
+/// written in the place of several segments only the parts inside are meant.
 ///
 /// # Errors
 /// [`StoreError::Gap`] or [`StoreError::Overlap`], naming both neighbours. A segment that reaches over an edge of the range
 /// overlaps what lies beyond.
 pub fn chain(segments: &[SegmentMeta], partition: u32, range: Range<i64>) -> Result<Vec<SegmentMeta>, StoreError> {
+    if range.is_empty() {
+        return Ok(Vec::new());
+    }
     let touches = |s: &&SegmentMeta| s.path.partition == partition && s.path.start < range.end && range.start < s.path.end;
-    let mut links: Vec<SegmentMeta> = segments.iter().filter(touches).cloned().collect();
+    let inside = |s: &SegmentMeta| s.clip(&(s.path.start.max(range.start)..s.path.end.min(range.end))).unwrap_or_else(|| s.clone());
+    let mut links: Vec<SegmentMeta> = segments.iter().filter(touches).map(inside).collect();
     links.sort();
 
-    let name = |link: Option<&SegmentMeta>| link.map_or_else(|| "none".to_owned(), |s| s.path.path().to_string());
+    let name = |link: Option<&SegmentMeta>| link.map_or_else(|| "none".to_owned(), |s| s.file().to_string());
     let gap = |start, end, before, after| StoreError::Gap { partition, start, end, before: name(before), after: name(after) };
     let edge = || format!("the range [{}, {}) of partition {partition} that was asked for", range.start, range.end);
     let mut covered = range.start;
     let mut before: Option<&SegmentMeta> = None;
     for link in &links {
-        if link.path.start > covered {
-            return Err(gap(covered, link.path.start, before, Some(link)));
+        if link.range().start > covered {
+            return Err(gap(covered, link.range().start, before, Some(link)));
         }
-        if link.path.start < covered {
+        if link.range().start < covered {
             let first = before.map_or_else(edge, |b| name(Some(b)));
             return Err(StoreError::Overlap { first, second: name(Some(link)) });
         }
-        covered = link.path.end;
+        covered = link.range().end;
         before = Some(link);
     }
     if covered < range.end {
@@ -253,7 +288,17 @@ pub async fn read_segment(
     segment: &SegmentMeta,
     columns: Option<&[String]>,
 ) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
-    read_rows(store, segment.path.path(), segment.seal.bytes, columns).await
+    read_some_rows(segment.store(store)?, segment.file(), segment.seal.bytes, columns, segment.rows_of_file()).await
+}
+
+/// The columns of a segment's file.
+///
+/// # Errors
+/// As [`read_segment`].
+pub async fn parquet_schema(store: &Store, segment: &SegmentMeta) -> Result<SchemaRef, StoreError> {
+    let reader = ObjectReader::new(segment.store(store)?, segment.file(), segment.seal.bytes as u64);
+    let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
+    Ok(SchemaRef::clone(opened.map_err(|e| StoreError::parquet(&segment.file(), e))?.schema()))
 }
 
 /// The rows of a Parquet object of `bytes` bytes in their order; see [`read_segment`].
@@ -263,6 +308,17 @@ pub(crate) async fn read_rows(
     bytes: i64,
     columns: Option<&[String]>,
 ) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
+    read_some_rows(store, path, bytes, columns, None).await
+}
+
+/// [`read_rows`], of which only those of these numbers, counted from 0.
+async fn read_some_rows(
+    store: &Store,
+    path: ObjectPath,
+    bytes: i64,
+    columns: Option<&[String]>,
+    wanted: Option<Range<i64>>,
+) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
     let reader = ObjectReader::new(store, path.clone(), bytes as u64);
     let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
     let mut builder = opened.map_err(|e| StoreError::parquet(&path, e))?;
@@ -270,6 +326,21 @@ pub(crate) async fn read_rows(
         let wanted = builder.schema().fields().iter().enumerate().filter(|(_, f)| columns.contains(f.name()));
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.map(|(i, _)| i));
         builder = builder.with_projection(mask);
+    }
+    if let Some(wanted) = wanted {
+        let mut start = 0;
+        let mut groups = Vec::new();
+        let mut before = 0;
+        for (group, rows) in builder.metadata().row_groups().iter().map(|group| group.num_rows()).enumerate() {
+            if start + rows <= wanted.start {
+                before += rows;
+            } else if start < wanted.end {
+                groups.push(group);
+            }
+            start += rows;
+        }
+        let count = |rows: i64| usize::try_from(rows).unwrap_or(0);
+        builder = builder.with_row_groups(groups).with_offset(count(wanted.start - before)).with_limit(count(wanted.end - wanted.start));
     }
     let stream = builder.with_batch_size(READ_BATCH_ROWS).build().map_err(|e| StoreError::parquet(&path, e))?;
     Ok(stream.map_err(move |e| StoreError::parquet(&path, e)).boxed())

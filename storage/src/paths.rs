@@ -3,16 +3,21 @@
 //! ```text
 //! master/events/ingest_date=2026-11-21/p0000-00000000000000000000-00000000000000100000.parquet   SegmentPath
 //! master/events/ingest_date=2026-11-21/p0000-….seal.json                                         SegmentPath, its seal
+//! master/events/ingest_date=2026-11-21/p0000-<start>-<end>-<layout>-<run id>.parquet             RewrittenPath
+//! master/layout/00000000000000000003.json                                                        LayoutPath
 //! master/epochs/00000000000000000007.json                                                        EpochPath
 //! master/identities/p0000-00000000000000000000-00000000000000100000.parquet                      IdentitiesPath
 //! master/identities/p0000-imports-<set>.parquet                                                  ImportIdentitiesPath
 //! master/identities/p0000-….seal.json                                                            their seals
 //! master/erasures/p0000-00000000000000000123.json                                                ErasurePath
 //! master/imports/00000000000000000003/{claim.json, p0000.parquet, import.json}                   ImportPath
+//! master/imports/00000000000000000003/p0000-<layout>-<run id>.parquet                            RewrittenImportPath
 //! dead-letter/import-00000000000000000003.jsonl                                                  ImportPath
 //! views/<view>/manifests/00000000000000000042.json                                               ManifestPath
 //! views/<view>/v42-<run id>/part-00000.parquet                                                   ViewFilePath
 //! views/<view>/definitions/<fingerprint>.json                                                    DefinitionPath
+//! views/<view>/expired/00000000000000000041.json                                                 ExpiredPath
+//! receipts/p0001-00000000000000000042.json                                                       ErasurePath::receipt
 //! runs/<view>/<run id>.json                                                                      RunPath
 //! runs/<view>/lease/00000000000000000003.json                                                    LeasePath
 //! ```
@@ -34,6 +39,7 @@ mod erasures;
 mod identities;
 mod imports;
 mod numbered;
+mod rewritten;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +47,7 @@ pub use erasures::{ErasurePath, erasures_folder};
 pub use identities::{IdentitiesPath, ImportIdentitiesPath, identities_folder};
 pub use imports::{ImportObject, ImportPath, imports_folder};
 pub use numbered::{EpochPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
+pub use rewritten::{ExpiredPath, LayoutPath, RewrittenImportPath, RewrittenPath, expired_folder, layouts_folder};
 
 /// The folder of all segments.
 #[must_use]
@@ -70,6 +77,12 @@ pub fn views_folder() -> ObjectPath {
 #[must_use]
 pub fn view_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("views/{view}"))
+}
+
+/// The folder of the reports of a view's runs, and of its lease.
+#[must_use]
+pub fn runs_folder(view: &ViewName) -> ObjectPath {
+    ObjectPath::from(format!("runs/{view}"))
 }
 
 /// The folder of one version's files.
@@ -141,6 +154,12 @@ impl ViewName {
     #[must_use]
     pub fn user_stats() -> Self {
         Self("user_stats".to_owned())
+    }
+
+    /// Under which the lease of whoever rewrites the master dataset is. No view can have the name.
+    #[must_use]
+    pub fn master_dataset() -> Self {
+        Self("_master".to_owned())
     }
 }
 

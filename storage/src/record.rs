@@ -1,6 +1,8 @@
-//! One event as a log record: protobuf, so that fields can be added and old records still read.
+//! What is in the log: events, and erasures of users.
 //!
-//! Amounts are decimal text and attributes are text as sent, so a record outlives a change of the schema.
+//! An event is protobuf, so that fields can be added and old records still read. Amounts are decimal text and attributes are text as
+//! sent, so a record outlives a change of the schema. Anything else begins with a zero, which no protobuf message does, and its kind:
+//! a release that knows events only says that it cannot be read (decision 0012).
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,23 @@ use twox_hash::XxHash3_64;
 use views::columns::Position;
 use views::{Event, EventSchema, decimal};
 
-/// The record. Field numbers are for ever.
+use crate::erasures::Erasure;
+
+/// What a record begins with that is no event; its kind follows.
+const NO_EVENT: u8 = 0;
+/// The kind of an erasure.
+const ERASURE: u8 = 1;
+
+/// One record of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A fact, and where it stands.
+    Event(Event, Position),
+    /// Everything of a user that lies below it is gone.
+    Erasure(Erasure),
+}
+
+/// The record of an event. Field numbers are for ever.
 #[derive(Clone, PartialEq, Message)]
 struct EventRecord {
     #[prost(string, tag = "1")]
@@ -29,6 +47,15 @@ struct EventRecord {
     append_time_us: i64,
 }
 
+/// The record of an erasure, behind its kind. Field numbers are for ever.
+#[derive(Clone, PartialEq, Message)]
+struct ErasureRecord {
+    #[prost(string, tag = "1")]
+    user_id: String,
+    #[prost(sint64, tag = "2")]
+    append_time_us: i64,
+}
+
 /// A record that is not one, or that no longer fits the schema.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -42,6 +69,16 @@ pub enum RecordError {
         /// What is wrong with the bytes.
         #[source]
         source: prost::DecodeError,
+    },
+    /// It is neither an event nor an erasure.
+    #[error("record {offset} of partition {partition} is of kind {kind}, which this release does not know; a newer one wrote it")]
+    Kind {
+        /// Log partition.
+        partition: i32,
+        /// Offset in it.
+        offset: i64,
+        /// Its second byte.
+        kind: u8,
     },
     /// The amount does not fit the schema's type, which must have been narrowed since.
     #[error(
@@ -63,7 +100,7 @@ pub fn content_hash(event: &Event, schema: &EventSchema) -> i64 {
     XxHash3_64::oneshot(&encode(event, 0, schema)).cast_signed()
 }
 
-/// The bytes of a record.
+/// The bytes of an event's record.
 #[must_use]
 pub fn encode(event: &Event, append_time_us: i64, schema: &EventSchema) -> Vec<u8> {
     let scale = schema.amount_type().scale as i8;
@@ -79,11 +116,35 @@ pub fn encode(event: &Event, append_time_us: i64, schema: &EventSchema) -> Vec<u
     .encode_to_vec()
 }
 
-/// The event of a record, and its position.
+/// The bytes of an erasure's record.
+#[must_use]
+pub fn encode_erasure(user_id: &str, append_time_us: i64) -> Vec<u8> {
+    let record = ErasureRecord { user_id: user_id.to_owned(), append_time_us };
+    [&[NO_EVENT, ERASURE], record.encode_to_vec().as_slice()].concat()
+}
+
+/// Whether a record is an event, by its first byte.
+#[must_use]
+pub fn is_event(payload: &[u8]) -> bool {
+    payload.first() != Some(&NO_EVENT)
+}
+
+/// What a record says.
 ///
 /// # Errors
-/// The bytes are no record, or the schema no longer holds its amount.
-pub fn decode(payload: &[u8], partition: i32, offset: i64, schema: &EventSchema) -> Result<(Event, Position), RecordError> {
+/// The bytes are no record, or one of a kind that is not known here, or the schema no longer holds an event's amount.
+pub fn decode(payload: &[u8], partition: i32, offset: i64, schema: &EventSchema) -> Result<Record, RecordError> {
+    match payload {
+        [NO_EVENT, ERASURE, rest @ ..] => {
+            let record = ErasureRecord::decode(rest).map_err(|source| RecordError::Decode { partition, offset, source })?;
+            Ok(Record::Erasure(Erasure::new(partition.cast_unsigned(), offset, record.user_id, record.append_time_us)))
+        }
+        [NO_EVENT, kind, ..] => Err(RecordError::Kind { partition, offset, kind: *kind }),
+        _ => decode_event(payload, partition, offset, schema).map(|(event, position)| Record::Event(event, position)),
+    }
+}
+
+fn decode_event(payload: &[u8], partition: i32, offset: i64, schema: &EventSchema) -> Result<(Event, Position), RecordError> {
     let record = EventRecord::decode(payload).map_err(|source| RecordError::Decode { partition, offset, source })?;
     let amount = match record.amount.as_str() {
         "" => None,
@@ -129,11 +190,24 @@ mod tests {
     #[test]
     fn round_trip() {
         let schema = EventSchema::default();
-        let (read, position) = decode(&encode(&event(), 5, &schema), 3, 7, &schema).unwrap();
+        let read = decode(&encode(&event(), 5, &schema), 3, 7, &schema).unwrap();
+        let Record::Event(read, position) = read else { panic!("{read:?}") };
         assert_eq!((read, position.partition, position.offset, position.append_time_us), (event(), 3, 7, 5));
         assert_eq!(position.content_hash, content_hash(&event(), &schema));
         let other = Event { amount: None, ..event() };
         assert_ne!(content_hash(&other, &schema), position.content_hash);
+    }
+
+    /// Proves that the record of an erasure never changes, comes back, and is nothing that a release could read which knows events only.
+    #[test]
+    fn erasures() {
+        let bytes = encode_erasure("u1", 5);
+        assert_eq!(bytes, [0, 1, 0x0a, 2, b'u', b'1', 0x10, 10]);
+        let erasure = Erasure::new(3, 7, "u1".to_owned(), 5);
+        assert_eq!(decode(&bytes, 3, 7, &EventSchema::default()).unwrap(), Record::Erasure(erasure));
+        assert!(EventRecord::decode(bytes.as_slice()).is_err());
+        let newer = decode(&[0, 2, 7], 3, 7, &EventSchema::default()).unwrap_err().to_string();
+        assert!(newer.starts_with("record 7 of partition 3 is of kind 2"), "{newer}");
     }
 
     /// Proves that bytes which are no record are an error with their place.

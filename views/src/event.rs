@@ -104,6 +104,14 @@ pub fn check(raw: &RawEvent, schema: &EventSchema) -> Result<Event, Refusal> {
     })
 }
 
+/// Checks the id of a user that somebody names.
+///
+/// # Errors
+/// It is none that an event can have.
+pub fn check_user_id(user_id: &str) -> Result<(), Refusal> {
+    check_id("user_id", user_id, MAX_USER_ID_BYTES)
+}
+
 /// Why a view that reads attributes in narrower types than events are checked against cannot take an event: it would be null there.
 /// `typed` has the name of each, the view's type and the wider one.
 #[must_use]

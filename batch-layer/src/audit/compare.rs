@@ -33,17 +33,53 @@ enum Rule {
     Nullness,
 }
 
+/// Keys that the version before or the speed layer counts otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    pub(crate) keys: BTreeSet<String>,
+    /// Of a view by user: all keys of these users.
+    pub(crate) users: BTreeSet<String>,
+}
+
+impl Touched {
+    /// Keys alone.
+    pub(crate) fn keys(keys: BTreeSet<String>) -> Self {
+        Self { keys, users: BTreeSet::new() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.users.iter().chain(self.keys.iter().filter(|key| !self.users.contains(key::first_part(key)))).map(String::as_str)
+    }
+
+    /// How many keys that are, each user counted as one.
+    pub(super) fn count(&self) -> i64 {
+        self.iter().count() as i64
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.users.is_empty()
+    }
+
+    fn hold(&self, key: &str) -> bool {
+        self.keys.contains(key) || (!self.users.is_empty() && self.users.contains(key::first_part(key)))
+    }
+}
+
 /// Which keys are compared.
 pub(super) enum Keys {
     /// All but these.
-    AllBut(BTreeSet<String>),
+    AllBut(Touched),
     /// These alone.
-    Only(BTreeSet<String>),
+    Only(Touched),
     /// Those whose first column has this text.
     Beginning(String),
 }
 
 impl Keys {
+    pub(super) fn all() -> Self {
+        Self::AllBut(Touched::default())
+    }
+
     /// Whether it is worth the while to leave the others out before they are folded.
     pub(super) fn are_only_some(&self) -> bool {
         !matches!(self, Self::AllBut(_))
@@ -55,8 +91,8 @@ impl Keys {
 
     pub(super) fn hold(&self, key: &str) -> bool {
         match self {
-            Self::AllBut(out) => !out.contains(key),
-            Self::Only(keys) => keys.contains(key),
+            Self::AllBut(out) => !out.hold(key),
+            Self::Only(keys) => keys.hold(key),
             Self::Beginning(first) => key::first_part(key) == first,
         }
     }
@@ -151,20 +187,30 @@ impl<'a> Comparison<'a> {
     }
 
     /// Notes a difference in a column; gives its key.
-    fn differ(&mut self, new: &RecordBatch, expected: &RecordBatch, pair: (Option<usize>, Option<usize>), column: usize) -> String {
+    fn differ(
+        &mut self,
+        new_rows: &RecordBatch,
+        expected_rows: &RecordBatch,
+        pair: (Option<usize>, Option<usize>),
+        column: usize,
+    ) -> String {
         let (rows, row) = match pair {
-            (Some(row), _) => (new, row),
-            (None, Some(row)) => (expected, row),
+            (Some(row), _) => (new_rows, row),
+            (None, Some(row)) => (expected_rows, row),
             (None, None) => unreachable!("a pair has a side"),
         };
         let key = keys(rows).value(row);
         let bucket = rows.column(1).is_valid(row).then(|| text(rows.column(1), row));
         let name = rows.schema().field(column).name().clone();
         let value = |rows: &RecordBatch, row: Option<usize>| row.map_or_else(|| "absent".to_owned(), |row| text(rows.column(column), row));
-        let (new, expected) = (value(new, pair.0), value(expected, pair.1));
+        let (new, expected) = (value(new_rows, pair.0), value(expected_rows, pair.1));
+        let is_value =
+            |rows: &RecordBatch, row: Option<usize>| row.map_or("absent", |row| if rows.column(column).is_null(row) { "null" } else { "" });
+        let kinds = [is_value(new_rows, pair.0), is_value(expected_rows, pair.1)];
         // What depends on the order of merging may be another at each look.
         let digested = if self.rules[column] == Rule::Exact { [new.as_str(), expected.as_str()] } else { [""; 2] };
-        self.differences.note(&[key, bucket.as_deref().unwrap_or_default(), &name, digested[0], digested[1]], || Difference {
+        let of_value = [key, bucket.as_deref().unwrap_or_default(), &name, kinds[0], digested[0], kinds[1], digested[1]];
+        self.differences.note(&of_value, || Difference {
             key: key::for_people(key),
             bucket: bucket.clone(),
             column: name.clone(),

@@ -15,26 +15,32 @@ use storage::store::StoreError;
 use views::fold;
 
 use super::compare::{Comparison, Keys};
-use super::{Audit, Audited, SECOND_FOLD, SPEED_LAYER, Spread, finish, second};
+use super::{Audit, Audited, SECOND_FOLD, SPEED_LAYER, Spread, Touched, finish, second};
 use crate::earlier::identities_at;
 use crate::error::RunError;
 use crate::increment::{distinct_keys, rows_of_keys};
+
+/// What lies between, by shard.
+type Deltas = Vec<(u32, RecordBatch)>;
 
 impl Audit {
     /// Compares `new` with `base` and what lies between. Blocks on CPU.
     pub(super) async fn increment(&self, new: &OpenView, base: &OpenView) -> Result<Audited, RunError> {
         self.check_recalled().await?;
-        let touched_keys = &self.evidence.touched_keys;
+        let mut touched = Touched::default();
         let (kind, fallback_reason, deltas) = match self.deltas_of_speed_layer(base).await? {
-            Ok(deltas) => (SPEED_LAYER, None, deltas),
-            Err(reason) => (SECOND_FOLD, Some(reason), self.deltas_folded_again(&Keys::AllBut(BTreeSet::new())).await?),
+            Ok((deltas, erased)) => {
+                touched = self.evidence.touched.clone();
+                touched.users.extend(erased);
+                (SPEED_LAYER, None, deltas)
+            }
+            Err(reason) => (SECOND_FOLD, Some(reason), self.deltas_folded_again(&Keys::all()).await?),
         };
-        let refolds = kind == SPEED_LAYER && !touched_keys.is_empty();
-        let all_but = if refolds { touched_keys.clone() } else { BTreeSet::new() };
-        let mut comparison = self.comparison(Keys::AllBut(all_but))?;
+        let mut comparison = self.comparison(Keys::AllBut(touched.clone()))?;
         let gained = self.compare(&mut comparison, new, base, deltas).await?;
-        if refolds {
-            let keys = Keys::Only(touched_keys.clone());
+        let keys_refolded = touched.count();
+        if !touched.is_empty() {
+            let keys = Keys::Only(touched);
             let deltas = self.deltas_folded_again(&keys).await?;
             let mut refolded = self.comparison(keys)?;
             self.compare(&mut refolded, new, base, deltas).await?;
@@ -43,18 +49,11 @@ impl Audit {
         if !self.definition.has_limit() {
             comparison.event_count = base.manifest().event_count + gained;
         }
-        let keys_refolded = if refolds { touched_keys.len() as i64 } else { 0 };
         Ok(finish(comparison, kind, keys_refolded, fallback_reason))
     }
 
     /// Compares the keys that may be others than in `base`; the answer is how many more events they count.
-    async fn compare(
-        &self,
-        comparison: &mut Comparison<'_>,
-        new: &OpenView,
-        base: &OpenView,
-        deltas: Vec<(u32, RecordBatch)>,
-    ) -> Result<i64, RunError> {
+    async fn compare(&self, comparison: &mut Comparison<'_>, new: &OpenView, base: &OpenView, deltas: Deltas) -> Result<i64, RunError> {
         let mut gained = 0;
         for (shard, delta) in deltas {
             if self.definition.has_limit() {
@@ -83,23 +82,27 @@ impl Audit {
         Ok(gained)
     }
 
-    /// What the speed layer folded between the two boundaries, by shard, or why it cannot say.
-    async fn deltas_of_speed_layer(&self, base: &OpenView) -> Result<Result<Vec<(u32, RecordBatch)>, String>, RunError> {
+    /// What the speed layer folded between the two boundaries, by shard, and of whom it has nothing from below their erasures; or why it
+    /// cannot say.
+    async fn deltas_of_speed_layer(&self, base: &OpenView) -> Result<Result<(Deltas, BTreeSet<String>), String>, RunError> {
         let Some(speed) = &self.speed else { return Ok(Err("no speed layer at hand".to_owned())) };
         let mut spread = Spread::new(&self.definition, base.shards());
-        let mut deltas = Vec::new();
+        let (mut deltas, mut users) = (Vec::new(), BTreeSet::new());
         for partition in 0..base.shards() {
             match self.export(speed.clone(), base.manifest(), partition).await? {
-                Ok(delta) => deltas.extend(spread.take(delta)?.map(|delta| (partition, delta))),
+                Ok((delta, erased)) => {
+                    users.extend(erased);
+                    deltas.extend(spread.take(delta)?.map(|delta| (partition, delta)));
+                }
                 Err(reason) => return Ok(Err(reason)),
             }
         }
         deltas.extend(spread.merged()?);
-        Ok(Ok(deltas))
+        Ok(Ok((deltas, users)))
     }
 
     /// What lies between, folded again from the raw events, by shard.
-    async fn deltas_folded_again(&self, keys: &Keys) -> Result<Vec<(u32, RecordBatch)>, RunError> {
+    async fn deltas_folded_again(&self, keys: &Keys) -> Result<Deltas, RunError> {
         let mut spread = Spread::new(&self.definition, self.evidence.sources.len() as u32);
         let mut deltas = Vec::new();
         for (partition, source) in (0..).zip(&self.evidence.sources) {

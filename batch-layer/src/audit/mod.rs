@@ -4,7 +4,8 @@
 //! Where the version before has the same definition and a speed layer is at hand, the other computation is *previous view ⊕ what
 //! the speed layer folded from the old boundary to the new one ⊕ imports added*: so both layers are checked against each other every night. Keys
 //! with a late duplicate in that range cannot be compared so, for the speed layer counted it and the batch did not: they are
-//! folded again from raw events, counted and listed. Otherwise (first version, new definition, no speed layer) it is a second fold of the raw events ([`second`]).
+//! folded again from raw events, counted and listed. So are those of users who were erased since: the version before counts what is
+//! hidden now, and the speed layer has nothing any more of who was erased after the cut. Otherwise (first version, new definition, no speed layer) it is a second fold of the raw events ([`second`]).
 //!
 //! A version that was built upon another shares most of its files, which are what they were. There only the keys of new files, and
 //! those that the other computation names, are compared ([`increment`]).
@@ -34,12 +35,16 @@ use crate::progress::Progress;
 use crate::service::{Exported, SpeedLayer};
 use crate::source::Source;
 
+pub(crate) use compare::Touched;
 use compare::{Comparison, Keys};
 pub use difference::{Difference, Differences};
 
 /// Kinds of audit, as reports and manifests name them.
 const SPEED_LAYER: &str = "speed layer";
 const SECOND_FOLD: &str = "second fold";
+
+/// States that lie between two versions, and users who have no more in them than what they did since they were erased.
+type Delta = (RecordBatch, BTreeSet<String>);
 
 /// What an audit needs.
 pub(crate) struct Audit {
@@ -62,8 +67,8 @@ pub(crate) struct Evidence {
     pub(crate) master: Master,
     /// Numbers of the imports that the version before does not cover.
     pub(crate) new_imports: Arc<BTreeSet<i64>>,
-    /// Keys that the speed layer counted a late duplicate for.
-    pub(crate) touched_keys: BTreeSet<String>,
+    /// Keys that the speed layer counted a late duplicate for, or that are hidden since.
+    pub(crate) touched: Touched,
     /// For each partition, rows that were removed for others that were not read.
     pub(crate) recalled: Vec<Vec<Recalled>>,
     /// The version that it was built upon; without one, `sources` have all events.
@@ -97,7 +102,7 @@ impl Audit {
             Ok(audited) => return Ok(audited),
             Err(reason) => reason,
         };
-        let comparison = self.against_second_fold(&new, Keys::AllBut(BTreeSet::new())).await?;
+        let comparison = self.against_second_fold(&new, Keys::all()).await?;
         Ok(finish(comparison, SECOND_FOLD, 0, Some(fallback_reason)))
     }
 
@@ -108,7 +113,7 @@ impl Audit {
     /// As [`Self::run`].
     pub(crate) async fn again(self, first: Option<String>) -> Result<Audited, RunError> {
         let new = OpenView::open(&self.store, self.candidate.clone(), &no_cache()).await?;
-        let keys = first.map_or(Keys::AllBut(BTreeSet::new()), Keys::Beginning);
+        let keys = first.map_or(Keys::all(), Keys::Beginning);
         Ok(finish(self.against_second_fold(&new, keys).await?, SECOND_FOLD, 0, None))
     }
 
@@ -148,12 +153,17 @@ impl Audit {
             }
             Err(e) => return Err(e.into()),
         };
-        let touched_keys = &self.evidence.touched_keys;
-        let mut comparison = self.comparison(Keys::AllBut(touched_keys.clone()))?;
+        let mut touched = self.evidence.touched.clone();
+        let mut comparison = self.comparison(Keys::AllBut(touched.clone()))?;
         let mut deltas = Spread::new(&self.definition, new.shards());
         for shard in 0..new.shards() {
             let delta = match self.export(speed.clone(), parent, shard).await? {
-                Ok(delta) => self.with_new_imports(shard, delta).await?,
+                Ok((delta, erased)) => {
+                    // They are users of this partition, and a view that has them by user has them in this shard.
+                    touched.users.extend(erased);
+                    comparison.keys = Keys::AllBut(touched.clone());
+                    self.with_new_imports(shard, delta).await?
+                }
                 Err(reason) => return Ok(Err(reason)),
             };
             if let Some(delta) = deltas.take(delta)? {
@@ -163,11 +173,12 @@ impl Audit {
         for (shard, delta) in deltas.merged()? {
             comparison.shard(shard, new.scan(shard)?, Some(old.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
         }
-        if !touched_keys.is_empty() {
-            let refolded = self.against_second_fold(new, Keys::Only(touched_keys.clone())).await?;
+        let keys_refolded = touched.count();
+        if !touched.is_empty() {
+            let refolded = self.against_second_fold(new, Keys::Only(touched)).await?;
             comparison.differences.extend(refolded.differences);
         }
-        Ok(Ok(finish(comparison, SPEED_LAYER, touched_keys.len() as i64, None)))
+        Ok(Ok(finish(comparison, SPEED_LAYER, keys_refolded, None)))
     }
 
     /// What came through the log and what was imported since, of one partition. Identities that are in both touch keys that are left
@@ -178,7 +189,7 @@ impl Audit {
         }
         let mut imported = self.evidence.sources[partition as usize].clone();
         imported.pieces.retain(|piece| matches!(piece, Piece::Import(import, _) if self.evidence.new_imports.contains(&import.import)));
-        let imported = second::fold(&imported, &self.definition, &Keys::AllBut(BTreeSet::new()), &HashSet::new()).await?;
+        let imported = second::fold(&imported, &self.definition, &Keys::all(), &HashSet::new()).await?;
         fold::merge(&self.definition, [&delta, &imported]).map_err(|source| RunError::Fold { partition, source })
     }
 
@@ -186,14 +197,15 @@ impl Audit {
         Ok(Comparison::new(&self.definition, keys, kept_from(&self.definition, self.candidate.as_of)?))
     }
 
-    /// What the speed layer folded of a partition since `parent`, or why it cannot say.
-    async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Result<RecordBatch, String>, RunError> {
+    /// What the speed layer folded of a partition since `parent`, and the users of whom it has nothing from below their erasures; or why
+    /// it cannot say.
+    async fn export(&self, mut speed: SpeedLayer, parent: &Manifest, partition: u32) -> Result<Result<Delta, String>, RunError> {
         let range = parent.boundary[partition as usize]..self.candidate.boundary[partition as usize];
         if range.is_empty() {
-            return Ok(Ok(RecordBatch::new_empty(Arc::clone(self.definition.state_schema()))));
+            return Ok(Ok((RecordBatch::new_empty(Arc::clone(self.definition.state_schema())), BTreeSet::new())));
         }
         match speed.export(&self.candidate.view, &self.definition, &self.candidate.log_id, partition, range).await? {
-            Exported::States(states) => Ok(Ok(states)),
+            Exported::States { states, erased } => Ok(Ok((states, erased))),
             Exported::NotHeld(reason) => {
                 warn!(partition, reason, "the speed layer cannot export its states; auditing against a second fold");
                 Ok(Err(format!("the speed layer does not hold the range: {reason}")))

@@ -14,8 +14,10 @@ use ureq::{Agent, Body};
 use super::{ImportError, ImportOptions};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Until the head of the answer is there; the body may take as long as it takes.
+/// Until the head of the answer is there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until all of it is: a server that falls silent must not hold up the files behind it for ever.
+const BODY_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The longest name that a fetched file gets.
 const MAX_NAME_BYTES: usize = 200;
 
@@ -36,7 +38,7 @@ impl Fetched {
     /// # Errors
     /// [`ImportError::Fetch`] if it cannot be had whole; the name ends in no format that is known.
     pub(super) fn get(url: &str, options: &ImportOptions) -> Result<Self, ImportError> {
-        let refuse = |reason: String| ImportError::Fetch { url: shown(url).to_owned(), reason };
+        let refuse = |reason: String| ImportError::Fetch { url: shown(url), reason };
         let here = |e: io::Error| refuse(format!("what it gives cannot be kept meanwhile: {e}"));
         let folder = match &options.spill_dir {
             Some(dir) => std::fs::create_dir_all(dir).and_then(|()| TempDir::new_in(dir)),
@@ -47,7 +49,10 @@ impl Fetched {
         // Looked at before anything is fetched: an ending that says nothing would be found out too late.
         let mut file = File::create(&path).map_err(here)?;
         EventFile::find_as(&path, options.format)?;
-        let mut config = Agent::config_builder().timeout_connect(Some(CONNECT_TIMEOUT)).timeout_recv_response(Some(ANSWER_TIMEOUT));
+        let mut config = Agent::config_builder()
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .timeout_recv_body(Some(BODY_TIMEOUT));
         if is_loopback(url) {
             config = config.proxy(None);
         }
@@ -74,14 +79,19 @@ fn is_loopback(url: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The URL without what may be a secret.
-fn shown(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or_default()
+/// An input as it is shown: a URL without what may be a secret, its query and its user.
+pub(super) fn shown(input: &str) -> String {
+    let Some((scheme, rest)) = input.split_once("://") else { return input.to_owned() };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (host, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 /// The last part of the path, as a safe name: its ending says what the file is.
 fn name(url: &str) -> String {
-    let path = shown(url).split_once("://").map_or("", |(_, rest)| rest);
+    let shown = shown(url);
+    let path = shown.split_once("://").map_or("", |(_, rest)| rest);
     let last = path.split_once('/').map_or("", |(_, path)| path).rsplit('/').next().unwrap_or_default();
     let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
     let name: String = last.chars().map(safe).collect();
@@ -101,7 +111,7 @@ impl Found {
     /// # Errors
     /// It is none, or leads to no file.
     pub(super) fn parse(input: &str, format: Option<Format>) -> Result<Self, ImportError> {
-        let refuse = |reason: &str| ImportError::Address { input: shown(input).to_owned(), reason: reason.to_owned() };
+        let refuse = |reason: &str| ImportError::Address { input: shown(input), reason: reason.to_owned() };
         let path = match input.split_once("://") {
             None => input,
             Some(("file", path)) if path.starts_with('/') && !path.contains('%') => path,
@@ -135,7 +145,14 @@ mod tests {
         ] {
             assert_eq!(name(url), expected, "{url}");
         }
-        assert_eq!(shown("https://host/a?token=x"), "https://host/a");
+        for (input, expected) in [
+            ("https://host/a?token=x", "https://host/a"),
+            ("https://user:word@host:1/a#x", "https://host:1/a"),
+            ("https://user@host?x", "https://host"),
+            ("a/b?c.csv", "a/b?c.csv"),
+        ] {
+            assert_eq!(shown(input), expected);
+        }
         for (url, expected) in
             [("http://127.0.0.1:9/a", true), ("http://[::1]/a", true), ("http://localhost/a", true), ("http://127.0.0.1.org/", false)]
         {

@@ -41,7 +41,7 @@ pub use mapping::{Mapping, MappingError};
 pub use progress::Bar;
 pub use summary::{ImportSummary, Imported, table};
 
-use fetch::{Fetched, Found};
+use fetch::{Fetched, Found, shown};
 use mapping::Bounds;
 use orders::{Order, Ordered, Spool};
 use rows::{Outcome, broken, judge, judge_batch};
@@ -138,11 +138,23 @@ pub enum ImportError {
         reason: String,
     },
     /// The import was begun by another release.
-    #[error("import {import} was begun with a view that cannot be used here: {reason}")]
+    #[error("import {import} was begun with a view that cannot be used here: {reason}; finish it with the release that began it")]
     Claimed {
         /// Number of the import.
         import: i64,
         /// Why not.
+        reason: String,
+    },
+    /// A view came after the import was begun, and fails on one of its events.
+    #[error(
+        "import {import} was begun before a view that is declared now and fails on the event {event_id}: {reason}; take the view back, import the file, and declare a view that takes the event"
+    )]
+    LaterView {
+        /// Number of the import.
+        import: i64,
+        /// Id of the event.
+        event_id: String,
+        /// Why the view fails.
         reason: String,
     },
     /// The object store.
@@ -170,7 +182,7 @@ impl ImportError {
             Self::Address { .. }
             | Self::Input(InputError::UnknownEnding { .. })
             | Self::Store(StoreError::Claimed { .. } | StoreError::Partitions { .. }) => 2,
-            Self::Declared(_) | Self::Published { .. } | Self::Claimed { .. } => 2,
+            Self::Declared(_) | Self::Published { .. } | Self::Claimed { .. } | Self::LaterView { .. } => 2,
             Self::Mapping(MappingError::Rows(_) | MappingError::Spool(_)) => 1,
             Self::Mapping(_) => 2,
             Self::Fetch { .. } | Self::Input(_) | Self::Store(_) | Self::Changed { .. } => 1,
@@ -239,7 +251,7 @@ pub async fn import(options: &ImportOptions, store: &Store, bar: Arc<Bar>) -> Re
     }
     let outcomes = streams::iter(tasks).buffered(options.threads.get()).collect::<Vec<_>>().await;
     job.bar.end();
-    Ok(ImportSummary::new(options.inputs.iter().cloned().zip(outcomes).collect(), job.bar.elapsed()))
+    Ok(ImportSummary::new(options.inputs.iter().map(|input| shown(input)).zip(outcomes).collect(), job.bar.elapsed()))
 }
 
 /// When a file may claim its number.
@@ -287,7 +299,7 @@ impl Job {
         };
         let (events, views) = (self.options.events.clone(), self.views.clone());
         let terms = Terms { partitions: self.partitions, events, views, name: file.name(), now_us: now_us(&RealMachine) };
-        if let Some(claim) = self.claims.find(&identity, &terms).await?
+        if let Some(claim) = self.claims.find(&identity).await?
             && let Some(there) = imports::committed(&self.store, &claim).await?
         {
             self.bar.skip(file.size_bytes);
@@ -318,14 +330,20 @@ impl Job {
     ) -> Result<Imported, ImportError> {
         let position = Position::default();
         let trial = Arc::new(Trial::new(claim.import, &claim.views)?);
+        let later: Vec<_> = self.views.iter().filter(|view| !claim.views.contains(view)).cloned().collect();
+        let later = Arc::new(Trial::new(claim.import, &later)?);
         let mut judged = self.judged(file, prepared, claim, &position).await?;
         let mut writer = Box::new(ImportWriter::create(&self.store, claim).await?);
         let (mut reasons, mut told) = (Reasons::default(), 0);
         while let Some(outcomes) = judged.try_next().await? {
             let rows = outcomes.len() as u64;
-            let (trial, schema) = (Arc::clone(&trial), claim.events.clone());
+            let (trial, later, schema, import) = (Arc::clone(&trial), Arc::clone(&later), claim.events.clone(), claim.import);
             let written = blocking(move || {
-                for outcome in trial.judge(outcomes, &schema) {
+                let outcomes = trial.judge(outcomes, &schema);
+                if let Some((event_id, reason)) = later.first_failure(&outcomes) {
+                    return Err(ImportError::LaterView { import, event_id, reason });
+                }
+                for outcome in outcomes {
                     match outcome {
                         Outcome::Event(event) => writer.push(event)?,
                         Outcome::Refused(refusal, row) => {
@@ -334,7 +352,7 @@ impl Job {
                         }
                     }
                 }
-                Ok::<_, StoreError>((writer, reasons))
+                Ok((writer, reasons))
             });
             (writer, reasons) = written.await?;
             let here = position.get();

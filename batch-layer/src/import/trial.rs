@@ -80,6 +80,15 @@ impl Trial {
     }
 }
 
+impl Trial {
+    /// The first event on which a view fails, by its id, and why.
+    pub(super) fn first_failure(&self, outcomes: &[Outcome]) -> Option<(String, String)> {
+        let events = || outcomes.iter().filter_map(|outcome| if let Outcome::Event(event) = outcome { Some(event) } else { None });
+        let failing = self.0.iter().find(|definition| failure(definition, events()).is_some())?;
+        events().find_map(|event| Some((event.event_id.clone(), failure(failing, [event])?)))
+    }
+}
+
 /// Why the view fails on one of the events, if it does.
 fn failure<'a>(definition: &Definition, events: impl IntoIterator<Item = &'a Event>) -> Option<String> {
     let anywhere = Position { partition: 0, offset: 0, append_time_us: 0, content_hash: 0 };

@@ -9,6 +9,9 @@ use storage::paths::{Id, ViewFilePath};
 use super::fake_speed_layer::FakeSpeedLayer;
 use super::*;
 
+/// What is planted in a speed layer.
+type Lie = fn(&mut FakeSpeedLayer);
+
 const SQL: &str = "SELECT user_id, date_trunc('day', event_time) AS day, count(*) AS n, sum(amount) AS revenue, min(amount) AS least,
                           max(amount) AS most, sum(CAST(quantity AS DOUBLE)) AS weight
                    FROM events GROUP BY user_id, date_trunc('day', event_time)";
@@ -213,7 +216,7 @@ async fn control() {
 /// Proves that a speed layer that folded otherwise stops a run over all events and one that builds upon the version before.
 #[tokio::test]
 async fn in_the_speed_layer() {
-    let lies: [(&str, fn(&mut FakeSpeedLayer)); 9] = [
+    let lies: [(&str, Lie); 9] = [
         ("a state flipped", |speed| speed.tamper = |_, states| one_more(&states)),
         ("a segment read twice", |speed| speed.tamper = |definition, states| fold::merge(definition, [&states, &states]).unwrap()),
         ("a segment left out", |speed| speed.tamper = |_, states| states.slice(0, 0)),

@@ -3,8 +3,8 @@
 use futures::stream::{self, BoxStream};
 use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
 use merganser_proto::v1::{
-    CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
-    PrepareVersionRequest, PrepareVersionResponse,
+    CutRequest, CutResponse, EraseUserRequest, EraseUserResponse, ErasedUser, ExportStatesRequest, ExportStatesResponse, GetStatesRequest,
+    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse,
 };
 use std::collections::HashMap;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -60,6 +60,10 @@ impl RealtimeViewService for FakeSpeedLayer {
         Err(Status::unimplemented("no test asks"))
     }
 
+    async fn erase_user(&self, _: Request<EraseUserRequest>) -> Result<Response<EraseUserResponse>, Status> {
+        Err(Status::unimplemented("no test asks"))
+    }
+
     async fn get_states(&self, _: Request<GetStatesRequest>) -> Result<Response<GetStatesResponse>, Status> {
         Err(Status::unimplemented("no test asks"))
     }
@@ -73,17 +77,28 @@ impl RealtimeViewService for FakeSpeedLayer {
         };
         let definition = Definition::parse(self.sql, &schema()).unwrap();
         assert_eq!((request.fingerprint.as_str(), &request.log_id), (definition.fingerprint(), &self.log_id));
-        let range = (request.start_offset + self.shift) as usize..request.end_offset as usize;
-        let events = &log[request.partition as usize][range];
+        let log = &log[request.partition as usize];
+        let mut erased = std::collections::BTreeMap::new();
+        for (offset, event) in (0..).zip(log).filter(|(offset, event)| is_erasure(event) && *offset >= request.start_offset) {
+            erased.insert(event.user_id.clone(), offset);
+        }
+        if !definition.is_by_user() {
+            erased.clear();
+        }
+        let events = &log[(request.start_offset + self.shift) as usize..request.end_offset as usize];
         let position = |offset| Position { partition: request.partition, offset, append_time_us: 0, content_hash: 0 };
-        let placed: Vec<_> = events.iter().zip((request.start_offset..).map(position)).collect();
+        let placed = events.iter().zip((request.start_offset..).map(position)).filter(|(event, _)| !is_erasure(event));
+        let placed: Vec<_> = placed.filter(|(event, at)| erased.get(&event.user_id).is_none_or(|erased| at.offset >= *erased)).collect();
         let (first, second) = placed.split_at(placed.len() / 2);
         let message = |events: &[(&Event, Position)]| {
             let states = fold::partial(&definition, &to_batch(events.iter().copied(), &schema())).unwrap();
             let states = (self.tamper)(&definition, states);
-            Ok(ExportStatesResponse { states: wire::encode(&[states]).unwrap().into() })
+            Ok(ExportStatesResponse { states: wire::encode(&[states]).unwrap().into(), erased: Vec::new() })
         };
-        let messages: Vec<_> = [first, second].into_iter().filter(|events| !events.is_empty()).map(message).collect();
+        let erased = erased.into_iter().map(|(user_id, offset)| ErasedUser { user_id, partition: request.partition, offset });
+        let told = ExportStatesResponse { erased: erased.collect(), ..Default::default() };
+        let states = [first, second].into_iter().filter(|events| !events.is_empty()).map(message);
+        let messages: Vec<_> = std::iter::once(Ok(told)).chain(states).collect();
         Ok(Response::new(Box::pin(stream::iter(messages))))
     }
 }

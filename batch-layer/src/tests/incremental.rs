@@ -5,8 +5,9 @@ use storage::paths::IdentitiesPath;
 
 use super::fake_speed_layer::FakeSpeedLayer;
 use super::*;
+use crate::compact::{CompactOptions, compact_on};
 
-const VIEWS: [(&str, &str); 5] = [
+pub(super) const VIEWS: [(&str, &str); 5] = [
     ("user_stats", views::definition::USER_STATS_SQL),
     (
         "by_type",
@@ -33,13 +34,13 @@ const VIEWS: [(&str, &str); 5] = [
 ];
 
 /// A view in a folder of its own.
-fn declare(folder: &tempfile::TempDir, master: &Master, (name, sql): (&'static str, &'static str)) -> RunOptions {
+pub(super) fn declare(folder: &tempfile::TempDir, master: &Master, (name, sql): (&'static str, &'static str)) -> RunOptions {
     std::fs::write(folder.path().join(format!("{name}.sql")), sql).unwrap();
     RunOptions { view: name.parse().unwrap(), views_dir: folder.path().to_owned(), incremental: true, ..master.options() }
 }
 
 /// Some new events, some sent before, and one in twenty of those with another content.
-fn more_events(random: &mut StdRng, all: &[Event], count: usize) -> Vec<Event> {
+pub(super) fn more_events(random: &mut StdRng, all: &[Event], count: usize) -> Vec<Event> {
     let new = |random: &mut StdRng, number: usize| {
         let mut new = event(
             &format!("user-{}", random.random_range(0..12)),
@@ -98,6 +99,12 @@ async fn one_history(seed: u64) {
             let history = more_events(&mut random, &known, 20);
             master.import(&history).await;
             imported.extend(history);
+        }
+        if random.random_range(0..3) == 0 {
+            let eager = compact::eager(&master);
+            Box::pin(compact_on(&compact::Later, &CompactOptions { target_bytes: [3 << 10, 1 << 20][step % 2], ..eager }, &master.store))
+                .await
+                .unwrap();
         }
         for (sql, options) in &runs {
             let is_missed = random.random_range(0..4) == 0;

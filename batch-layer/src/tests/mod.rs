@@ -3,7 +3,10 @@
 mod accepting;
 mod audit;
 mod collect;
+mod compact;
 mod divergences;
+mod erasures;
+mod expire;
 mod fake_speed_layer;
 mod faults;
 mod imports;
@@ -27,6 +30,7 @@ use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage::batch_view::{BlockCache, OpenView};
+use storage::erasures::{Erasure, Erasures};
 use storage::imports::{Claims, Identity, ImportWriter, Terms};
 use storage::manifest::{Manifest, Manifests};
 use storage::master::{Origin, write_segment};
@@ -60,6 +64,15 @@ fn event(user: &str, id: &str, day: i64, amount: i128) -> Event {
         amount: Some(amount),
         attributes: [("quantity".to_owned(), "2".to_owned())].into(),
     }
+}
+
+/// What stands in a log for the erasure of a user.
+fn erasure(user: &str) -> Event {
+    event(user, "", 0, 0)
+}
+
+fn is_erasure(event: &Event) -> bool {
+    event.event_id.is_empty()
 }
 
 /// Events of few users, in any order of time, one in ten sent again later.
@@ -132,10 +145,19 @@ impl Master {
             content_hash: content_hash(event, &self.schema),
         };
         let events = &self.log[partition as usize][start..end];
-        to_batch(events.iter().enumerate().map(|(i, event)| (event, position((i, event)))), &self.schema)
+        to_batch(
+            events.iter().enumerate().filter(|(_, event)| !is_erasure(event)).map(|(i, event)| (event, position((i, event)))),
+            &self.schema,
+        )
     }
 
     async fn write_segment(&self, partition: u32, start: usize, end: usize, rows: RecordBatch) {
+        for (offset, erased) in (0..).zip(&self.log[partition as usize]).take(end).filter(|(_, event)| is_erasure(event)) {
+            let erasure = Erasure::new(partition, offset, erased.user_id.clone(), self.append_time_us.max(offset));
+            if Erasures::list(&self.store).await.unwrap().iter().all(|known| (known.partition, known.offset) != (partition, offset)) {
+                storage::erasures::put(&self.store, &erasure).await.unwrap();
+            }
+        }
         let ingest_date = NaiveDate::from_ymd_opt(2026, 11, 21).unwrap();
         let path = SegmentPath { partition, start: start as i64, end: end as i64, ingest_date };
         let origin = Origin { log_id: "log-1".to_owned(), last_record: format!("record-{partition}-{}", end - 1) };

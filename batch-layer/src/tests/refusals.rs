@@ -131,16 +131,20 @@ async fn a_misplaced_event() {
     assert!(matches!(error, RunError::Misplaced { partition, belongs, .. } if partition == wrong && belongs == own), "{error}");
 }
 
-/// Proves that a segment which does not hold the offsets of its name is damaged, naming it.
+/// Proves that a segment whose events are not within the offsets of its name, in order, each once, is damaged, naming the offset.
 #[tokio::test]
-async fn a_segment_with_a_hole() {
-    let mut master = Master::with(&[]).await;
-    let partition = shard_of("user-1", PARTITIONS);
-    master.log[partition as usize] = (0..5).map(|i| event("user-1", &format!("e{i}"), 0, 1)).collect();
-    let short = master.rows(partition, 0, 4);
-    master.write_segment(partition, 0, 5, short).await;
-    let error = master.run(&master.options()).await.unwrap_err();
-    assert!(matches!(&error, RunError::Store(StoreError::Corrupt { reason, .. }) if reason.contains("offset 4")), "{error}");
+async fn a_segment_of_other_offsets() {
+    for (ranges, named) in [([1..3, 3..6], 0), ([0..3, 2..4], 3), ([2..4, 0..2], 0)] {
+        let mut master = Master::with(&[]).await;
+        let partition = shard_of("user-1", PARTITIONS);
+        master.log[partition as usize] = (0..6).map(|i| event("user-1", &format!("e{i}"), 0, 1)).collect();
+        let rows = ranges.map(|range| master.rows(partition, range.start, range.end));
+        let rows = arrow::compute::concat_batches(rows[0].schema_ref(), &rows).unwrap();
+        master.write_segment(partition, 0, 5, rows).await;
+        let error = master.run(&master.options()).await.unwrap_err();
+        let reason = format!("the event of offset {named} is not where it belongs");
+        assert!(matches!(&error, RunError::Store(StoreError::Corrupt { reason: found, .. }) if *found == reason), "{error}");
+    }
 }
 
 /// Proves that segments of a partition beyond the settings are refused as a matter of configuration, not left out.

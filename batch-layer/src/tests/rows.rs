@@ -90,20 +90,26 @@ async fn every_row_is_accounted_for() {
 #[test]
 fn one_row_off() {
     let fine = Rows {
-        log: 90,
+        log: 99,
         segments: 90,
+        erasures: 2,
+        gone: 7,
         imports: 10,
-        counted: 80,
+        counted: 77,
         late_duplicates: 6,
         conflicts: 1,
+        erased: 3,
         filtered: 4,
         past_limit: 2,
         left_out_before: 7,
     };
-    assert!(fine.reconcile(true) && !fine.reconcile(false));
-    let off: [fn(&mut Rows); 9] = [
+    assert!(fine.reconcile(true) && fine.reconcile(false));
+    let off: [fn(&mut Rows); 12] = [
         |rows| rows.log += 1,
         |rows| rows.segments -= 1,
+        |rows| rows.erasures += 1,
+        |rows| rows.gone -= 1,
+        |rows| rows.erased += 1,
         |rows| rows.imports += 1,
         |rows| rows.counted -= 1,
         |rows| rows.late_duplicates += 1,
@@ -117,8 +123,13 @@ fn one_row_off() {
         change(&mut rows);
         assert!(!rows.reconcile(true), "{rows}");
     }
+    // Nobody was erased: nothing is gone, and where nothing is left out nothing was before.
+    let without =
+        |gone, left_out_before| Rows { log: 90 + gone, erasures: 0, gone, left_out_before, counted: 84 - left_out_before, ..fine.clone() };
+    assert!(without(0, 0).reconcile(false) && without(0, 7).reconcile(true));
+    assert!(!without(0, 7).reconcile(false) && !without(7, 0).reconcile(true));
     assert_eq!(
         fine.to_string(),
-        "90 in the log, 90 in segments + 10 imported = 80 counted + 6 late duplicates + 1 conflicts + 4 left out by WHERE + 2 past the limit + 7 left out before"
+        "99 in the log - 2 erasures - 7 erased and gone, 90 in segments + 10 imported = 77 counted + 6 late duplicates + 1 conflicts + 3 erased + 4 left out by WHERE + 2 past the limit + 7 left out before"
     );
 }

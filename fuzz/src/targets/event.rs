@@ -9,9 +9,9 @@ use arrow::datatypes::{Decimal128Type, Int64Type};
 use merganser_proto::v1;
 use prost::Message;
 use serde_json::Value;
-use storage::record;
+use storage::record::{self, Record};
 use views::Definition;
-use views::columns::{Position, to_batch};
+use views::columns::to_batch;
 use views::decimal::DecimalType;
 use views::event::{self, Event, RawEvent};
 use views::fold::{Granularity, finish, partial};
@@ -166,7 +166,7 @@ fn expected(raw: &RawEvent, schema: &EventSchema) -> Option<Event> {
 fn kept(event: &Event, schema: &EventSchema, definition: &Definition) {
     let bytes = record::encode(event, 7, schema);
     assert!(bytes.len() <= storage::log::MAX_RECORD_BYTES, "an accepted event does not fit into the log");
-    let (read, at) = record::decode(&bytes, 1, 2, schema).expect("it was just encoded");
+    let Ok(Record::Event(read, at)) = record::decode(&bytes, 1, 2, schema) else { panic!("it was just encoded") };
     assert_eq!((&read, at.partition, at.offset, at.append_time_us), (event, 1, 2, 7));
     assert_eq!(at.content_hash, record::content_hash(event, schema));
 
@@ -186,14 +186,16 @@ fn kept(event: &Event, schema: &EventSchema, definition: &Definition) {
     assert_eq!(revenue.is_valid(0).then(|| revenue.value(0)), event.amount);
 }
 
-/// Any bytes are refused as a record, naming its place, or are an event that its own record gives again.
+/// Any bytes are refused as a record, naming its place, or are an event or an erasure that its own record gives again.
 fn any_record(bytes: &[u8], schema: &EventSchema) {
     match record::decode(bytes, 3, 4, schema) {
         Err(error) => assert!(error.to_string().starts_with("record 4 of partition 3"), "{error}"),
-        Ok((event, at)) => {
-            let again: (Event, Position) =
-                record::decode(&record::encode(&event, at.append_time_us, schema), 3, 4, schema).expect("its own record");
-            assert_eq!(again, (event, at));
+        Ok(read) => {
+            let bytes = match &read {
+                Record::Event(event, at) => record::encode(event, at.append_time_us, schema),
+                Record::Erasure(erasure) => record::encode_erasure(&erasure.user_id, erasure.append_time_us),
+            };
+            assert_eq!(record::decode(&bytes, 3, 4, schema).expect("its own record"), read);
         }
     }
 }

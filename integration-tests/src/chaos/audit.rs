@@ -7,8 +7,9 @@ use std::sync::PoisonError;
 
 use anyhow::{Context, Result, bail, ensure};
 use merganser_proto::v1::{BatchGetUserStatsRequest, Consistency, Provenance};
+use storage::dead_letter;
 use storage::log::LogFolder;
-use storage::{dead_letter, record};
+use storage::record::{self, Record};
 use views::EventSchema;
 
 use super::loader::{Shared, event_id, user_id};
@@ -97,7 +98,8 @@ fn read_log(data: &Path) -> Result<Vec<BTreeMap<i64, Kept>>> {
         let mut events = BTreeMap::new();
         for entry in reader.read(reader.start()..reader.head())? {
             let entry = entry?;
-            let (event, _) = record::decode(&entry.payload, partition as i32, entry.offset, &schema)?;
+            let record = record::decode(&entry.payload, partition as i32, entry.offset, &schema)?;
+            let Record::Event(event, _) = record else { bail!("record {} of partition {partition} is no event", entry.offset) };
             events.insert(entry.offset, Kept::new(&event.user_id, &event.event_id, event.amount, event.event_time_us)?);
         }
         partitions.push(events);

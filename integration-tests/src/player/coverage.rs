@@ -19,6 +19,8 @@ pub struct Coverage {
     pub conflicts: usize,
     pub slipped: usize,
     pub refused: usize,
+    pub erasures: usize,
+    pub resent: usize,
     pub cuts: usize,
     pub publishes: usize,
     pub speed_restarts: usize,
@@ -42,13 +44,15 @@ impl Coverage {
 
     /// What no schedule may leave at 0, with its name.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, usize); 13] {
+    pub fn kinds(&self) -> [(&'static str, usize); 15] {
         [
             ("events accepted", self.events),
             ("duplicates sent", self.duplicates),
             ("conflicts sent", self.conflicts),
             ("copies beyond the window", self.slipped),
             ("rows refused", self.refused),
+            ("users erased", self.erasures),
+            ("events sent again after it", self.resent),
             ("cuts", self.cuts),
             ("publishes", self.publishes),
             ("restarts of the speed layer", self.speed_restarts),
@@ -74,6 +78,8 @@ impl AddAssign<&Self> for Coverage {
         self.conflicts += other.conflicts;
         self.slipped += other.slipped;
         self.refused += other.refused;
+        self.erasures += other.erasures;
+        self.resent += other.resent;
         self.cuts += other.cuts;
         self.publishes += other.publishes;
         self.speed_restarts += other.speed_restarts;

@@ -76,6 +76,8 @@ impl Player {
             Operation::Duplicate(pick) => self.duplicate(*pick).await,
             Operation::Conflict(pick) => self.conflict(*pick).await,
             Operation::Refused(kind, good) => self.refused(*kind, good).await,
+            Operation::Erase(user) => self.erase(user).await,
+            Operation::EraseAndResend(pick) => self.erase_and_resend(*pick).await,
             Operation::Cut => self.cut().await,
             Operation::Run => self.run().await,
             Operation::RunUnderQueries(seed) => self.run_under_queries(*seed).await,
@@ -105,7 +107,7 @@ impl Player {
         let next = self.published + 1;
         let covered_by = next..=if self.run_under_way { next + 1 } else { next };
         let NewEvent { user, id, time_us, amount } = event.clone();
-        self.oracle.acknowledge(Fact { user, id, time_us, amount, covered_by });
+        self.oracle.acknowledge(Fact { user, id, time_us, amount, covered_by, record: 0 });
     }
 
     async fn append(&mut self, events: &[NewEvent]) -> Result<()> {
@@ -116,12 +118,38 @@ impl Player {
         Ok(())
     }
 
-    /// An acknowledged event, and how many came after its newest copy.
+    /// Erases a user: all that came before is gone at once, also where the speed layer is not asked, as soon as that is known there.
+    async fn erase(&mut self, user: &str) -> Result<()> {
+        self.cluster.erase(user).await?;
+        self.oracle.erase(user);
+        self.coverage.erasures += 1;
+        self.ask(&Question::Buckets(user.to_owned()), Expected::Fresh).await?;
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        while let Err(still_there) = self.ask(&Question::BatchOnly(user.to_owned()), Expected::Fresh).await {
+            ensure!(tokio::time::Instant::now() < deadline, "{still_there:#}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// An acknowledged event, and how many records came after its newest copy.
     fn pick(&self, pick: u32) -> Option<(NewEvent, usize)> {
         let facts = &self.oracle.0;
         let (fact, _) = facts.get((pick as usize).checked_rem(facts.len())?)?;
-        let since = facts.iter().rev().position(|(other, _)| (&other.user, &other.id) == (&fact.user, &fact.id))?;
+        let newest = facts.iter().rfind(|(other, _)| (&other.user, &other.id) == (&fact.user, &fact.id))?;
+        let since = self.oracle.1 - newest.0.record - 1;
         Some((NewEvent { user: fact.user.clone(), id: fact.id.clone(), time_us: fact.time_us, amount: fact.amount }, since))
+    }
+
+    /// What was erased was never there: the same event sent again is a new one, and the one after it a duplicate.
+    async fn erase_and_resend(&mut self, pick: u32) -> Result<()> {
+        let Some((event, _)) = self.pick(pick) else { return Ok(()) };
+        self.erase(&event.user).await?;
+        self.append(std::slice::from_ref(&event)).await?;
+        let response = self.send(vec![wire(&event)]).await?;
+        ensure!(response.duplicate_count == 1, "an event sent again after an erasure, and then once more: {response:?}");
+        self.coverage.resent += 1;
+        self.ask(&Question::Buckets(event.user), Expected::Fresh).await
     }
 
     /// Notes a copy that was accepted, which is right only beyond the window.
@@ -227,6 +255,9 @@ impl Player {
         while !run.is_finished() {
             if maker.one_in(4) {
                 self.append(&[maker.event()]).await?;
+            }
+            if maker.one_in(10) {
+                self.erase(&maker.someone()).await?;
             }
             self.ask(&maker.question(), Expected::Fresh).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use merganser_proto::v1::{Explanation, SliceContribution};
+use merganser_proto::v1::{Explanation, PartitionOffset, SliceContribution};
 use prost_types::Duration;
 
 /// Version, files and slices. Of the slices those that have something of the user.
@@ -20,6 +20,9 @@ pub(super) fn render(explanation: &Explanation, version: i64) -> String {
     }
     let (rows, blocks) = (counted(explanation.batch_row_count, "row"), counted(explanation.batch_block_count, "block"));
     line(&mut text, format_args!("batch: {rows} of states in {blocks}, {}", time(explanation.batch_duration.as_ref())));
+    if let Some(PartitionOffset { partition, offset }) = &explanation.erased {
+        line(&mut text, format_args!("  none of them count: the user was erased at offset {offset} of partition {partition}"));
+    }
     for file in &explanation.files {
         line(&mut text, format_args!("  {}, which has {}", file.path, counted(file.row_count, "row")));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use merganser_proto::v1::{Explanation, FileRead, SliceContribution};
+use merganser_proto::v1::{Explanation, FileRead, PartitionOffset, SliceContribution};
 
 use super::stats;
 use crate::answer::{Answer, Part};
@@ -12,6 +12,7 @@ use crate::explain::Contribution;
 pub(super) fn of(answer: &Answer, user: &Part) -> Explanation {
     let (version, effort) = (&answer.version, &answer.effort);
     let manifest = version.manifest();
+    let erased = answer.erased.of_key(&user.key);
     let not_told = user.speed.is_some() && effort.slices.is_empty();
     Explanation {
         batch: Some(stats::user_stats(&user.key, &user.batch)),
@@ -26,6 +27,7 @@ pub(super) fn of(answer: &Answer, user: &Part) -> Explanation {
         batch_duration: Some(duration(effort.batch_elapsed)),
         slices: effort.slices.iter().map(slice).collect(),
         slices_missing_reason: if not_told { "the speed layer is older than this question, and does not tell them" } else { "" }.to_owned(),
+        erased: erased.map(|(partition, offset)| PartitionOffset { partition, offset }),
         speed_duration: user.speed.is_some().then(|| duration(effort.speed_elapsed)),
     }
 }

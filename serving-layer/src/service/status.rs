@@ -49,6 +49,7 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::NoVersion { .. } => (Code::NotFound, "NO_SUCH_VERSION"),
         ServingError::VersionGone { .. } => (Code::NotFound, "VERSION_GONE"),
         ServingError::VersionWithdrawn { .. } => (Code::FailedPrecondition, "VERSION_WITHDRAWN"),
+        ServingError::VersionErased { .. } => (Code::FailedPrecondition, "VERSION_ERASED"),
         ServingError::VersionOpening { .. } => (Code::Unavailable, "OPENING_VERSION"),
         ServingError::VersionRetired { .. } => (Code::FailedPrecondition, "VERSION_RETIRED"),
         ServingError::Opening => (Code::Unavailable, "OPENING_VIEWS"),

@@ -13,6 +13,7 @@ use prost::Message;
 use storage::machine::{blocking, now_us};
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
+use storage::store::StoreError;
 use tonic::{Request, Response, Status};
 use views::definition::BUCKET;
 use views::{Definition, FoldError};
@@ -88,7 +89,12 @@ impl Service {
         let manifests = Manifests::new(self.served.store().clone(), name);
         let mut versions = Vec::new();
         for number in manifests.list().await?.into_iter().rev().take(MAX_VERSIONS) {
-            versions.push(version(&manifests.read(number).await?, current));
+            match manifests.read(number).await {
+                Ok(manifest) => versions.push(version(&manifest, current)),
+                // It has expired since it was listed.
+                Err(StoreError::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(ListVersionsResponse { versions })
     }

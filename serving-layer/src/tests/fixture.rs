@@ -10,8 +10,8 @@ use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{
-    CutRequest, CutResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest, GetStatesResponse, PartitionOffset,
-    PrepareVersionRequest, PrepareVersionResponse, SliceRows,
+    CutRequest, CutResponse, EraseUserRequest, EraseUserResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest,
+    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse, SliceRows,
 };
 use storage::batch_view::ViewWriter;
 use storage::config::{Period, ServingConfig};
@@ -275,7 +275,7 @@ impl FakeSpeed {
         let head = vec![PartitionOffset { partition: 0, offset: state.head }];
         let told = state.slices.iter().filter(|_| request.by_slice);
         let slices = told.map(|&(start_offset, end_offset, row_count)| SliceRows { partition: 0, start_offset, end_offset, row_count });
-        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect() })
+        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect(), erased: Vec::new() })
     }
 }
 
@@ -290,6 +290,10 @@ impl RealtimeViewService for FakeSpeed {
     async fn prepare_version(&self, _: Request<PrepareVersionRequest>) -> Result<Response<PrepareVersionResponse>, Status> {
         let state = self.state.lock().unwrap();
         if state.down || state.unprepared { Err(Status::unavailable("not ready")) } else { Ok(Response::new(PrepareVersionResponse {})) }
+    }
+
+    async fn erase_user(&self, _: Request<EraseUserRequest>) -> Result<Response<EraseUserResponse>, Status> {
+        Err(Status::unimplemented("no test asks"))
     }
 
     async fn get_states(&self, request: Request<GetStatesRequest>) -> Result<Response<GetStatesResponse>, Status> {

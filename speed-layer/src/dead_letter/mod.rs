@@ -9,7 +9,9 @@
 //! superseded by it, unless the new one is itself settled. So each refused event has an outstanding letter until it is in the log.
 //!
 //! All of it runs beside the server, which holds the lock of the letters: only the list of what is settled is written here. To
-//! take settled letters out of the file (`storage::dead_letter::prune`) the server must be stopped.
+//! take settled letters out of the file (`prune`) the server must be stopped.
+//!
+//! Letters of a user who was erased after them are neither shown nor sent, and `prune` takes them out too.
 
 /// What keeps a command from its work.
 mod error;
@@ -29,13 +31,28 @@ mod tests;
 
 use std::path::PathBuf;
 
-use storage::dead_letter::{DeadLetter, LetterId};
+use storage::dead_letter::{DeadLetter, LetterId, Pruned};
+use storage::erasures::Erasures;
+use storage::machine::blocking;
 use storage::store::Store;
 
 pub use error::DeadLetterError;
 pub use list::{Group, Listing, list, rows, show};
 pub use replay::{ReplayOptions, replay};
 pub use summary::{ReplaySummary, Rows};
+use walk::{Origin, is_erased};
+
+/// Takes letters that are settled, or of erased users, out of the file beside the log, which no server may have open. Those of imports
+/// stay in the store.
+///
+/// # Errors
+/// The erasures or the letters cannot be read, a server has them, or the file cannot be written.
+pub async fn prune(place: &Place) -> Result<Pruned, DeadLetterError> {
+    let erasures = Erasures::list(&place.store).await?;
+    let data_dir = place.data_dir.clone();
+    let pruned = blocking(move || storage::dead_letter::prune(&data_dir, |letter| is_erased(letter, Origin::Log, &erasures)));
+    Ok(pruned.await?)
+}
 
 /// Where letters are.
 #[derive(Clone, Debug)]

@@ -3,7 +3,8 @@
 use std::future::pending;
 
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, Event};
+use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
+use merganser_proto::v1::{AppendEventsRequest, EraseUserRequest, Event};
 use prost_types::Timestamp;
 use storage::config::Config;
 use storage::dead_letter::SettledLetters;
@@ -134,6 +135,26 @@ async fn another_reason() {
     assert_eq!(server.replay_all(&place).await, (1, 0, 0));
     assert_eq!(counts(&place).await, (0, 2));
     server.stop().await;
+}
+
+/// Proves that refused rows of a user who was erased after them are neither listed nor sent and are pruned, and that later ones and
+/// those of others stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_erased_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = place(&dir);
+    let server = serve(&place, "int64").await;
+    assert_eq!(server.send((0..10).map(|id| event(id, "six")).collect()).await, (0, 0, 10));
+    let mut client = RealtimeViewServiceClient::connect(server.address.clone()).await.unwrap();
+    client.erase_user(EraseUserRequest { user_id: "u1".to_owned() }).await.unwrap();
+    assert_eq!(counts(&place).await, (8, 0));
+    assert_eq!(server.send(vec![event(11, "six")]).await, (0, 0, 1));
+    assert_eq!(counts(&place).await, (9, 0));
+    assert_eq!(server.replay_all(&place).await, (0, 0, 9));
+    assert!(matches!(prune(&place).await, Err(DeadLetterError::Log(LogError::Locked { .. }))));
+    server.stop().await;
+    assert_eq!(prune(&place).await.unwrap(), Pruned { removed: 2, kept: 9 });
+    assert_eq!(counts(&place).await, (9, 0));
 }
 
 /// Proves that ids, field and reason choose what is sent, and that an id of nothing is an error before anything is sent.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use storage::dead_letter::{DeadLetter, How, ImportLetters, LetterId, Letters, read_all, read_settled};
+use storage::erasures::Erasures;
 
 use super::{DeadLetterError, Place};
 
@@ -35,8 +36,9 @@ pub(super) struct Found {
     pub(super) settled: Option<How>,
 }
 
-/// The letters, each once, wherever and however often it is kept.
+/// The letters, each once, wherever and however often it is kept; none of users who were erased since.
 pub(super) struct Walk {
+    erasures: Erasures,
     log: Option<Letters>,
     imports: ImportLetters,
     settled: HashMap<LetterId, How>,
@@ -47,6 +49,7 @@ impl Walk {
     pub(super) async fn begin(place: &Place) -> Result<Self, DeadLetterError> {
         let settled = read_settled(&place.data_dir)?.map(|entry| entry.map(|(id, settlement)| (id, settlement.how)));
         Ok(Self {
+            erasures: Erasures::list(&place.store).await?,
             settled: settled.collect::<Result<_, _>>()?,
             log: Some(read_all(&place.data_dir)?),
             imports: ImportLetters::find(&place.store).await?,
@@ -68,9 +71,21 @@ impl Walk {
                     (id, Origin::Import(number), letter)
                 }
             };
+            if is_erased(&letter, origin, &self.erasures) {
+                continue;
+            }
             if self.seen.insert(id) {
                 return Ok(Some(Found { id, origin, letter, settled: self.settled.get(&id).copied() }));
             }
         }
+    }
+}
+
+/// Whether a letter is of a user who was erased after it. One of an import is gone whenever that came.
+pub(super) fn is_erased(letter: &DeadLetter, origin: Origin, erasures: &Erasures) -> bool {
+    let Some(user_id) = letter.event.get("user_id").and_then(|user_id| user_id.as_str()) else { return false };
+    match origin {
+        Origin::Log => erasures.hides_refused(user_id, letter.received_time_us),
+        Origin::Import(_) => erasures.of_user(user_id).is_some(),
     }
 }

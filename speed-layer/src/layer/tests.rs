@@ -1,11 +1,15 @@
+/// Users who are erased.
+mod erasures;
+
 use std::fs;
 use std::path::PathBuf;
 
 use storage::config::Period;
+use storage::erasures::Erasures;
 use storage::log::LogError;
 use storage::machine::RealMachine;
 use storage::manifest::{DefinitionFile, FORMAT_VERSION, Manifest, PublishOutcome, ViewFile};
-use storage::master::list_segments;
+use storage::master::{Layout, list_segments};
 use storage::store::StoreError;
 use tokio::net::TcpListener;
 use views::Event;
@@ -277,6 +281,46 @@ async fn trims_nothing_that_is_not_safe() {
     storage::master::claim_epoch(&rig.store, &layer.realtime.log_id, "another").await.unwrap();
     assert!(matches!(trim(&layer.realtime, 2).await, Err(SpeedError::Fenced { .. })));
     assert_eq!(layer.range(), 0..9);
+    layer.close().await;
+}
+
+/// Proves that what was archived in three segments and lies in one file now is known after a restart, mends a damaged segment of the log,
+/// lets the log go segment by segment while it is whole, and keeps it while it is damaged or another record is in the log.
+#[tokio::test]
+async fn segments_in_one_file() {
+    let rig = rig();
+    rig.filled().await.close().await;
+    let segments = list_segments(&rig.store).await.unwrap();
+    let mut next = Layout::default().next("run");
+    let nobody = Erasures::default();
+    next.place(storage::master::rewrite(&rig.store, &segments, &nobody, 1, &"run".parse().unwrap()).await.unwrap()).unwrap();
+    assert!(next.publish(&rig.store).await.unwrap());
+    for segment in &segments {
+        rig.store.delete(&segment.path.seal_path()).await.unwrap();
+        rig.store.delete(&segment.path.path()).await.unwrap();
+    }
+    rig.spoil(3, 100);
+    let layer = rig.quiet().await;
+    assert_eq!((layer.realtime.archive.edge(0).await, layer.realtime.archive.sealed_record(0).unwrap().0), (9, 9));
+    layer.partition().log.verify(3..6).unwrap_or_else(|_| panic!("it was not mended"));
+    for (version, boundary) in [(1, 6), (2, 9)] {
+        rig.publish(&layer, version, boundary).await;
+        layer.realtime.prepare(&ViewName::user_stats(), version).await.unwrap();
+    }
+    let listed = list_segments(&rig.store).await.unwrap();
+    let whole = rig.store.get(&listed[0].file()).await.unwrap();
+    rig.store.put_durable(&listed[0].file(), whole.slice(1..)).await.unwrap();
+    assert!(matches!(trim(&layer.realtime, 2).await, Err(SpeedError::Store(StoreError::Corrupt { .. }))));
+    rig.store.put_durable(&listed[0].file(), whole).await.unwrap();
+    let mut other = next.clone();
+    other.segments[0].parts[0].last_record = "00".repeat(32);
+    other.number = 2;
+    assert!(other.publish(&rig.store).await.unwrap());
+    assert!(matches!(trim(&layer.realtime, 2).await, Err(SpeedError::OtherRecord { offset: 2, .. })));
+    next.number = 3;
+    assert!(next.publish(&rig.store).await.unwrap());
+    trim(&layer.realtime, 2).await.unwrap();
+    assert_eq!(layer.range(), 6..9);
     layer.close().await;
 }
 

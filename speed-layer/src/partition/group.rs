@@ -103,7 +103,7 @@ impl Writer {
             let seen = match in_group.get(&identity) {
                 Some(first) if *first == content_hash => Seen::Duplicate(self.log.head()),
                 Some(_) => Seen::Conflict(self.log.head()),
-                None => self.window.look_up(&identity, content_hash),
+                None => self.window.look_up(&event.user_id, &identity, content_hash),
             };
             judged.verdicts.push(match seen {
                 Seen::Duplicate(_) => Verdict::Duplicate,

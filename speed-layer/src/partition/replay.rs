@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use storage::erasures::Erasure;
 use storage::log::LogReader;
-use storage::record;
+use storage::record::{self, Record};
 use tracing::warn;
-use views::columns::to_batch;
+use views::columns::{Position, to_batch};
 use views::event::too_wide;
-use views::{Definition, EventSchema, Refusal, fold};
+use views::{Definition, Event, EventSchema, Refusal, fold};
 
 use crate::dedup::{Window, identity};
 use crate::error::SpeedError;
@@ -33,8 +34,10 @@ pub(crate) fn rebuild_window(log: &LogReader, capacity: usize, schema: &EventSch
     let mut window = Window::new(capacity, start);
     for entry in log.read(start..head)? {
         let entry = entry?;
-        let (event, position) = record::decode(&entry.payload, partition, entry.offset, schema)?;
-        window.push(identity(&event.user_id, &event.event_id), position.content_hash);
+        match record::decode(&entry.payload, partition, entry.offset, schema)? {
+            Record::Event(event, position) => window.push(identity(&event.user_id, &event.event_id), position.content_hash),
+            Record::Erasure(erasure) => window.erase(&erasure.user_id),
+        }
     }
     Ok(window)
 }
@@ -66,43 +69,111 @@ pub(crate) fn fold_log(
         if part.is_empty() {
             continue;
         }
-        for_each_batch(log, definition, here, partition, part, |first, batch| {
-            let fail = |e| SpeedError::fold(&e, definition.fingerprint(), partition, first);
-            slices.push(fold::partial(definition, &batch).map_err(fail)?).map_err(fail)
-        })?;
+        fold_into(&mut slices, log, here, partition, part)?;
     }
     Ok(slices)
 }
 
-/// The records of `range` as event batches in the columns of `definition`, each with its first offset.
+/// Folds records of one segment into the newest of the slices, which are those of all records before.
 ///
 /// # Errors
-/// The log is damaged, or has a record that fits `here` and that the definition, which is of an older schema, would take for null.
-pub(crate) fn for_each_batch(
+/// As [`fold_log`].
+pub(crate) fn fold_into(
+    slices: &mut Slices,
+    log: &LogReader,
+    here: &EventSchema,
+    partition: i32,
+    range: Range<i64>,
+) -> Result<(), SpeedError> {
+    let definition = Arc::clone(slices.definition());
+    for_each_part(log, &definition, here, partition, range, |part| match part {
+        LogPart::Events { first, batch } => {
+            let fail = |e| SpeedError::fold(&e, definition.fingerprint(), partition, first);
+            slices.push(fold::partial(&definition, &batch).map_err(fail)?).map_err(fail)
+        }
+        LogPart::Erasure(erasure) => {
+            slices.erase_now(&erasure.user_id, erasure.offset);
+            Ok(())
+        }
+    })
+}
+
+/// Looks for records that fit `here` and that the definition, which is of an older schema, would take for null.
+///
+/// # Errors
+/// There is one, or the log is damaged.
+pub(crate) fn check_widths(
     log: &LogReader,
     definition: &Definition,
     here: &EventSchema,
     partition: i32,
     range: Range<i64>,
-    mut each: impl FnMut(i64, RecordBatch) -> Result<(), SpeedError>,
+) -> Result<(), SpeedError> {
+    for_each_part(log, definition, here, partition, range, |_| Ok(()))
+}
+
+/// Some records in a row.
+enum LogPart {
+    /// Events, and the offset of the first.
+    Events { first: i64, batch: RecordBatch },
+    /// One that hides what came before it.
+    Erasure(Erasure),
+}
+
+/// The records of `range` in the columns of `definition`.
+///
+/// # Errors
+/// As [`check_widths`].
+fn for_each_part(
+    log: &LogReader,
+    definition: &Definition,
+    here: &EventSchema,
+    partition: i32,
+    range: Range<i64>,
+    mut each: impl FnMut(LogPart) -> Result<(), SpeedError>,
 ) -> Result<(), SpeedError> {
     let (schema, typed) = (definition.schema(), definition.otherwise_typed(here));
     let mut rows = Vec::with_capacity(REPLAY_ROWS);
+    let batch = |rows: &[(Event, Position)]| {
+        let first = rows.first()?.1.offset;
+        Some(LogPart::Events { first, batch: to_batch(rows.iter().map(|(event, position)| (event, *position)), schema) })
+    };
     for entry in log.read(range)? {
         let entry = entry?;
-        let row = record::decode(&entry.payload, partition, entry.offset, schema)?;
-        if let Some(Refusal { field, reason }) = too_wide(&row.0, &typed) {
-            let (fingerprint, reason) = (definition.fingerprint().to_owned(), format!("{field} {reason}"));
-            return Err(SpeedError::Fold { fingerprint, partition, offset: entry.offset, reason });
-        }
-        rows.push(row);
-        if rows.len() == REPLAY_ROWS {
-            each(rows[0].1.offset, to_batch(rows.iter().map(|(e, p)| (e, *p)), schema))?;
+        let erasure = match record::decode(&entry.payload, partition, entry.offset, schema)? {
+            Record::Event(event, position) => {
+                if let Some(Refusal { field, reason }) = too_wide(&event, &typed) {
+                    let (fingerprint, reason) = (definition.fingerprint().to_owned(), format!("{field} {reason}"));
+                    return Err(SpeedError::Fold { fingerprint, partition, offset: entry.offset, reason });
+                }
+                rows.push((event, position));
+                None
+            }
+            Record::Erasure(erasure) => Some(erasure),
+        };
+        if rows.len() == REPLAY_ROWS || erasure.is_some() {
+            batch(&rows).map_or(Ok(()), &mut each)?;
             rows.clear();
         }
+        erasure.map_or(Ok(()), |erasure| each(LogPart::Erasure(erasure)))?;
     }
-    match rows.first() {
-        Some((_, first)) => each(first.offset, to_batch(rows.iter().map(|(e, p)| (e, *p)), schema)),
-        None => Ok(()),
+    batch(&rows).map_or(Ok(()), &mut each)
+}
+
+/// The erasures among the records of `range`.
+///
+/// # Errors
+/// The log is damaged, or has a record of a kind that is not known.
+pub(crate) fn erasures_in(log: &LogReader, schema: &EventSchema, partition: i32, range: Range<i64>) -> Result<Vec<Erasure>, SpeedError> {
+    let mut found = Vec::new();
+    for entry in log.read(range)? {
+        let entry = entry?;
+        if record::is_event(&entry.payload) {
+            continue;
+        }
+        if let Record::Erasure(erasure) = record::decode(&entry.payload, partition, entry.offset, schema)? {
+            found.push(erasure);
+        }
     }
+    Ok(found)
 }

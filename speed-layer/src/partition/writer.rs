@@ -3,15 +3,16 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use storage::erasures::Erasure;
 use storage::log::PartitionLog;
+use storage::machine::now_us;
 use storage::record;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info};
-use views::fold;
 
 use super::group::Group;
-use super::replay::for_each_batch;
+use super::replay::fold_into;
 use super::{Command, PartitionOptions, Verdict, Visible};
 use crate::dedup::Window;
 use crate::error::SpeedError;
@@ -63,6 +64,11 @@ impl Writer {
                     }
                     self.append(group);
                 }
+                Command::Erase { user_id, reply } => {
+                    let erased = self.erase(user_id);
+                    let _gone = reply.send(erased);
+                    self.roll_if_full();
+                }
                 Command::Roll { at_least, reply } => {
                     let rolled = self.roll_if_older(at_least);
                     let _gone = reply.send(rolled);
@@ -93,6 +99,10 @@ impl Writer {
             error!(partition = self.number, error = e.chain(), "append failed; nothing of it was acknowledged");
         }
         group.answer(outcome);
+        self.roll_if_full();
+    }
+
+    fn roll_if_full(&mut self) {
         if self.log.active_bytes() >= self.options.segment_bytes
             && let Err(e) = self.roll()
         {
@@ -123,6 +133,29 @@ impl Writer {
         Ok((judged.verdicts, head))
     }
 
+    /// Appends an erasure and takes what it hides out of what is shown. When this returns, it is durable and visible.
+    fn erase(&mut self, user_id: String) -> Result<Erasure, SpeedError> {
+        let append_time_us = now_us(&*self.options.machine);
+        let payload = record::encode_erasure(&user_id, append_time_us);
+        let offset = self.log.append([payload.as_slice()])?.start;
+        self.window.erase(&user_id);
+        let without: Vec<_> = {
+            let visible = self.visible.read().expect("no writer panics while it holds the lock");
+            visible.views.iter().map(|(fingerprint, slices)| (fingerprint.clone(), slices.without(&user_id))).collect()
+        };
+        let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
+        for (fingerprint, without) in without {
+            // A view may have been retired meanwhile.
+            if let Some(slices) = visible.views.get_mut(&fingerprint) {
+                slices.erase(&user_id, offset, without);
+            }
+        }
+        visible.head = self.log.head();
+        drop(visible);
+        info!(partition = self.number, offset, "erased a user");
+        Ok(Erasure::new(self.log.partition(), offset, user_id, append_time_us))
+    }
+
     fn roll_if_older(&mut self, at_least: Duration) -> Result<i64, SpeedError> {
         if self.segment_started.elapsed() >= at_least {
             self.roll()?;
@@ -143,24 +176,18 @@ impl Writer {
     }
 
     fn install(&mut self, mut slices: Slices, folded_to: i64) -> Result<(), SpeedError> {
-        let definition = Arc::clone(slices.definition());
         let head = self.log.head();
-        let fail = |e: views::FoldError, first| SpeedError::fold(&e, definition.fingerprint(), self.number, first);
         for segment in self.log.reader().segments()? {
             if segment.start >= folded_to {
                 slices.cut(segment.start);
             }
             let part = segment.start.max(folded_to)..segment.end.min(head);
-            if part.is_empty() {
-                continue;
+            if !part.is_empty() {
+                fold_into(&mut slices, &self.log.reader(), &self.options.schema, self.number, part)?;
             }
-            for_each_batch(&self.log.reader(), &definition, &self.options.schema, self.number, part, |first, batch| {
-                let states = fold::partial(&definition, &batch).map_err(|e| fail(e, first))?;
-                slices.push(states).map_err(|e| fail(e, first))
-            })?;
         }
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
-        visible.views.insert(definition.fingerprint().to_owned(), slices);
+        visible.views.insert(slices.definition().fingerprint().to_owned(), slices);
         Ok(())
     }
 }

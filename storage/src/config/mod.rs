@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use views::EventSchema;
 
+use crate::store::{Store, StoreError};
+
 pub use units::{ByteSize, Period};
 
+/// Seconds.
+const DAY: u64 = 24 * 3600;
 /// Prefix of environment variables that override the file.
 const ENV_PREFIX: &str = "MERGANSER_";
 
@@ -75,11 +79,26 @@ impl Default for ViewsConfig {
 pub struct StoreConfig {
     /// A folder or `file:///…`.
     pub url: String,
+    /// The same for old segments of the master dataset; empty means they stay.
+    pub cold: String,
+    /// Segments whose newest event is this old are moved there.
+    pub cold_after: Period,
+}
+
+impl StoreConfig {
+    /// Opens the store, with the cold one beside it if there is one.
+    ///
+    /// # Errors
+    /// An address that leads to no store.
+    pub fn open(&self) -> Result<Store, StoreError> {
+        let store = Store::open(&self.url)?;
+        if self.cold.is_empty() { Ok(store) } else { Ok(store.with_cold(Store::open(&self.cold)?)) }
+    }
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "data/store".into() }
+        Self { url: "data/store".into(), cold: String::new(), cold_after: Period::from_secs(90 * DAY) }
     }
 }
 
@@ -156,6 +175,18 @@ pub struct BatchConfig {
     pub lease_ttl: Period,
     /// Files that no version names, and unfinished ones, are removed when they are older than this.
     pub grace: Period,
+    /// Segments whose newest event is this old are merged into large files.
+    pub compact_after: Period,
+    /// Size that such a file grows to.
+    pub compact_bytes: ByteSize,
+    /// So many newest versions of a view are kept,
+    pub keep_versions: u32,
+    /// and those that are younger than this.
+    pub keep_versions_for: Period,
+    /// Reports of runs, and notes of expired versions, are kept so long.
+    pub keep_reports_for: Period,
+    /// Rows that imports refused are kept so long; 0 means for ever.
+    pub keep_dead_letters_for: Period,
 }
 
 impl Default for BatchConfig {
@@ -165,7 +196,13 @@ impl Default for BatchConfig {
             memory_limit: ByteSize(1 << 30),
             spill_dir: PathBuf::new(),
             lease_ttl: Period::from_secs(30),
-            grace: Period::from_secs(24 * 3600),
+            grace: Period::from_secs(DAY),
+            compact_after: Period::from_secs(DAY),
+            compact_bytes: ByteSize(256 << 20),
+            keep_versions: 7,
+            keep_versions_for: Period::from_secs(7 * DAY),
+            keep_reports_for: Period::from_secs(90 * DAY),
+            keep_dead_letters_for: Period::from_secs(0),
         }
     }
 }
@@ -248,6 +285,7 @@ impl Config {
             ("batch_layer.memory_limit", self.batch_layer.memory_limit.0),
             ("batch_layer.lease_ttl", self.batch_layer.lease_ttl.0.as_millis() as u64),
             ("batch_layer.grace", self.batch_layer.grace.0.as_millis() as u64),
+            ("batch_layer.compact_bytes", self.batch_layer.compact_bytes.0),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} must be at least 1")),
@@ -275,6 +313,9 @@ impl Config {
         }
         if self.log.dir.as_os_str().is_empty() {
             return Err("log.dir is empty; name a folder".to_owned());
+        }
+        if self.store.cold.starts_with("memory:") || (!self.store.cold.is_empty() && self.store.cold == self.store.url) {
+            return Err("store.cold: name another folder than that of store.url, or none".to_owned());
         }
         match self.store.url.starts_with("memory:") {
             true => Err("store.url: a store in memory is seen by one process only, and the layers are three; name a folder".to_owned()),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct ByteSize(pub u64);
 
-/// A length of time, written `"250ms"`, `"5s"`, `"10m"` or `"2h"`.
+/// A length of time, written `"250ms"`, `"5s"`, `"10m"`, `"2h"` or `"30d"`; a day has 24 hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Period(pub Duration);
@@ -18,7 +18,7 @@ pub struct Period(pub Duration);
 /// Largest unit first.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 /// Largest unit first, in milliseconds; `ms` stands before `m` and `s`, which end it or begin it.
-const PERIODS: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+const PERIODS: [(&str, u64); 5] = [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
 impl Period {
     /// Of so many seconds.
@@ -55,7 +55,7 @@ impl TryFrom<String> for Period {
     fn try_from(text: String) -> Result<Self, String> {
         let ms = parse(&text, &PERIODS);
         ms.map(Self::from_millis)
-            .ok_or_else(|| format!("\"{text}\" is not a time; write a whole number with ms, s, m or h, such as \"250ms\""))
+            .ok_or_else(|| format!("\"{text}\" is not a time; write a whole number with ms, s, m, h or d, such as \"250ms\""))
     }
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for ByteSize {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        let largest_first = [PERIODS[1], PERIODS[2], PERIODS[3], PERIODS[0]];
+        let largest_first = [PERIODS[1], PERIODS[2], PERIODS[3], PERIODS[4], PERIODS[0]];
         let (name, unit) = largest_first.into_iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit)).unwrap_or(("ms", 1));
         write!(f, "{}{name}", ms / unit)
     }
@@ -97,7 +97,7 @@ mod tests {
         for text in ["512B", "4KiB", "64MiB", "3GiB", "1000B", "0B"] {
             assert_eq!(ByteSize::try_from(text.to_owned()).unwrap().to_string(), text);
         }
-        for text in ["250ms", "5s", "10m", "2h", "90s", "0ms"] {
+        for text in ["250ms", "5s", "10m", "2h", "90d", "90s", "0ms"] {
             assert_eq!(Period::try_from(text.to_owned()).unwrap().to_string(), text);
         }
         for text in ["", "64", "64MB", "-1B", "1.5s", "s", "99999999999999999999h"] {

@@ -1,4 +1,4 @@
-//! Settled letters, taken out of the file.
+//! Settled letters, and those of erased users, taken out of the file.
 //!
 //! **Consistency.** Both files are locked meanwhile, so that neither a server nor a replay runs beside it. A letter that is taken
 //! out has its event in the log, or in the letter that stands for it, which stays.
@@ -27,20 +27,21 @@ pub struct Pruned {
     pub kept: usize,
 }
 
-/// Takes settled letters out of the file under `data_dir`. A row that is refused again later is then a new letter.
+/// Takes settled letters, and those that `is_gone` names, out of the file under `data_dir`. A row that is refused again later is then a new
+/// letter.
 ///
 /// # Errors
 /// [`LogError::Locked`] while a server or a replay runs there; what reading and writing can end in, with both files as before or
 /// as after.
-pub fn prune(data_dir: &Path) -> Result<Pruned, LogError> {
-    prune_on(Arc::new(OsDisk), data_dir)
+pub fn prune(data_dir: &Path, is_gone: impl Fn(&DeadLetter) -> bool) -> Result<Pruned, LogError> {
+    prune_on(Arc::new(OsDisk), data_dir, is_gone)
 }
 
 /// [`prune`] on the disk that a test brings.
 ///
 /// # Errors
 /// As [`prune`].
-pub fn prune_on(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Pruned, LogError> {
+pub fn prune_on(disk: Arc<dyn Disk>, data_dir: &Path, is_gone: impl Fn(&DeadLetter) -> bool) -> Result<Pruned, LogError> {
     let path = path_in(data_dir);
     if !disk.exists(&path).map_err(LogError::io("look for", &path))? {
         return Ok(Pruned::default());
@@ -51,7 +52,7 @@ pub fn prune_on(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Pruned, LogError
     let (mut removed, mut kept) = (HashSet::new(), Vec::new());
     for letter in Entries::<DeadLetter>::read(&KIND, &disk, path.clone())? {
         let (id, letter) = letter?;
-        if settled.contains(id) {
+        if settled.contains(id) || is_gone(&letter) {
             removed.insert(id);
         } else {
             kept.push(with_id(id, &letter));
@@ -113,16 +114,16 @@ mod tests {
     #[test]
     fn settled_letters_go() {
         let (disk, dir) = (MemoryDisk::new(), Path::new(DATA));
-        assert_eq!(prune_on(disk.process(), dir).unwrap(), Pruned::default());
+        assert_eq!(prune_on(disk.process(), dir, |_| false).unwrap(), Pruned::default());
         prepare(&disk);
         let server = DeadLetters::open_on(disk.process(), dir).unwrap();
-        assert!(matches!(prune_on(disk.process(), dir), Err(LogError::Locked { .. })));
+        assert!(matches!(prune_on(disk.process(), dir, |_| false), Err(LogError::Locked { .. })));
         drop(server);
         let replay = SettledLetters::open_on(disk.process(), dir).unwrap();
-        assert!(matches!(prune_on(disk.process(), dir), Err(LogError::Locked { .. })));
+        assert!(matches!(prune_on(disk.process(), dir, |_| false), Err(LogError::Locked { .. })));
         drop(replay);
 
-        assert_eq!(prune_on(disk.process(), dir).unwrap(), Pruned { removed: 3, kept: 3 });
+        assert_eq!(prune_on(disk.process(), dir, |_| false).unwrap(), Pruned { removed: 3, kept: 3 });
         assert_eq!(kept(&disk), [letter(1), letter(3), letter(5)]);
         let settled = SettledLetters::open_on(disk.process(), dir).unwrap();
         assert!(settled.contains(letter(99).id()) && !settled.contains(letter(0).id()));
@@ -138,20 +139,20 @@ mod tests {
         let whole = MemoryDisk::new();
         prepare(&whole);
         let before = whole.changes();
-        prune_on(whole.process(), Path::new(DATA)).unwrap();
+        prune_on(whole.process(), Path::new(DATA), |_| false).unwrap();
         for (calls, seed) in (0..whole.changes() - before).flat_map(|calls| (0..10).map(move |seed| (calls, seed))) {
             for fault in [Fault::crash(), Fault::crash().half_way(), Fault::error(io::ErrorKind::Other)] {
                 let disk = MemoryDisk::new();
                 prepare(&disk);
                 disk.plan(fault.changing().after(calls));
-                let _failed = prune_on(disk.process(), Path::new(DATA));
+                let _failed = prune_on(disk.process(), Path::new(DATA), |_| false);
                 disk.clear_plan();
                 disk.power_cut(Survivors::Drawn(&mut StdRng::seed_from_u64(seed)));
                 drop(DeadLetters::open_on(disk.process(), Path::new(DATA)).unwrap());
                 let kept = kept(&disk);
                 let all: Vec<_> = (0..6).map(letter).collect();
                 assert!(kept == [letter(1), letter(3), letter(5)] || kept == all, "call {calls}, seed {seed}: {kept:?}");
-                prune_on(disk.process(), Path::new(DATA)).unwrap();
+                prune_on(disk.process(), Path::new(DATA), |_| false).unwrap();
             }
         }
     }

@@ -13,7 +13,8 @@
 //! Who imports reads the claims 1, 2, 3 … and puts the next one if absent, so one reading of one content never gets two numbers
 //! ([`Claims`]). Everything else is a function of the claim and the file: two processes that import the same at once write the same
 //! bytes. An import exists when its commit is there, which is put if absent and names each file with its checksum, after every file
-//! was read back. It never changes. Imports may be committed in another order than they are numbered.
+//! was read back. It never changes; what was erased is left out of files that the newest [`Layout`] puts in the place of others, and offsets stay
+//! what they were. Imports may be committed in another order than they are numbered.
 //!
 //! # What a crash leaves behind
 //! A claim, and perhaps files that no commit names and nobody reads. The next import of the same content goes on under the same
@@ -33,7 +34,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
-use crate::master::{read_rows, verify_object};
+use crate::master::layout::PlacedImport;
+use crate::master::{Layout, read_rows, verify_object};
 use crate::paths::{ImportObject, ImportPath, imports_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Store, StoreError};
@@ -82,6 +84,9 @@ pub struct ImportMeta {
     pub files: Vec<ImportFile>,
     /// The refused rows, where there are any.
     pub dead_letters: Option<LettersFile>,
+    /// What the newest layout puts in the place of some of the files.
+    #[serde(skip)]
+    pub rewritten: Vec<PlacedImport>,
 }
 
 /// The events of one partition of an import.
@@ -125,7 +130,26 @@ impl ImportMeta {
     /// The path of the file of `partition`, whether there is one or not.
     #[must_use]
     pub fn file_path(&self, partition: u32) -> ObjectPath {
-        path(self.import, ImportObject::File { partition })
+        let committed = || path(self.import, ImportObject::File { partition });
+        self.rewritten_file(partition).map_or_else(committed, |file| file.path.as_str().into())
+    }
+
+    /// The rows that `partition` has now: fewer than offsets where something was erased.
+    #[must_use]
+    pub fn rows(&self, partition: u32) -> i64 {
+        let committed = self.file(partition).map_or(0, |file| file.rows);
+        self.rewritten_file(partition).map_or(committed, |file| file.rows)
+    }
+
+    /// Length of the file of `partition`, in bytes.
+    #[must_use]
+    pub fn bytes(&self, partition: u32) -> i64 {
+        let committed = self.file(partition).map_or(0, |file| file.bytes);
+        self.rewritten_file(partition).map_or(committed, |file| file.bytes)
+    }
+
+    fn rewritten_file(&self, partition: u32) -> Option<&PlacedImport> {
+        self.rewritten.iter().find(|file| file.partition == partition)
     }
 
     /// What in it cannot be true, if anything cannot.
@@ -195,7 +219,12 @@ pub async fn list(store: &Store) -> Result<Vec<ImportMeta>, StoreError> {
         let commit = path(import, ImportObject::Commit);
         parse(import, &store.get(&commit).await?)
     };
-    stream::iter(commits).map(read).buffered(READS).try_collect().await
+    let mut found: Vec<ImportMeta> = stream::iter(commits).map(read).buffered(READS).try_collect().await?;
+    let layout = Layout::newest(store).await?;
+    for meta in &mut found {
+        meta.rewritten = layout.imports.iter().filter(|placed| placed.import == meta.import).cloned().collect();
+    }
+    Ok(found)
 }
 
 /// The import of a claim, if it is committed.
@@ -237,7 +266,7 @@ pub async fn read_partition(
     columns: Option<&[String]>,
 ) -> Result<BoxStream<'static, Result<RecordBatch, StoreError>>, StoreError> {
     match import.file(partition) {
-        Some(file) => read_rows(store, import.file_path(partition), file.bytes, columns).await,
+        Some(_) => read_rows(store, import.file_path(partition), import.bytes(partition), columns).await,
         None => Ok(stream::empty().boxed()),
     }
 }
@@ -248,12 +277,15 @@ pub async fn read_partition(
 /// Naming the file: [`StoreError::NotFound`], [`StoreError::Corrupt`] if its length is another, [`StoreError::Checksum`].
 pub async fn verify_partition(store: &Store, import: &ImportMeta, partition: u32) -> Result<(), StoreError> {
     match import.file(partition) {
-        Some(file) => verify_object(store, &import.file_path(partition), file.bytes, &file.blake3).await,
+        Some(file) => {
+            let blake3 = import.rewritten_file(partition).map_or(&file.blake3, |file| &file.blake3);
+            verify_object(store, &import.file_path(partition), import.bytes(partition), blake3).await
+        }
         None => Ok(()),
     }
 }
 
-/// Reads every byte of every file of an import, dead letters included, and compares it with the commit.
+/// Reads every byte of every file of an import and compares it with the commit; dead letters included, which are kept for a time only.
 ///
 /// # Errors
 /// As [`verify_partition`].

@@ -117,6 +117,7 @@ impl ImportWriter {
             last_event_time_us: times.map(|(_, last)| last),
             files,
             dead_letters,
+            rewritten: Vec::new(),
         };
         assert_eq!(meta.contradiction(), None, "an import that contradicts itself is never committed");
         let path = path(meta.import, ImportObject::Commit);

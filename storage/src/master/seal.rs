@@ -47,9 +47,12 @@ pub fn record_fingerprint(payload: &[u8]) -> String {
 
 impl Seal {
     pub(super) fn of(parquet: &Bytes, rows: i64, origin: Origin) -> Self {
+        Self::new(rows, parquet.len() as i64, blake3::hash(parquet).to_hex().to_string(), origin)
+    }
+
+    pub(super) fn new(rows: i64, bytes: i64, blake3: String, origin: Origin) -> Self {
         let Origin { log_id, last_record } = origin;
-        let blake3 = blake3::hash(parquet).to_hex().to_string();
-        Self { format_version: FORMAT_VERSION, rows, bytes: parquet.len() as i64, blake3, log_id, last_record }
+        Self { format_version: FORMAT_VERSION, rows, bytes, blake3, log_id, last_record }
     }
 
     /// Writes the seal, durably, unless it is there.

@@ -49,7 +49,7 @@ async fn round_trip() {
     let path = segment(3, 100..20_100);
     let seal = write_segment(&store, &path, schema(), vec![events(100..9_000), events(9_000..20_100)], origin()).await.unwrap();
     let listed = list_segments(&store).await.unwrap();
-    assert_eq!(listed, [SegmentMeta { path, seal }]);
+    assert_eq!(listed, [SegmentMeta::archived(path, seal)]);
     assert_eq!(offsets(&store, &listed[0]).await.unwrap(), (100..20_100).collect::<Vec<_>>());
 
     let wanted = ["_offset".to_owned(), "user_id".to_owned(), "no_such".to_owned()];
@@ -267,7 +267,7 @@ async fn truncated() {
 fn chains() {
     let meta = |partition, range: Range<i64>| {
         let path = segment(partition, range);
-        SegmentMeta { path, seal: Seal::of(&Bytes::new(), 0, origin()) }
+        SegmentMeta::archived(path, Seal::of(&Bytes::new(), 0, origin()))
     };
     let metas = |ranges: &[Range<i64>]| -> Vec<SegmentMeta> {
         let mut all: Vec<_> = ranges.iter().map(|r| meta(1, r.clone())).collect();

@@ -28,6 +28,13 @@ impl ErasurePath {
         ObjectPath::from(format!("master/erasures/p{partition:04}-{offset:020}.json"))
     }
 
+    /// The path of its receipt.
+    #[must_use]
+    pub fn receipt(&self) -> ObjectPath {
+        let Self { partition, offset } = self;
+        ObjectPath::from(format!("receipts/p{partition:04}-{offset:020}.json"))
+    }
+
     /// Reads a path back.
     ///
     /// # Errors

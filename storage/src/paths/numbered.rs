@@ -70,7 +70,9 @@ impl LeasePath {
     pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
         let parsed = (|| {
             let (view, name) = path.as_ref().strip_prefix("runs/")?.split_once("/lease/")?;
-            Some(Self { view: view.parse().ok()?, number: number(name)? })
+            let master = ViewName::master_dataset();
+            let view = if view == master.as_str() { master } else { view.parse().ok()? };
+            Some(Self { view, number: number(name)? })
         })();
         parsed.filter(|p| p.number > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of a lease"))
     }

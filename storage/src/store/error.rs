@@ -40,6 +40,18 @@ pub enum StoreError {
         #[source]
         source: object_store::Error,
     },
+    /// An object of the cold store is needed, and none is configured.
+    #[error("{path} was moved to the cold store, and [store] cold does not say where that is")]
+    NoCold {
+        /// The object.
+        path: String,
+    },
+    /// The cold store has nothing of ours.
+    #[error("{path} was moved to the cold store, and the one of [store] cold is empty: is it mounted, and the right one?")]
+    ColdEmpty {
+        /// The object.
+        path: String,
+    },
     /// The object cannot be read as Parquet, or rows cannot be written as Parquet.
     #[error("{path} does not work as Parquet")]
     Parquet {

@@ -66,6 +66,8 @@ pub struct Store {
     /// The root, where objects are local files.
     folder: Option<Arc<Path>>,
     retry: Retry,
+    /// Another store, for what is seldom read.
+    cold: Option<Arc<Store>>,
 }
 
 impl Store {
@@ -98,20 +100,41 @@ impl Store {
     /// faults.
     #[must_use]
     pub fn from_object_store(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, folder: None, retry: Retry::NONE }
+        Self { objects, folder: None, retry: Retry::NONE, cold: None }
     }
 
     fn open_folder(folder: &Path) -> Result<Self, StoreError> {
         let root = local::open_root(folder).map_err(|e| StoreError::io(folder.display(), e))?;
         let objects = LocalFileSystem::new_with_prefix(&root).map_err(|e| StoreError::backend(&ObjectPath::ROOT, e))?;
-        Ok(Self { objects: Arc::new(objects), folder: Some(root.into()), retry: Retry::NONE })
+        Ok(Self { objects: Arc::new(objects), folder: Some(root.into()), retry: Retry::NONE, cold: None })
     }
 
     /// The same store, whose calls are repeated as `retry` says. A store that was just opened repeats nothing: whoever answers
     /// people wants to hear of a failure at once.
     #[must_use]
     pub fn with_retry(&self, retry: Retry) -> Self {
-        Self { retry, ..self.clone() }
+        let cold = self.cold.as_ref().map(|cold| Arc::new(cold.with_retry(retry)));
+        Self { retry, cold, ..self.clone() }
+    }
+
+    /// The same store, with another one for segments of the master dataset that were moved there.
+    #[must_use]
+    pub fn with_cold(&self, cold: Self) -> Self {
+        Self { cold: Some(Arc::new(cold)), ..self.clone() }
+    }
+
+    /// The cold store, if there is one.
+    #[must_use]
+    pub fn cold(&self) -> Option<&Self> {
+        self.cold.as_deref()
+    }
+
+    /// The cold store, in which `path` is.
+    ///
+    /// # Errors
+    /// [`StoreError::NoCold`] if there is none.
+    pub(crate) fn cold_for(&self, path: &ObjectPath) -> Result<&Self, StoreError> {
+        self.cold().ok_or_else(|| StoreError::NoCold { path: path.to_string() })
     }
 
     /// Writes an object, in place of the one that may be there. When this returns, it survives power loss.
