@@ -1,5 +1,7 @@
 //! The handover, step by step: lease, cut, recompute, read back and audit, look at the lease again, publish.
 
+mod notes;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,8 +11,8 @@ use merganser_proto::Transport;
 use storage::identities;
 use storage::machine::{Machine, RealMachine, blocking, driven};
 use storage::manifest::{AcceptedDifference, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
-use storage::master::{self, SegmentMeta};
-use storage::paths::{Id, RunPath};
+use storage::master;
+use storage::paths::Id;
 use storage::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,9 +34,8 @@ use crate::options::RunOptions;
 use crate::piece::{Master, Piece};
 use crate::progress::Progress;
 use crate::report::RunReport;
-use crate::rows::{self, Rows};
 use crate::service::SpeedLayer;
-use crate::shard::{Removed, Work};
+use crate::shard::Work;
 use crate::sort::SortBounds;
 use crate::source::{EventColumns, Source};
 use crate::spill::SpillFolder;
@@ -351,31 +352,6 @@ impl Run<'_> {
         blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
     }
 
-    /// Sums up what was removed; the answer is the keys that the speed layer counted too often.
-    fn note_duplicates(&mut self, removed: &[Removed]) -> BTreeSet<String> {
-        let report = &mut self.report;
-        let found = || removed.iter().map(|removed| &removed.duplicates);
-        report.late_duplicate_count = found().map(|d| d.late_count).sum();
-        report.conflict_count = found().map(|d| d.conflict_count).sum();
-        report.late_duplicates = found().flat_map(|d| d.late.iter().cloned()).take(EXAMPLES).collect();
-        report.conflicts = found().flat_map(|d| d.conflicts.iter().cloned()).take(EXAMPLES).collect();
-        report.correction_count = found().map(|d| d.correction_count).sum();
-        report.corrections = found().flat_map(|d| d.corrections.iter().cloned()).take(EXAMPLES).collect();
-        found().flat_map(|d| d.touched_keys.iter().cloned()).collect()
-    }
-
-    /// Counts what erasures have hidden, and adds what the version before counts of it, or the speed layer does.
-    fn note_hidden(&mut self, hidden: &Hidden, touched: &mut Touched) -> Result<(), RunError> {
-        let found = hidden.take().map_err(|source| RunError::HiddenKeys { source })?;
-        self.report.erased_count = found.rows;
-        touched.keys.extend(found.touched_keys);
-        if let Some(parent) = self.parent.as_ref().filter(|_| self.definition.is_by_user()) {
-            let new = self.master.erasures.from(&parent.boundary);
-            touched.users = new.iter().map(|erasure| erasure.user_id.clone()).collect();
-        }
-        Ok(())
-    }
-
     /// The manifest as it will be published, but for what the audit has to say.
     fn manifest(&mut self, computed: Computed, boundary_records: Vec<String>, as_of: Option<i64>) -> Manifest {
         let report = &mut self.report;
@@ -450,52 +426,6 @@ impl Run<'_> {
             }),
         }
     }
-
-    fn note_rows(&mut self, manifest: &Manifest, base: Option<&Manifest>, removed: &[Removed]) -> Result<(), RunError> {
-        let chains = self.cut.chains(&self.master.segments)?;
-        let segments: i64 = chains.iter().flatten().map(SegmentMeta::rows).sum();
-        let erasures = self.master.erasures.iter().count() as i64;
-        // Only a file that was written again may have lost what was erased.
-        let rewritten = chains.iter().flatten().filter(|segment| segment.is_rewritten());
-        let gone = rewritten.map(|segment| self.master.records(segment) - segment.rows()).sum();
-        let imports = rows::of_imports(self.master.imports.iter().map(Arc::as_ref));
-        // What the version below was made from: all but the rows that this run has read.
-        let below = segments + imports - self.report.rows_read;
-        self.report.rows = Rows {
-            log: manifest.boundary.iter().sum(),
-            segments,
-            erasures,
-            gone,
-            imports,
-            counted: manifest.event_count,
-            late_duplicates: manifest.late_duplicate_count,
-            conflicts: manifest.conflict_count,
-            erased: self.report.erased_count,
-            filtered: removed.iter().map(|removed| removed.filtered).sum(),
-            past_limit: removed.iter().map(|removed| removed.past_limit).sum(),
-            left_out_before: base.map_or(0, |base| below - base.event_count - base.late_duplicate_count - base.conflict_count),
-        };
-        Ok(())
-    }
-
-    /// Every row of the log below the boundary is archived, and every archived one is counted or was left out for a reason.
-    fn check_rows(&self) -> Result<(), RunError> {
-        match self.report.rows.reconcile(self.definition.has_filter() || self.definition.has_limit()) {
-            true => Ok(()),
-            false => Err(RunError::Rows(Box::new(self.report.rows.clone()))),
-        }
-    }
-
-    /// Best effort: the version is published or not, whatever becomes of the report.
-    async fn write_report(&mut self, published: &Result<(), RunError>, started: Instant) {
-        let report = &mut self.report;
-        report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        report.outcome = published.as_ref().map_or_else(full_text, |()| "published".to_owned());
-        let path = RunPath { view: self.options.view.clone(), run_id: self.run_id.clone() };
-        if let Err(error) = report.store(self.store, &path).await {
-            warn!(path = %path.path(), %error, "the report of the run could not be written");
-        }
-    }
 }
 
 /// Puts the manifest of the next version.
@@ -510,17 +440,6 @@ pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Ru
         Err(source @ StoreError::UnknownOutcome { .. }) => Err(RunError::Unknown { version, source }),
         Err(source) => Err(RunError::Store(source)),
     }
-}
-
-/// An error with its causes, in one line.
-fn full_text(error: &RunError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 pub(crate) fn rfc3339(time: SystemTime) -> String {
