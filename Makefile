@@ -31,7 +31,7 @@ bench: ## the benches (come with a later issue)
 	@echo 'make bench comes with a later issue'; exit 1
 
 ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, simulated runs, demos; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:24 schedules:4 sim:5 demo:2 demo-events:3
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:30 schedules:4 sim:5 demo:2 demo-events:3
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
