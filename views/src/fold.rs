@@ -19,7 +19,9 @@ use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use crate::columns::{Position, to_batch};
 use crate::definition::{BUCKET, Definition, KEY};
+use crate::event::{Event, Refusal};
 use crate::schema::timestamp_type;
 
 /// A fold that failed: on an event that the definition cannot take, or on states that are not its own.
@@ -54,6 +56,12 @@ impl FoldError {
     }
 }
 
+impl From<FoldError> for Refusal {
+    fn from(error: FoldError) -> Self {
+        Self::new("event", format!("a declared view fails on it: {}", error.reason()))
+    }
+}
+
 /// What one answer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
@@ -71,6 +79,13 @@ pub fn partial(definition: &Definition, events: &RecordBatch) -> Result<RecordBa
     let mut fold = Fold::new(definition)?;
     fold.update(events)?;
     fold.into_states()
+}
+
+/// Why the view fails on one of the events, which are of one partition and have no offsets yet, if it does.
+#[must_use]
+pub fn failure<'a>(definition: &Definition, partition: i32, events: impl IntoIterator<Item = &'a Event>) -> Option<FoldError> {
+    let position = Position { partition, offset: 0, append_time_us: 0, content_hash: 0 };
+    partial(definition, &to_batch(events.into_iter().map(|event| (event, position)), definition.schema())).err()
 }
 
 /// `merge`: states to states, each key and bucket once.

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use storage::manifest::{DefinitionFile, Definitions, Manifest};
 use storage::store::Store;
-use views::columns::{Position, to_batch};
-use views::{Definition, Event, EventSchema, Refusal, fold};
+use views::{Definition, Event, EventSchema, FoldError, fold};
 
 use super::rows::{Outcome, shown_event};
 use super::{ImportError, ImportOptions};
@@ -63,35 +62,32 @@ impl Trial {
     /// Refuses the events on which a view fails, each by itself.
     pub(super) fn judge(&self, mut outcomes: Vec<Outcome>, schema: &EventSchema) -> Vec<Outcome> {
         for definition in &self.0 {
-            let events = outcomes.iter().filter_map(|outcome| if let Outcome::Event(event) = outcome { Some(event) } else { None });
-            if failure(definition, events).is_none() {
+            if failure(definition, events(&outcomes)).is_none() {
                 continue;
             }
             for outcome in &mut outcomes {
                 if let Outcome::Event(event) = outcome
-                    && let Some(reason) = failure(definition, [&*event])
+                    && let Some(error) = failure(definition, [&*event])
                 {
-                    let refusal = Refusal::new("event", format!("a declared view fails on it: {reason}"));
-                    *outcome = Outcome::Refused(refusal, shown_event(event, schema));
+                    *outcome = Outcome::Refused(error.into(), shown_event(event, schema));
                 }
             }
         }
         outcomes
     }
-}
 
-impl Trial {
     /// The first event on which a view fails, by its id, and why.
     pub(super) fn first_failure(&self, outcomes: &[Outcome]) -> Option<(String, String)> {
-        let events = || outcomes.iter().filter_map(|outcome| if let Outcome::Event(event) = outcome { Some(event) } else { None });
-        let failing = self.0.iter().find(|definition| failure(definition, events()).is_some())?;
-        events().find_map(|event| Some((event.event_id.clone(), failure(failing, [event])?)))
+        let failing = self.0.iter().find(|definition| failure(definition, events(outcomes)).is_some())?;
+        events(outcomes).find_map(|event| Some((event.event_id.clone(), failure(failing, [event])?.reason())))
     }
 }
 
-/// Why the view fails on one of the events, if it does.
-fn failure<'a>(definition: &Definition, events: impl IntoIterator<Item = &'a Event>) -> Option<String> {
-    let anywhere = Position { partition: 0, offset: 0, append_time_us: 0, content_hash: 0 };
-    let batch = to_batch(events.into_iter().map(|event| (event, anywhere)), definition.schema());
-    fold::partial(definition, &batch).err().map(|e| e.reason())
+fn events(outcomes: &[Outcome]) -> impl Iterator<Item = &Event> {
+    outcomes.iter().filter_map(|outcome| if let Outcome::Event(event) = outcome { Some(event) } else { None })
+}
+
+/// As the speed layer tries them; partitions come later.
+fn failure<'a>(definition: &Definition, events: impl IntoIterator<Item = &'a Event>) -> Option<FoldError> {
+    fold::failure(definition, 0, events)
 }

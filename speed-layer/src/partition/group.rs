@@ -166,9 +166,6 @@ impl Writer {
 
     /// Why a view cannot take an event, if one cannot.
     fn refusal(&self, event: &Event) -> Option<Refusal> {
-        let position = Position { partition: self.number, offset: 0, append_time_us: 0, content_hash: 0 };
-        let failure = |definition: Arc<Definition>| fold::partial(&definition, &to_batch([(event, position)], definition.schema())).err();
-        let error = self.definitions().into_iter().find_map(failure)?;
-        Some(Refusal::new("event", format!("a declared view fails on it: {}", error.reason())))
+        self.definitions().into_iter().find_map(|definition| fold::failure(&definition, self.number, [event])).map(Refusal::from)
     }
 }
