@@ -46,8 +46,8 @@ mod tests;
 pub use erasures::{ErasurePath, erasures_folder};
 pub use identities::{IdentitiesPath, ImportIdentitiesPath, identities_folder};
 pub use imports::{ImportObject, ImportPath, imports_folder};
-pub use numbered::{EpochPath, LeasePath, dead_letters_folder, epochs_folder, lease_folder};
-pub use rewritten::{ExpiredPath, LayoutPath, RewrittenImportPath, RewrittenPath, expired_folder, layouts_folder};
+pub use numbered::{EpochPath, LayoutPath, LeasePath, dead_letters_folder, epochs_folder, layouts_folder, lease_folder};
+pub use rewritten::{ExpiredPath, RewrittenImportPath, RewrittenPath, expired_folder};
 
 /// The folder of all segments.
 #[must_use]

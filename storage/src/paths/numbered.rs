@@ -11,6 +11,12 @@ pub fn epochs_folder() -> ObjectPath {
     ObjectPath::from("master/epochs")
 }
 
+/// The folder of the layouts.
+#[must_use]
+pub fn layouts_folder() -> ObjectPath {
+    ObjectPath::from("master/layout")
+}
+
 /// The folder of a view's lease.
 #[must_use]
 pub fn lease_folder(view: &ViewName) -> ObjectPath {
@@ -44,6 +50,30 @@ impl EpochPath {
     pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
         let parsed = path.as_ref().strip_prefix("master/epochs/").and_then(number).map(|epoch| Self { epoch });
         parsed.filter(|p| p.epoch > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of an epoch"))
+    }
+}
+
+/// One layout of the master dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayoutPath {
+    /// Its number, from 1.
+    pub number: i64,
+}
+
+impl LayoutPath {
+    /// The object's path.
+    #[must_use]
+    pub fn path(&self) -> ObjectPath {
+        ObjectPath::from(format!("master/layout/{:020}.json", self.number))
+    }
+
+    /// Reads a path back.
+    ///
+    /// # Errors
+    /// Any path that [`path`](Self::path) does not write.
+    pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
+        let parsed = path.as_ref().strip_prefix("master/layout/").and_then(number).map(|number| Self { number });
+        parsed.filter(|p| p.number > 0 && p.path() == *path).ok_or_else(|| misnamed(path, "the path of a layout"))
     }
 }
 

@@ -6,37 +6,6 @@ use object_store::path::Path as ObjectPath;
 use super::{Id, SegmentPath, ViewName, misnamed};
 use crate::store::StoreError;
 
-/// The folder of the layouts.
-#[must_use]
-pub fn layouts_folder() -> ObjectPath {
-    ObjectPath::from("master/layout")
-}
-
-/// One layout of the master dataset.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LayoutPath {
-    /// Its number, from 1.
-    pub number: i64,
-}
-
-impl LayoutPath {
-    /// The object's path.
-    #[must_use]
-    pub fn path(&self) -> ObjectPath {
-        ObjectPath::from(format!("master/layout/{:020}.json", self.number))
-    }
-
-    /// Reads a path back.
-    ///
-    /// # Errors
-    /// Any path that [`path`](Self::path) does not write.
-    pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
-        let number = path.as_ref().strip_prefix("master/layout/").and_then(|name| name.strip_suffix(".json")?.parse().ok());
-        let parsed = number.map(|number| Self { number }).filter(|p| p.number > 0 && p.path() == *path);
-        parsed.ok_or_else(|| misnamed(path, "the path of a layout"))
-    }
-}
-
 /// The folder of what is noted of a view's expired versions.
 #[must_use]
 pub fn expired_folder(view: &ViewName) -> ObjectPath {
