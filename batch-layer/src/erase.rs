@@ -5,13 +5,14 @@ use std::fmt;
 
 use chrono::{DateTime, SecondsFormat};
 use storage::erasures::{Erasure, Erasures, Receipt};
-use storage::manifest::{Definitions, Manifest, Manifests, list_views};
+use storage::manifest::{Definitions, Manifest, newest_versions};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 use tracing::warn;
 
 use crate::error::RunError;
 use crate::service::SpeedLayer;
+use crate::table::aligned;
 
 /// An erasure, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub async fn erasures(store: &Store) -> Result<Vec<Erased>, StoreError> {
 pub(crate) async fn note(store: &Store, erasures: &Erasures, manifest: &Manifest, before: &[i64]) {
     for erasure in erasures.from(before).iter() {
         let noted = async {
-            let mut receipt = receipt(store, erasure).await?;
+            let mut receipt = Receipt::read(store, erasure).await?.unwrap_or_else(|| fresh(erasure));
             receipt.carried_out.entry(manifest.view.to_string()).or_insert(manifest.version);
             receipt.write(store).await
         };
@@ -63,10 +64,9 @@ pub(crate) async fn note(store: &Store, erasures: &Erasures, manifest: &Manifest
     }
 }
 
-async fn receipt(store: &Store, erasure: &Erasure) -> Result<Receipt, StoreError> {
+fn fresh(erasure: &Erasure) -> Receipt {
     let time = DateTime::from_timestamp_micros(erasure.append_time_us).unwrap_or_default();
-    let fresh = || Receipt::new(erasure, time.to_rfc3339_opts(SecondsFormat::Millis, true));
-    Ok(Receipt::read(store, erasure).await?.unwrap_or_else(fresh))
+    Receipt::new(erasure, time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 /// The newest version of each view that is answered, and whether the view is one by user.
@@ -75,21 +75,20 @@ struct Views(BTreeMap<ViewName, (Manifest, bool)>);
 impl Views {
     async fn read(store: &Store) -> Result<Self, StoreError> {
         let mut views = BTreeMap::new();
-        for view in list_views(store).await? {
-            let newest = Manifests::new(store.clone(), view.clone()).latest().await?;
-            let Some(newest) = newest.filter(|newest| !newest.withdrawn) else { continue };
-            let definition = Definitions::new(store.clone(), view.clone()).get(&newest.fingerprint).await?;
+        for newest in newest_versions(store).await?.into_iter().filter(|newest| !newest.withdrawn) {
+            let definition = Definitions::new(store.clone(), newest.view.clone()).get(&newest.fingerprint).await?;
             // One of a later release may be of any kind.
             let is_by_user = definition.parse().is_ok_and(|definition| definition.is_by_user());
-            views.insert(view, (newest, is_by_user));
+            views.insert(newest.view.clone(), (newest, is_by_user));
         }
         Ok(Self(views))
     }
 
     /// Brings the receipt of an erasure up to date.
     async fn settle(&self, store: &Store, erasure: &Erasure) -> Result<Erased, StoreError> {
-        let mut receipt = receipt(store, erasure).await?;
-        let (before, mut waiting, mut at_once) = (receipt.clone(), Vec::new(), Vec::new());
+        let kept = Receipt::read(store, erasure).await?;
+        let mut receipt = kept.clone().unwrap_or_else(|| fresh(erasure));
+        let (mut waiting, mut at_once) = (Vec::new(), Vec::new());
         for (view, (newest, is_by_user)) in &self.0 {
             match newest.boundary.get(erasure.partition as usize).is_some_and(|boundary| erasure.offset < *boundary) {
                 true => drop(receipt.carried_out.entry(view.to_string()).or_insert(newest.version)),
@@ -97,7 +96,7 @@ impl Views {
             }
             at_once.extend(is_by_user.then(|| view.clone()));
         }
-        if receipt != before || Receipt::read(store, erasure).await?.is_none() {
+        if kept.as_ref() != Some(&receipt) {
             receipt.write(store).await?;
         }
         Ok(Erased { receipt, at_once, waiting })
@@ -128,14 +127,7 @@ pub fn table(erasures: &[Erased]) -> String {
     if erasures.is_empty() {
         return "nobody was erased".to_owned();
     }
-    let header = ["erased", "user", "partition", "offset", "carried out by", "waits for a run of"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(header).chain(erasures.iter().map(cells)).collect();
-    let widths: Vec<usize> = (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 6]| {
-        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>();
-        padded.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    aligned(["erased", "user", "partition", "offset", "carried out by", "waits for a run of"], erasures.iter().map(cells))
 }
 
 fn cells(Erased { receipt, waiting, .. }: &Erased) -> [String; 6] {

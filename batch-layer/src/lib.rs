@@ -75,6 +75,8 @@ mod sort;
 mod source;
 /// Where a sort spills to.
 mod spill;
+/// Lists for people.
+mod table;
 /// A published version, checked again.
 mod verify;
 /// The published versions, listed.

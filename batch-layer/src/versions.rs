@@ -6,6 +6,8 @@ use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 
+use crate::table::aligned;
+
 /// Every version of `view`, newest first.
 ///
 /// # Errors
@@ -39,14 +41,7 @@ pub fn table(versions: &[Manifest], now: DateTime<Utc>) -> String {
         return "no version yet".to_owned();
     }
     let notes = if versions.iter().any(|version| version.accepted_difference.is_some()) { "accepted difference" } else { "" };
-    let header = ["version", "boundary", "events", "rows", "size", "age", "definition", notes].map(str::to_owned);
-    let rows: Vec<[String; 8]> = std::iter::once(header).chain(versions.iter().map(|m| cells(m, now))).collect();
-    let widths: Vec<usize> = (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 8]| {
-        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>();
-        padded.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    aligned(["version", "boundary", "events", "rows", "size", "age", "definition", notes], versions.iter().map(|m| cells(m, now)))
 }
 
 fn cells(manifest: &Manifest, now: DateTime<Utc>) -> [String; 8] {

@@ -180,6 +180,18 @@ pub async fn list_views(store: &Store) -> Result<BTreeSet<ViewName>, StoreError>
     Ok(declared.chain([ViewName::user_stats()]).collect())
 }
 
+/// The newest version of each view that has one, in order of their names.
+///
+/// # Errors
+/// What the store says, and a damaged manifest, by name.
+pub async fn newest_versions(store: &Store) -> Result<Vec<Manifest>, StoreError> {
+    let mut newest = Vec::new();
+    for view in list_views(store).await? {
+        newest.extend(Manifests::new(store.clone(), view).latest().await?);
+    }
+    Ok(newest)
+}
+
 /// One file of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

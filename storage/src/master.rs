@@ -39,7 +39,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use views::schema::{CONTENT_HASH, OFFSET, PARTITION};
 
 use crate::machine::blocking;
@@ -56,7 +56,7 @@ pub use segment::{SegmentMeta, segment_ending, segment_from, segment_of};
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;
 /// Parquet records who wrote a file. A fixed name keeps a segment's bytes the same from one release to the next.
-pub(crate) const CREATED_BY: &str = "merganser";
+const CREATED_BY: &str = "merganser";
 
 /// Segments whose seals are read at a time.
 const SEAL_READS: usize = 16;
@@ -127,10 +127,14 @@ fn same_rows(there: &RecordBatch, ours: &RecordBatch) -> bool {
     ["user_id", "event_id", PARTITION, OFFSET, CONTENT_HASH].iter().all(same)
 }
 
-fn encode(schema: SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<(Bytes, i64), ParquetError> {
+/// How files of events are written.
+pub(crate) fn properties() -> WriterPropertiesBuilder {
     let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).set_created_by(CREATED_BY.to_owned());
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties.build()))?;
+    WriterProperties::builder().set_compression(Compression::ZSTD(level)).set_created_by(CREATED_BY.to_owned())
+}
+
+fn encode(schema: SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<(Bytes, i64), ParquetError> {
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties().build()))?;
     let mut rows = 0;
     for batch in batches {
         assert_eq!(batch.schema(), schema, "every batch of a segment has the segment's schema");

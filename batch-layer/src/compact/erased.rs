@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use storage::erasures::{Erasure, Erasures};
 use storage::imports::ImportMeta;
-use storage::manifest::{Manifests, list_views};
+use storage::manifest::newest_versions;
 use storage::master::layout::{Erased, Layout};
 use storage::master::{self, SegmentMeta};
 use storage::store::{Store, StoreError};
@@ -17,8 +17,7 @@ pub(super) async fn carried_out(store: &Store) -> Result<Erasures, StoreError> {
         return Ok(erasures);
     }
     let mut covered: Option<Vec<i64>> = None;
-    for view in list_views(store).await? {
-        let Some(newest) = Manifests::new(store.clone(), view).latest().await?.filter(|newest| !newest.withdrawn) else { continue };
+    for newest in newest_versions(store).await?.into_iter().filter(|newest| !newest.withdrawn) {
         covered = Some(match covered {
             None => newest.boundary,
             Some(covered) => covered.iter().zip(&newest.boundary).map(|(a, b)| *a.min(b)).collect(),

@@ -31,7 +31,7 @@ use storage::config::Config;
 use storage::imports::{self, Claims, Identity, ImportClaim, ImportMeta, ImportWriter, Terms};
 use storage::input::{EventFile, Format, Position, Table};
 use storage::machine::{RealMachine, blocking, now_us};
-use storage::manifest::{DefinitionFile, Manifest, Manifests, list_views};
+use storage::manifest::{DefinitionFile, Manifest, newest_versions};
 use storage::master;
 use storage::store::{Retry, Store, StoreError};
 use tokio::sync::oneshot;
@@ -97,15 +97,6 @@ impl ImportOptions {
             retry: Retry::seeded(0),
         }
     }
-}
-
-/// The newest version of each view.
-async fn newest_versions(store: &Store) -> Result<Vec<Manifest>, StoreError> {
-    let mut newest = Vec::new();
-    for view in list_views(store).await? {
-        newest.extend(Manifests::new(store.clone(), view).latest().await?);
-    }
-    Ok(newest)
 }
 
 /// Among how many partitions the users of the log are divided: a version says so, or what was archived or imported before bears it out.

@@ -10,6 +10,7 @@ use storage::imports::ImportMeta;
 use views::Refusal;
 
 use super::ImportError;
+use crate::table::aligned;
 
 /// Reasons that are told apart in one file.
 const MAX_REASONS: usize = 1000;
@@ -101,14 +102,7 @@ pub fn table(imports: &[ImportMeta]) -> String {
     if imports.is_empty() {
         return "no import yet".to_owned();
     }
-    let header = ["import", "rows", "refused", "size", "first event", "last event", "content", "mapping", "file"].map(str::to_owned);
-    let rows: Vec<[String; 9]> = std::iter::once(header).chain(imports.iter().map(cells)).collect();
-    let widths: Vec<usize> = (0..9).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 9]| {
-        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>();
-        padded.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    aligned(["import", "rows", "refused", "size", "first event", "last event", "content", "mapping", "file"], imports.iter().map(cells))
 }
 
 fn cells(import: &ImportMeta) -> [String; 9] {

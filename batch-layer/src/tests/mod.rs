@@ -216,6 +216,15 @@ impl Master {
         Manifests::new(self.store.clone(), view()).latest().await.unwrap()
     }
 
+    /// What the newest version, which is of `sql`, says of user-1 in these columns.
+    async fn totals<const N: usize>(&self, sql: &str, columns: [&str; N]) -> [String; N] {
+        let definition = Definition::parse(sql, &self.schema).unwrap();
+        let open = OpenView::open(&self.store, self.latest().await.unwrap(), &BlockCache::new(0)).await.unwrap();
+        let states = open.rows(shard_of("user-1", PARTITIONS), "user-1").await.unwrap();
+        let rows = fold::finish(&definition, &states, Granularity::Total).unwrap();
+        columns.map(|name| arrow::util::display::array_value_to_string(rows.column_by_name(name).unwrap(), 0).unwrap())
+    }
+
     /// Key and day → count and revenue, as a reader of the newest version finishes them.
     async fn answers(&self) -> Answers {
         let definition = Definition::user_stats(&self.schema);

@@ -16,12 +16,7 @@ async fn a_newly_declared_attribute() {
     std::fs::write(folder.path().join("user_stats.sql"), sql).unwrap();
     master.publish(&RunOptions { views_dir: folder.path().to_owned(), ..master.options() }).await;
 
-    let definition = Definition::parse(sql, &master.schema).unwrap();
-    let open = OpenView::open(&master.store, master.latest().await.unwrap(), &BlockCache::new(0)).await.unwrap();
-    let states = open.rows(shard_of("user-1", PARTITIONS), "user-1").await.unwrap();
-    let rows = fold::finish(&definition, &states, Granularity::Total).unwrap();
-    let value = |name: &str| arrow::util::display::array_value_to_string(rows.column_by_name(name).unwrap(), 0).unwrap();
-    assert_eq!((value("event_count"), value("pieces"), value("known")), ("4".to_owned(), "43".to_owned(), "2".to_owned()));
+    assert_eq!(master.totals(sql, ["event_count", "pieces", "known"]).await, ["4", "43", "2"]);
 }
 
 const PIECES: &str =
@@ -43,12 +38,7 @@ fn pieces(master: &Master, folder: &tempfile::TempDir) -> RunOptions {
 
 /// Events, pieces, and events of which they are known, of the newest version.
 async fn found(master: &Master) -> [String; 3] {
-    let definition = Definition::parse(PIECES, &master.schema).unwrap();
-    let open = OpenView::open(&master.store, master.latest().await.unwrap(), &BlockCache::new(0)).await.unwrap();
-    let states = open.rows(shard_of("user-1", PARTITIONS), "user-1").await.unwrap();
-    let rows = fold::finish(&definition, &states, Granularity::Total).unwrap();
-    ["event_count", "pieces", "known"]
-        .map(|name| arrow::util::display::array_value_to_string(rows.column_by_name(name).unwrap(), 0).unwrap())
+    master.totals(PIECES, ["event_count", "pieces", "known"]).await
 }
 
 /// Proves that a widened attribute is read from all older segments to the last digit: undeclared, typed in the narrower type, and what

@@ -5,8 +5,6 @@ use std::io::{BufWriter, Write};
 use bytes::Bytes;
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 use views::columns::{Position, to_batch};
 use views::{Event, Refusal, shard_of};
@@ -14,7 +12,7 @@ use views::{Event, Refusal, shard_of};
 use super::{FORMAT_VERSION, ImportClaim, ImportFile, ImportMeta, LettersFile, MAX_ROWS, committed, first_offset, path};
 use crate::dead_letter::DeadLetter;
 use crate::machine::blocking;
-use crate::master::{CREATED_BY, verify_object};
+use crate::master::{properties, verify_object};
 use crate::paths::ImportObject;
 use crate::record::content_hash;
 use crate::store::json;
@@ -134,12 +132,7 @@ impl ImportWriter {
 impl PartitionWriter {
     async fn create(store: &Store, claim: &ImportClaim, partition: u32) -> Result<Self, StoreError> {
         let path = path(claim.import, ImportObject::File { partition });
-        let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_created_by(CREATED_BY.to_owned())
-            .set_max_row_group_row_count(Some(GROUP_ROWS))
-            .build();
+        let properties = properties().set_max_row_group_row_count(Some(GROUP_ROWS)).build();
         let object = store.create(&path).await?;
         let writer = ArrowWriter::try_new(object, claim.events.arrow(), Some(properties)).map_err(|e| StoreError::parquet(&path, e))?;
         Ok(Self { path, writer, rows: 0, waiting: Vec::new() })

@@ -9,12 +9,10 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use views::schema::{APPEND_TIME, OFFSET};
 
 use super::layout::{Part, Placed, PlacedImport};
-use super::{CREATED_BY, Places, SegmentMeta, parquet_schema, read_segment, verify_object, verify_segment};
+use super::{Places, SegmentMeta, parquet_schema, properties, read_segment, verify_object, verify_segment};
 use crate::erasures::Erasures;
 use crate::imports::{self, ImportMeta};
 use crate::machine::blocking;
@@ -99,12 +97,7 @@ struct Writing {
 
 impl Writing {
     async fn create(store: &Store, path: ObjectPath, schema: SchemaRef) -> Result<Self, StoreError> {
-        let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_created_by(CREATED_BY.to_owned())
-            .set_max_row_group_row_count(Some(GROUP_ROWS))
-            .build();
+        let properties = properties().set_max_row_group_row_count(Some(GROUP_ROWS)).build();
         let object = store.create(&path).await?;
         let writer = ArrowWriter::try_new(object, schema.clone(), Some(properties)).map_err(|e| StoreError::parquet(&path, e))?;
         Ok(Self { path, schema, writer: Some(writer) })
