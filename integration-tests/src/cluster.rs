@@ -53,6 +53,8 @@ pub struct Cluster {
 /// A server on an address that it keeps over restarts.
 struct Server {
     address: SocketAddr,
+    /// Of metrics and health; another one after each start.
+    http: Option<SocketAddr>,
     running: Option<(CancellationToken, JoinHandle<Result<()>>)>,
 }
 
@@ -60,11 +62,18 @@ impl Server {
     /// A free address; nothing runs there yet.
     async fn reserve() -> Result<(Self, TcpListener)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        Ok((Self { address: listener.local_addr()?, running: None }, listener))
+        Ok((Self { address: listener.local_addr()?, http: None, running: None }, listener))
     }
 
     fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// A free address for metrics and health.
+    async fn tell(&mut self) -> Result<TcpListener> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        self.http = Some(listener.local_addr()?);
+        Ok(listener)
     }
 
     fn channel(&self) -> Result<Channel> {
@@ -160,9 +169,22 @@ impl Cluster {
         self.serving.address
     }
 
+    /// Where the speed layer tells metrics and health since its last start.
+    #[must_use]
+    pub fn speed_http(&self) -> Option<SocketAddr> {
+        self.speed.http
+    }
+
+    /// Where the serving layer tells metrics and health since its last start.
+    #[must_use]
+    pub fn serving_http(&self) -> Option<SocketAddr> {
+        self.serving.http
+    }
+
     async fn run_speed(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store) = (self.config.clone(), self.store.clone());
-        self.speed.run(|shutdown| Box::pin(speed_layer::run(config, store, listener, shutdown)));
+        let http = Some(self.speed.tell().await?);
+        self.speed.run(|shutdown| Box::pin(speed_layer::run_then(config, store, listener, http, shutdown, || {})));
         let client = &self.ingest;
         until("the speed layer takes events", || {
             let mut client = client.clone();
@@ -173,7 +195,8 @@ impl Cluster {
 
     async fn run_serving(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store, events) = (self.config.serving_layer.clone(), self.store.clone(), self.config.events.clone());
-        self.serving.run(|shutdown| Box::pin(serving_layer::run(config, store, events, listener, shutdown)));
+        let http = Some(self.serving.tell().await?);
+        self.serving.run(|shutdown| Box::pin(serving_layer::run_then(config, store, events, listener, http, shutdown, || {})));
         self.wait_for(Consistency::BatchOnly).await
     }
 

@@ -26,6 +26,8 @@ pub mod player;
 pub mod processes;
 /// Random operations from one printed seed.
 pub mod schedule;
+/// What a server tells over HTTP.
+pub mod scrape;
 /// Consecutive seeds on every core.
 pub mod seeds;
 // T1: everything on one thread, from one seed. (Its own text links to its items, which do not resolve beside text of this file.)

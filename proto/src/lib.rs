@@ -13,10 +13,14 @@
 //! in place.
 //!
 //! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
-//! bounds what a message turns into.
+//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`].
 
 /// Messages, decoded within bounds.
 pub mod codec;
+/// Health, readiness and metrics over HTTP.
+pub mod http;
+/// Numbers, for Prometheus.
+pub mod metrics;
 /// Connections and calls, served within bounds.
 pub mod server;
 
@@ -24,7 +28,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::{Service, http as wire};
 use tower::util::{BoxCloneSyncService, ServiceExt};
 
 /// Package `merganser.v1`: messages, clients and server traits.
@@ -36,17 +40,17 @@ pub mod v1 {
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, BoxError>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<wire::Response<Body>, BoxError>> + Send>>;
 
 /// What carries the calls of a client to a server: a connection, or, in a simulation, the server's services themselves.
 #[derive(Clone, Debug)]
-pub struct Transport(BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>);
+pub struct Transport(BoxCloneSyncService<wire::Request<Body>, wire::Response<Body>, BoxError>);
 
 impl Transport {
     /// Over anything that answers gRPC requests, such as a `tonic` channel.
     pub fn new<S>(service: S) -> Self
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+        S: Service<wire::Request<Body>, Response = wire::Response<Body>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
     {
@@ -54,8 +58,8 @@ impl Transport {
     }
 }
 
-impl Service<http::Request<Body>> for Transport {
-    type Response = http::Response<Body>;
+impl Service<wire::Request<Body>> for Transport {
+    type Response = wire::Response<Body>;
     type Error = BoxError;
     type Future = Answer;
 
@@ -63,7 +67,7 @@ impl Service<http::Request<Body>> for Transport {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, request: wire::Request<Body>) -> Answer {
         self.0.call(request)
     }
 }

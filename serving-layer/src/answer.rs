@@ -21,6 +21,7 @@ use crate::earlier::Earlier;
 use crate::erasures::{Erased, Known};
 use crate::explain::{Effort, timed};
 use crate::grouping::{self, Grouping};
+use crate::metrics::Metrics;
 use crate::position::Offsets;
 use crate::question::{About, Consistency, Question, Resolved, TimeRange};
 use crate::speed::{SpeedClient, SpeedStates};
@@ -44,6 +45,7 @@ pub(crate) struct Answers {
     /// How long a question may wait for the speed layer, all its calls together.
     pub(crate) speed_timeout: Duration,
     pub(crate) erased: Known,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// An answer, in the columns of the view.
@@ -215,7 +217,12 @@ impl Answers {
             SpeedHalf::NotAsked | SpeedHalf::Missing(_) => self.erased.from(&version.boundary),
         };
         let batch = erased.leave_out(&version.definition, batch);
-        Ok(Answer { erased, ..assemble(version, question, resolved, batch, speed, effort).await? })
+        let has_speed_half = !matches!(speed, SpeedHalf::Missing(_));
+        let answer = assemble(version, question, resolved, batch, speed, effort).await?;
+        if answer.incomplete.is_some() {
+            self.metrics.incomplete(has_speed_half);
+        }
+        Ok(Answer { erased, ..answer })
     }
 }
 

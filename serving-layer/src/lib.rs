@@ -28,6 +28,8 @@ mod error;
 mod explain;
 /// Buckets, periods, windows.
 mod grouping;
+/// What is counted as it happens.
+mod metrics;
 /// Places in the log.
 mod position;
 /// What is asked.
@@ -44,6 +46,8 @@ mod speed;
 mod states;
 #[cfg(test)]
 mod tests;
+/// Readiness and numbers, for HTTP.
+mod told;
 /// One version, open.
 mod version;
 /// Which version answers now.
@@ -55,6 +59,8 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::Transport;
+use merganser_proto::http::Http;
+use merganser_proto::server::CallCounts;
 use storage::batch_view::BlockCache;
 use storage::config::ServingConfig;
 use storage::machine::{Machine, RealMachine};
@@ -62,6 +68,7 @@ use storage::paths::ViewName;
 use storage::store::Store;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
@@ -74,9 +81,11 @@ pub use position::Position;
 
 use earlier::Turns;
 use erasures::Known;
+use metrics::Metrics;
 use served::{Opening, Served};
 use service::{Service, Watches};
 use speed::SpeedClient;
+use told::Told;
 
 /// A poll interval of nothing at all would only ask the store.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -98,10 +107,11 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
-    run_then(config, store, events, listener, shutdown, || {}).await
+    run_then(config, store, events, listener, None, shutdown, || {}).await
 }
 
-/// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits.
+/// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits. On `http`,
+/// health, readiness and metrics are told meanwhile, and until the last call has ended.
 ///
 /// # Errors
 /// As [`run`].
@@ -110,12 +120,13 @@ pub async fn run_then(
     store: Store,
     events: EventSchema,
     listener: TcpListener,
+    http: Option<TcpListener>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError> {
     let speed = speed::connection(&config.speed_layer)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_and_tell(Arc::new(RealMachine), config, store, events, speed, incoming, shutdown, ready).await
+    run_and_tell(Arc::new(RealMachine), config, store, events, speed, incoming, http, shutdown, ready).await
 }
 
 /// [`run`] on a machine and a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
@@ -134,7 +145,7 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    run_and_tell(machine, config, store, events, speed, incoming, shutdown, || {}).await
+    run_and_tell(machine, config, store, events, speed, incoming, None, shutdown, || {}).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "it is where the two ways to run meet")]
@@ -145,21 +156,25 @@ async fn run_and_tell<IO>(
     events: EventSchema,
     speed: Transport,
     incoming: impl Stream<Item = io::Result<IO>>,
+    http: Option<TcpListener>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError>
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let http = Http::start(http, "the newest version is being opened and verified", shutdown.clone());
     let layer = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
         opened = ServingLayer::open(machine, &config, store, &events, speed) => opened?,
     };
     let (reachable, _probe) = layer.speed.watch_health();
+    http.started(layer.told(reachable.clone()));
     info!("serving");
     ready();
-    server::serve(layer.routes(), reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), layer.calls.clone(), reachable, incoming, shutdown).await;
+    http.close().await;
     Ok(())
 }
 
@@ -167,6 +182,7 @@ where
 pub struct ServingLayer {
     service: Service,
     speed: SpeedClient,
+    calls: CallCounts,
     /// Looks for new views.
     _watcher: AbortOnDropHandle<()>,
 }
@@ -183,7 +199,8 @@ impl ServingLayer {
         events: &EventSchema,
         speed: Transport,
     ) -> Result<Self, ServingError> {
-        let speed = SpeedClient::new(speed);
+        let metrics = Arc::new(Metrics::default());
+        let speed = SpeedClient::new(speed, Arc::clone(&metrics));
         let opening = Opening {
             store,
             events: events.clone(),
@@ -194,12 +211,19 @@ impl ServingLayer {
             scrub_interval: config.scrub_interval.0,
             turns: Turns::default(),
             erased: Known::default(),
+            metrics,
         };
         let served = Arc::new(Served::open(opening).await?);
         let stats = served.view(ViewName::user_stats().as_str())?;
         let watched = Arc::clone(&served);
         let watcher = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
-        Ok(Self { service: Service { stats, served, machine, watches: Watches::default() }, speed, _watcher: watcher })
+        let service = Service { stats, served, machine, watches: Watches::default() };
+        Ok(Self { service, speed, calls: server::calls(), _watcher: watcher })
+    }
+
+    /// What it tells over HTTP.
+    fn told(&self, speed_reachable: watch::Receiver<bool>) -> Arc<Told> {
+        Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), speed_reachable })
     }
 
     /// `UserStatsService` and `ViewService`.

@@ -4,21 +4,23 @@
 
 /// Asks a running server.
 mod get;
+/// Logs on stderr.
+mod logs;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serving_layer::run_then;
-use storage::config::Config;
+use storage::config::{Config, LOG_FORMAT_VARIABLE};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
+
+use crate::logs::LogFormat;
 
 /// Statistics of users, merged from the batch view and the live events.
 #[derive(Parser)]
@@ -27,6 +29,9 @@ struct Cli {
     /// Settings; `merganser.toml` if there is one, otherwise the built-in defaults.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How logs are written.
+    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,6 +51,9 @@ struct Serve {
     /// Address to listen on, such as 127.0.0.1:7402; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Address of /metrics, /healthz and /readyz; "" for none.
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
     /// The object store: a folder or a URL.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
@@ -77,29 +85,39 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(flags) => {
             let serving = &mut config.serving_layer;
             serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());
+            serving.http_address = flags.http.unwrap_or_else(|| serving.http_address.clone());
             serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
             config.store.url = flags.store.unwrap_or(config.store.url);
-            serve(config).await
+            serve(config, cli.log_format).await
         }
     }
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+    logs::start(log_format);
     info!(store = config.store.url, settings = ?config.serving_layer, "starting");
     let store = Store::open(&config.store.url)?;
     let address = &config.serving_layer.grpc_address;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
+    let http = http_listener(&config.serving_layer.http_address).await?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_when_told(shutdown.clone()));
     // Scripts that wait for this line find a server that answers.
     let ready = || println!("serving-layer listening on http://{bound}");
-    run_then(config.serving_layer, store, config.events, listener, shutdown, ready).await?;
+    run_then(config.serving_layer, store, config.events, listener, http, shutdown, ready).await?;
     Ok(())
+}
+
+/// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
+async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is http_address"))?;
+    info!(address = %listener.local_addr()?, "telling metrics and health");
+    Ok(Some(listener))
 }
 
 /// Cancels on Ctrl-C or SIGTERM.

@@ -19,6 +19,7 @@ use crate::ServingError;
 use crate::answer::Answers;
 use crate::earlier::{Earlier, Turns};
 use crate::erasures::Known;
+use crate::metrics::Metrics;
 use crate::speed::SpeedClient;
 use crate::versions::Versions;
 
@@ -37,6 +38,7 @@ pub(crate) struct Opening {
     pub(crate) turns: Turns,
     /// Of all views.
     pub(crate) erased: Known,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// The views that can be answered, by name. One that is there stays until it is withdrawn.
@@ -77,7 +79,7 @@ impl Served {
 
     /// What answers questions about `view`, if that can be answered.
     pub(crate) fn view(&self, view: &str) -> Result<Answers, ServingError> {
-        let have_looked = self.have_looked.load(Ordering::Acquire);
+        let have_looked = self.have_looked();
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
         match views.iter().find(|(name, _)| name.as_str() == view) {
             Some((_, watched)) => Ok(watched.answers.clone()),
@@ -89,6 +91,16 @@ impl Served {
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<Answers> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).values().map(|watched| watched.answers.clone()).collect()
+    }
+
+    /// Whether every view that was there at the start has been tried.
+    pub(crate) fn have_looked(&self) -> bool {
+        self.have_looked.load(Ordering::Acquire)
+    }
+
+    /// What they are opened with.
+    pub(crate) fn opening(&self) -> &Opening {
+        &self.opening
     }
 
     /// The store that they are read from.
@@ -167,6 +179,9 @@ impl Served {
             })
         }));
         for (view, newest, opened) in opened.await.into_iter().flatten() {
+            if opened.is_err() {
+                self.opening.metrics.unopened_views.inc();
+            }
             if let (Err(e), Some(newest)) = (&opened, newest)
                 && e.is_permanent()
             {
@@ -179,7 +194,7 @@ impl Served {
 
     /// Opens a view that has a version, or is built in.
     async fn add(&self, view: ViewName) -> Result<(), ServingError> {
-        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval, turns, erased } = &self.opening;
+        let Opening { store, events, cache, speed, speed_timeout, poll_interval, scrub_interval, turns, erased, metrics } = &self.opening;
         erased.refresh(store).await?;
         let (cache, speed) = (cache.clone(), speed.clone());
         let opened = Versions::open(view.clone(), store.clone(), cache.clone(), speed.clone(), *speed_timeout, events, erased.clone());
@@ -192,7 +207,8 @@ impl Served {
             AbortOnDropHandle::new(tokio::spawn(async move { scrubbed.scrub(scrub_interval).await })),
         ];
         let earlier = Earlier::new(store, view.clone(), &cache, scrub_interval, turns);
-        let answers = Answers { versions, earlier, speed, speed_timeout: *speed_timeout, erased: erased.clone() };
+        let answers =
+            Answers { versions, earlier, speed, speed_timeout: *speed_timeout, erased: erased.clone(), metrics: Arc::clone(metrics) };
         let watched = Arc::new(Watched { answers, _watchers: watchers });
         info!(%view, "answering");
         self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view, watched);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::descriptors_of;
-use merganser_proto::server::{Room, Rule, Rules, Shape};
+use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -49,10 +49,28 @@ pub(crate) fn services(service: Service) -> Routes {
     Routes::new(stats).add_service(views)
 }
 
-/// Serves until `shutdown`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
+/// Where the calls of this layer's methods are counted.
+pub(crate) fn calls() -> CallCounts {
+    CallCounts::of(&[
+        "/merganser.v1.UserStatsService/GetUserStats",
+        "/merganser.v1.UserStatsService/BatchGetUserStats",
+        "/merganser.v1.UserStatsService/WatchUserStats",
+        "/merganser.v1.ViewService/ListViews",
+        "/merganser.v1.ViewService/GetViewRows",
+        "/merganser.v1.ViewService/GetTopRows",
+        "/merganser.v1.ViewService/ListVersions",
+    ])
+}
+
+/// Serves until `shutdown`, and counts calls in `calls`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
 /// that need the batch half alone are answered.
-pub(crate) async fn serve<IO, I>(routes: Routes, speed_reachable: watch::Receiver<bool>, incoming: I, shutdown: CancellationToken)
-where
+pub(crate) async fn serve<IO, I>(
+    routes: Routes,
+    calls: CallCounts,
+    speed_reachable: watch::Receiver<bool>,
+    incoming: I,
+    shutdown: CancellationToken,
+) where
     I: Stream<Item = io::Result<IO>>,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
@@ -74,7 +92,7 @@ where
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }
@@ -101,7 +119,7 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
     }
 }
 
-fn rules() -> Rules {
+fn rules(calls: CallCounts) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
     let watches = Room::new("watches", WATCHES, PATIENCE);
@@ -117,6 +135,6 @@ fn rules() -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream),
         };
-        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME }
+        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME, counts: Some(calls.method(path)) }
     })
 }

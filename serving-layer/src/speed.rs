@@ -1,6 +1,7 @@
 //! The client of the other half: the states from a version's boundary on, live from the speed layer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -23,6 +24,7 @@ use views::wire;
 use crate::ServingError;
 use crate::erasures::Erased;
 use crate::explain::SliceStates;
+use crate::metrics::{Asked, Metrics};
 use crate::position::Offsets;
 use crate::question::Resolved;
 use crate::states::RowsByKey;
@@ -57,13 +59,14 @@ pub(crate) struct SpeedStates {
 pub(crate) struct SpeedClient {
     realtime: RealtimeViewServiceClient<Transport>,
     health: HealthClient<Transport>,
+    metrics: Arc<Metrics>,
 }
 
 impl SpeedClient {
     /// A client over whatever carries its calls.
-    pub(crate) fn new(transport: Transport) -> Self {
+    pub(crate) fn new(transport: Transport, metrics: Arc<Metrics>) -> Self {
         let realtime = RealtimeViewServiceClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Self { realtime, health: HealthClient::new(transport) }
+        Self { realtime, health: HealthClient::new(transport), metrics }
     }
 
     /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.
@@ -105,7 +108,7 @@ impl SpeedClient {
     pub(crate) async fn prepare(&self, view: &str, version: i64, deadline: Instant) -> Result<(), ServingError> {
         let request = PrepareVersionRequest { view: view.to_owned(), version, check_only: false };
         let mut client = self.realtime.clone();
-        within(deadline, client.prepare_version(request)).await.map(|_| ())
+        within(deadline, self.metrics.prepare_version.begin(), client.prepare_version(request)).await.map(|_| ())
     }
 
     /// The states of the question's keys from the boundary of `version` on, in one call that is this question's own: it is sent after the
@@ -130,17 +133,23 @@ impl SpeedClient {
             by_slice,
         };
         let mut client = self.realtime.clone();
-        let response = within(deadline, client.get_states(request)).await?;
+        let response = within(deadline, self.metrics.get_states.begin(), client.get_states(request)).await?;
         read(&response, version, resolved)
     }
 }
 
-async fn within<T>(deadline: Instant, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, ServingError> {
-    match timeout_at(deadline, call).await {
+async fn within<T>(
+    deadline: Instant,
+    asked: Asked<'_>,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, ServingError> {
+    let answer = match timeout_at(deadline, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(failure(&status)),
         Err(_) => Err(ServingError::SpeedUnavailable { reason: "it took too long".to_owned() }),
-    }
+    };
+    asked.answered(answer.as_ref().err());
+    answer
 }
 
 fn failure(status: &Status) -> ServingError {

@@ -108,6 +108,11 @@ impl Version {
         self.manifest().map_or(&[], |manifest| &manifest.files)
     }
 
+    /// What is wrong with its files, if anything is.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Says what is wrong with its files now. The answer is whether that is news.
     pub(crate) fn set_damage(&self, damage: Option<String>) -> bool {
         let mut known = self.damage.write().unwrap_or_else(PoisonError::into_inner);
@@ -157,8 +162,8 @@ impl Version {
     /// # Errors
     /// Its files were found damaged since they were opened.
     fn sound_batch(&self) -> Result<Option<&OpenView>, ServingError> {
-        if let Some(reason) = &*self.damage.read().unwrap_or_else(PoisonError::into_inner) {
-            return Err(ServingError::VersionDamaged { version: self.number, reason: reason.clone() });
+        if let Some(reason) = self.damage() {
+            return Err(ServingError::VersionDamaged { version: self.number, reason });
         }
         Ok(self.batch.as_ref())
     }

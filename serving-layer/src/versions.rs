@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use merganser_proto::metrics::Counter;
 use storage::batch_view::BlockCache;
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
@@ -42,6 +43,10 @@ pub(crate) struct Versions {
     withdrawn: AtomicBool,
     /// Held by whoever looks for the next version, so that it is opened once.
     reload: Mutex<Reload>,
+    /// Versions that were swapped in.
+    pub(crate) swaps: Counter,
+    /// Times that a newer version was not swapped in.
+    pub(crate) failures: Counter,
 }
 
 /// What is known about versions that do not answer yet.
@@ -96,6 +101,8 @@ impl Versions {
             current,
             withdrawn: AtomicBool::new(false),
             reload: Mutex::new(Reload { unproven, ..Reload::default() }),
+            swaps: Counter::default(),
+            failures: Counter::default(),
         })
     }
 
@@ -133,7 +140,10 @@ impl Versions {
         }
         match self.advance(&mut reload).await {
             Ok(()) => reload.complaint = None,
-            Err(e) => complain(&mut reload, &e),
+            Err(e) => {
+                self.failures.inc();
+                complain(&mut reload, &e);
+            }
         }
     }
 
@@ -204,6 +214,7 @@ impl Versions {
         reload.candidate = None;
         let (boundary, rows) = (&next.boundary, next.rows_in_batch());
         info!(version = number, ?boundary, rows, elapsed_ms = started.elapsed().as_millis() as u64, "swapped version");
+        self.swaps.inc();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! whether another followed.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -29,6 +30,7 @@ use views::EventSchema;
 use views::columns::to_batch;
 
 use crate::error::SpeedError;
+use crate::metrics::Metrics;
 use crate::partition::Partition;
 
 /// Wait after a failed seal.
@@ -44,6 +46,9 @@ pub(crate) struct Archive {
     epoch: OnceLock<i64>,
     /// Per partition, the end of what is archived without a gap.
     edges: Vec<Mutex<i64>>,
+    /// The same for those who only look, and would not wait while a segment is archived.
+    archived: Vec<AtomicI64>,
+    metrics: Arc<Metrics>,
     /// Per partition, the edge that was found at start, and the fingerprint of the record below it; none where nothing is archived.
     found: Vec<Option<(i64, String)>>,
     /// Erasures that are in the log and perhaps not in the store.
@@ -62,6 +67,7 @@ impl Archive {
         schema: EventSchema,
         partitions: usize,
         log_id: &str,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SpeedError> {
         let store = store.with_retry(Retry::seeded(machine.random() as u64));
         let owner = claim(&store, log_id).await?;
@@ -75,9 +81,12 @@ impl Archive {
             Some((*end, last.last_record().to_owned()))
         };
         let found = ends.iter().enumerate().map(last).collect();
+        let archived = ends.iter().copied().map(AtomicI64::new).collect();
         let edges = ends.into_iter().map(Mutex::new).collect();
         Ok(Self {
             edges,
+            archived,
+            metrics,
             found,
             store,
             schema,
@@ -177,6 +186,7 @@ impl Archive {
                 put = self.put_owed() => put,
             };
             if let Err(e) = put {
+                self.metrics.archive_failures.inc();
                 warn!(error = e.chain(), "an erasure could not be put into the store; trying again");
                 failed = true;
             }
@@ -194,6 +204,7 @@ impl Archive {
                     Ok(()) => {}
                     Err(e @ SpeedError::Fenced { .. }) => return Err(e),
                     Err(e) => {
+                        self.metrics.archive_failures.inc();
                         warn!(partition = partition.number, error = e.chain(), "segment could not be archived; trying again");
                         failed = true;
                     }
@@ -217,6 +228,11 @@ impl Archive {
     /// Where what is archived of a partition ends.
     pub(crate) async fn edge(&self, partition: usize) -> i64 {
         *self.edges[partition].lock().await
+    }
+
+    /// [`Self::edge`] as it was a moment ago, at once.
+    pub(crate) fn archived(&self, partition: usize) -> i64 {
+        self.archived[partition].load(Ordering::Acquire)
     }
 
     /// Archives every closed segment below `edge`, which is the edge of one. When this returns they are in the store, durable
@@ -244,6 +260,7 @@ impl Archive {
             let seal = write_segment(&self.store, &path, self.schema.arrow(), rows.batches, origin).await?;
             info!(partition = number, start = segment.start, end = segment.end, bytes = seal.bytes, "archived segment");
             *archived = segment.end;
+            self.archived[partition.number].store(segment.end, Ordering::Release);
         }
         Ok(())
     }

@@ -6,9 +6,11 @@ use storage::dead_letter::DeadLetter;
 use storage::log::LogError;
 use storage::machine::{Machine, now_us};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::Instant;
 use views::{Event, EventSchema, RawEvent, Refusal, event, shard_of};
 
 use crate::error::SpeedError;
+use crate::metrics::{Metrics, Tally};
 use crate::partition::{Appended, Partition, Verdict};
 use crate::refused::{DeadLetterQueue, LetterRoom, RefusedCounts};
 
@@ -49,6 +51,7 @@ pub(crate) struct Ingest {
     pub(crate) room: QueueRoom,
     /// Says so once the log takes no more events.
     pub(crate) log_failed: Arc<watch::Sender<bool>>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A request whose good rows are queued, in their order.
@@ -62,12 +65,20 @@ pub(crate) struct Queued {
     /// For the letters of `refused`.
     letter_room: LetterRoom,
     received_time_us: i64,
+    received: Instant,
 }
 
 impl Ingest {
     /// Checks the rows and queues the good ones: all of them, or after an error none. There is an error too where the refused ones
     /// could not be kept.
     pub(crate) async fn queue(&self, raw: Vec<RawEvent>, when_full: WhenFull) -> Result<Queued, Arc<SpeedError>> {
+        let rows = raw.len();
+        let queued = self.try_queue(raw, when_full).await;
+        queued.inspect_err(|e| self.metrics.append(rows, &Tally::default(), Err(e)))
+    }
+
+    async fn try_queue(&self, raw: Vec<RawEvent>, when_full: WhenFull) -> Result<Queued, Arc<SpeedError>> {
+        let received = Instant::now();
         let room = self.room.take(raw.iter().map(bytes_of).sum(), when_full).await?;
         let mut refused = Vec::new();
         let mut by_partition: Vec<(Vec<usize>, Vec<Event>)> = vec![Default::default(); self.partitions.len()];
@@ -90,24 +101,41 @@ impl Ingest {
             }
         }
         let waiting = places.into_iter().map(|(number, rows, events, place)| (number, rows, place.append(events)));
-        Ok(Queued { waiting: waiting.collect(), raw, refused, room, letter_room, received_time_us })
+        Ok(Queued { waiting: waiting.collect(), raw, refused, room, letter_room, received_time_us, received })
     }
 
     /// Waits until the queued rows are durable and the refused ones kept.
     pub(crate) async fn finish(&self, queued: Queued) -> Result<Outcome, Arc<SpeedError>> {
-        let Queued { raw, mut refused, waiting, room, letter_room, received_time_us } = queued;
-        let (mut accepted, mut duplicates, mut heads, mut refused_by_log) = (0, 0, Vec::new(), Vec::new());
+        let (rows, received, mut tally) = (queued.raw.len(), queued.received, Tally::default());
+        let outcome = self.try_finish(queued, &mut tally).await;
+        self.metrics.append(rows, &tally, outcome.as_ref().map(|_| received.elapsed()));
+        outcome
+    }
+
+    async fn try_finish(&self, queued: Queued, tally: &mut Tally) -> Result<Outcome, Arc<SpeedError>> {
+        let Queued { raw, mut refused, waiting, room, letter_room, received_time_us, received: _ } = queued;
+        let (mut heads, mut refused_by_log, mut failed) = (Vec::new(), Vec::new(), None);
         for (number, rows, reply) in waiting {
-            let appended = reply.await.map_err(|_| Arc::new(SpeedError::Stopping))?;
-            let (verdicts, head) = appended.inspect_err(|e| self.note(e))?;
+            let (verdicts, head) = match reply.await.unwrap_or_else(|_| Err(Arc::new(SpeedError::Stopping))) {
+                Ok(appended) => appended,
+                Err(e) => {
+                    self.note(&e);
+                    // What the other partitions have taken is taken, and counted.
+                    failed.get_or_insert(e);
+                    continue;
+                }
+            };
             heads.push(format!("{number}={head}"));
             for (row, verdict) in rows.into_iter().zip(verdicts) {
                 match verdict {
-                    Verdict::Accepted => accepted += 1,
-                    Verdict::Duplicate => duplicates += 1,
+                    Verdict::Accepted => tally.accepted += 1,
+                    Verdict::Duplicate => tally.duplicates += 1,
                     Verdict::Refused(refusal) => refused_by_log.push((row, refusal)),
                 }
             }
+        }
+        if let Some(e) = failed {
+            return Err(e);
         }
         let taken = "its good rows are in the log, and duplicates when it is sent again";
         let more_room = self.dead_letters.room_for(|| letters(&raw, &refused_by_log, received_time_us), taken).await?;
@@ -117,7 +145,9 @@ impl Ingest {
         self.dead_letters.keep(letters).await.inspect_err(|e| self.note(e))?;
         drop((room, letter_room, more_room));
         self.refused.add(refused.iter().map(|(_, refusal)| refusal));
+        refused.iter().for_each(|(_, refusal)| tally.refuse(refusal));
         let refused = refused.into_iter().map(|(row, refusal)| (row, raw[row].event_id.clone(), refusal)).collect();
+        let Tally { accepted, duplicates, .. } = *tally;
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
     }
 
@@ -149,15 +179,21 @@ impl QueueRoom {
         Self { bytes, free: Arc::new(Semaphore::new(bytes as usize)) }
     }
 
+    /// How many bytes wait, and how many may.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let waiting = (self.bytes as usize).saturating_sub(self.free.available_permits());
+        (waiting as u64, self.bytes.into())
+    }
+
     /// A request larger than all there is takes all there is.
     async fn take(&self, bytes: usize, when_full: WhenFull) -> Result<OwnedSemaphorePermit, SpeedError> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
         let free = Arc::clone(&self.free);
         match when_full {
             WhenFull::Wait => free.acquire_many_owned(bytes).await.map_err(|_| SpeedError::Stopping),
-            WhenFull::Refuse => free.try_acquire_many_owned(bytes).map_err(|_| SpeedError::QueueBytesFull {
-                waiting_bytes: (self.bytes as usize).saturating_sub(self.free.available_permits()),
-            }),
+            WhenFull::Refuse => {
+                free.try_acquire_many_owned(bytes).map_err(|_| SpeedError::QueueBytesFull { waiting_bytes: self.bytes().0 as usize })
+            }
         }
     }
 }

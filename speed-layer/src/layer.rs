@@ -1,11 +1,12 @@
 //! The layer without its network: open what is on the disk, offer the services, work in the background, close.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{select_all, try_join_all};
+use merganser_proto::server::CallCounts;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use storage::config::Config;
@@ -26,13 +27,16 @@ use crate::archive::{Archive, roll_by_age};
 use crate::check::check_against_store;
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, QueueRoom};
+use crate::metrics::Metrics;
 use crate::partition::{Partition, PartitionOptions};
 use crate::realtime::{Kept, Realtime, load_kept};
 use crate::recover::recover;
 use crate::refused::{DeadLetterQueue, RefusedCount, RefusedCounts};
 use crate::restore::open_partition;
 use crate::scrub::Scrub;
+use crate::server;
 use crate::service::{IngestAdapter, RealtimeAdapter};
+use crate::told::Told;
 use crate::trim::trim_as_versions_come;
 
 /// Largest request.
@@ -53,6 +57,8 @@ pub struct SpeedLayer {
     background: CancellationToken,
     tasks: JoinSet<Task>,
     folder: Arc<LogFolder>,
+    calls: CallCounts,
+    data_dir: PathBuf,
 }
 
 impl SpeedLayer {
@@ -76,13 +82,15 @@ impl SpeedLayer {
             kept.extend(newest_versions(&store, &view, &config, &log_id).await?);
         }
         let partitions = config.log.partitions;
-        let archive = Arc::new(Archive::open(&*machine, store.clone(), config.events.clone(), partitions as usize, &log_id).await?);
+        let (metrics, data_dir) = (Arc::new(Metrics::default()), config.log.dir.clone());
+        let (events, counted) = (config.events.clone(), Arc::clone(&metrics));
+        let archive = Arc::new(Archive::open(&*machine, store.clone(), events, partitions as usize, &log_id, counted).await?);
         let mut logs = Vec::new();
         for number in 0..partitions {
             logs.push(open_partition(&folder, number, &archive).await?);
         }
         check_against_store(&mut kept, &logs, &archive).await?;
-        let Started { partitions, mut owners, failed } = start_partitions(&machine, logs, &kept, &config, &archive).await?;
+        let Started { partitions, mut owners, failed } = start_partitions(&machine, logs, &kept, &config, &archive, &metrics).await?;
         kept.retain(|version| !failed.contains(version.definition.fingerprint()));
         partitions.iter().for_each(|partition| partition.retire(&kept));
         archive.take_epoch(&*machine).await?;
@@ -100,8 +108,8 @@ impl SpeedLayer {
 
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let scrubbing =
-            Scrub::new(Arc::clone(&archive), Arc::clone(&partitions)).run(config.speed_layer.scrub_interval.0, background.clone());
+        let scrub = Scrub::new(Arc::clone(&archive), Arc::clone(&partitions), Arc::clone(&metrics));
+        let scrubbing = scrub.run(config.speed_layer.scrub_interval.0, background.clone());
         let archiving = (archive, Arc::clone(&partitions), background.clone());
         tasks.spawn(async move { ("archive", archiving.0.run(&archiving.1, archiving.2).await) });
         let rolling = roll_by_age(Arc::clone(&partitions), config.log.segment_age.0, background.clone());
@@ -127,8 +135,8 @@ impl SpeedLayer {
         let (failed, log_failed) = watch::channel(false);
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
         let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
-        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender };
-        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder })
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender, metrics };
+        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls: server::calls(), data_dir })
     }
 
     /// `IngestService` and `RealtimeViewService`.
@@ -143,6 +151,17 @@ impl SpeedLayer {
     /// Becomes true once the log takes no more events.
     pub fn log_failed(&self) -> watch::Receiver<bool> {
         self.log_failed.clone()
+    }
+
+    /// Where the calls of its server are counted.
+    pub(crate) fn calls(&self) -> &CallCounts {
+        &self.calls
+    }
+
+    /// What it tells over HTTP. Let go of it before the layer is closed.
+    pub(crate) fn told(&self) -> Arc<Told> {
+        let (ingest, archive) = (self.ingest.clone(), Arc::clone(&self.realtime.archive));
+        Arc::new(Told { ingest, archive, calls: self.calls.clone(), log_failed: self.log_failed(), data_dir: self.data_dir.clone() })
     }
 
     /// How many rows were refused since the start, by field and reason; at most a few hundred reasons are told apart.
@@ -246,6 +265,7 @@ async fn start_partitions(
     kept: &[Kept],
     config: &Config,
     archive: &Arc<Archive>,
+    metrics: &Arc<Metrics>,
 ) -> Result<Started, SpeedError> {
     let mut replays = Vec::new();
     for log in logs {
@@ -255,6 +275,7 @@ async fn start_partitions(
             dedup_window_rows: config.log.dedup_window_rows as usize,
             segment_bytes: config.log.segment_bytes.0,
             queue_appends: config.speed_layer.queue_appends,
+            metrics: Arc::clone(metrics),
         };
         replays.push(async move {
             let (log, recovered) = recover(log, kept, archive, &options).await?;

@@ -28,6 +28,8 @@ mod ingest;
 mod layer;
 /// `speed-layer load`.
 pub mod load;
+/// What is counted as it happens.
+mod metrics;
 /// One partition's thread.
 mod partition;
 /// Questions from the other layers.
@@ -46,6 +48,8 @@ mod server;
 mod service;
 /// The realtime view of one partition.
 mod slices;
+/// Readiness and numbers, for HTTP.
+mod told;
 /// Letting go of the log.
 mod trim;
 
@@ -53,6 +57,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures::Stream;
+use merganser_proto::http::Http;
 use storage::config::Config;
 use storage::machine::{Machine, RealMachine};
 use storage::store::Store;
@@ -71,10 +76,11 @@ pub use refused::RefusedCount;
 /// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
 /// read. Nothing was acknowledged then. Later, a thread or task without which it cannot go on ended by itself.
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
-    run_then(config, store, listener, shutdown, || {}).await
+    run_then(config, store, listener, None, shutdown, || {}).await
 }
 
-/// [`run`], which calls `ready` once the log is replayed and calls are answered. Who connects earlier waits.
+/// [`run`], which calls `ready` once the log is replayed and calls are answered. Who connects earlier waits. On `http`, health,
+/// readiness and metrics are told meanwhile, and until the last call has ended.
 ///
 /// # Errors
 /// As [`run`].
@@ -82,11 +88,12 @@ pub async fn run_then(
     config: Config,
     store: Store,
     listener: TcpListener,
+    http: Option<TcpListener>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), SpeedError> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_and_tell(Arc::new(RealMachine), config, store, incoming, shutdown, ready).await
+    run_and_tell(Arc::new(RealMachine), config, store, incoming, http, shutdown, ready).await
 }
 
 /// [`run`] on a machine and a network that the caller brings.
@@ -103,7 +110,7 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    run_and_tell(machine, config, store, incoming, shutdown, || {}).await
+    run_and_tell(machine, config, store, incoming, None, shutdown, || {}).await
 }
 
 async fn run_and_tell<IO>(
@@ -111,20 +118,24 @@ async fn run_and_tell<IO>(
     config: Config,
     store: Store,
     incoming: impl Stream<Item = io::Result<IO>>,
+    http: Option<TcpListener>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), SpeedError>
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let http = Http::start(http, "the log is being replayed", shutdown.clone());
     let mut layer = SpeedLayer::open(machine, config, store).await?;
+    http.started(layer.told());
     ready();
-    let serving = server::serve(layer.routes(), layer.log_failed(), incoming, shutdown);
+    let serving = server::serve(layer.routes(), layer.calls().clone(), layer.log_failed(), incoming, shutdown);
     let served = tokio::select! {
         biased;
         () = serving => Ok(()),
         ended = layer.first_end() => Err(ended),
     };
+    http.close().await;
     layer.close().await;
     served
 }

@@ -1,5 +1,8 @@
 //! `speed-layer`: serve, load, dead-letter.
 
+/// Logs on stderr.
+mod logs;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,11 +11,13 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadOptions};
-use storage::config::Config;
+use storage::config::{Config, LOG_FORMAT_VARIABLE};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+
+use crate::logs::LogFormat;
 
 /// Takes events in durably and keeps their recent aggregates.
 #[derive(Parser)]
@@ -21,6 +26,9 @@ struct Cli {
     /// Settings; merganser.toml if it is there, otherwise built-in defaults.
     #[arg(long, global = true)]
     config: Option<PathBuf>,
+    /// How logs are written.
+    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -41,6 +49,9 @@ struct Serve {
     /// gRPC address; port 0 takes a free one and prints it.
     #[arg(long)]
     listen: Option<String>,
+    /// Address of /metrics, /healthz and /readyz; "" for none.
+    #[arg(long)]
+    http: Option<String>,
     /// Object store: a folder or file:///….
     #[arg(long)]
     store: Option<String>,
@@ -157,7 +168,7 @@ async fn main() -> ExitCode {
             return fail(&anyhow::Error::new(e), 2);
         }
         Ok(config) => match cli.command {
-            Command::Serve(serve) => run_server(config, serve).await,
+            Command::Serve(serve) => run_server(config, serve, cli.log_format).await,
             Command::Load(load) => run_load(&config, load).await,
             Command::DeadLetter(command) => dead_letters(&config, command).await,
         },
@@ -172,14 +183,10 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<ExitCode> {
+    logs::start(log_format);
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
+    config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
     config.log.dir = flags.data.unwrap_or(config.log.dir);
     let (log, events) = (&config.log, &config.events);
@@ -189,13 +196,24 @@ async fn run_server(mut config: Config, flags: Serve) -> anyhow::Result<ExitCode
     let store = config.store.open()?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
+    let http = http_listener(&config.speed_layer.http_address).await?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
     // Scripts that wait for this line find a server that has caught up.
     let ready = || println!("speed-layer listening on http://{bound}");
-    speed_layer::run_then(config, store, listener, shutdown, ready).await?;
+    speed_layer::run_then(config, store, listener, http, shutdown, ready).await?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
+async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is http_address"))?;
+    info!(address = %listener.local_addr()?, "telling metrics and health");
+    Ok(Some(listener))
 }
 
 async fn cancel_on_signal(shutdown: CancellationToken) {

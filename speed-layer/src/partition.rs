@@ -14,6 +14,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
 use storage::erasures::Erasure;
@@ -25,6 +26,7 @@ use views::{Event, EventSchema};
 use crate::dedup::Window;
 use crate::error::SpeedError;
 use crate::ingest::WhenFull;
+use crate::metrics::Metrics;
 use crate::slices::Slices;
 pub(crate) use replay::{check_widths, erasures_in, fold_log, rebuild_window};
 use writer::Writer;
@@ -97,6 +99,8 @@ pub(crate) struct Partition {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) visible: Arc<RwLock<Visible>>,
     pub(crate) log: LogReader,
+    /// Whether the newest append found no room on the disk.
+    pub(crate) is_full: Arc<AtomicBool>,
 }
 
 /// A place in a partition's queue, for one append.
@@ -118,6 +122,7 @@ pub(crate) struct PartitionOptions {
     pub(crate) dedup_window_rows: usize,
     pub(crate) segment_bytes: u64,
     pub(crate) queue_appends: usize,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Partition {
@@ -138,8 +143,9 @@ impl Partition {
         let visible = Visible { head, closed_to, views: views.into_iter().map(|v| (v.definition().fingerprint().to_owned(), v)).collect() };
         let visible = Arc::new(RwLock::new(visible));
         let (commands, queue) = mpsc::channel(options.queue_appends);
-        let partition = Self { number, commands, visible: Arc::clone(&visible), log: log.reader() };
-        let writer = Writer::new(log, window, visible, options, Box::new(on_roll));
+        let is_full = Arc::new(AtomicBool::new(false));
+        let partition = Self { number, commands, visible: Arc::clone(&visible), log: log.reader(), is_full: Arc::clone(&is_full) };
+        let writer = Writer::new(log, window, visible, options, is_full, Box::new(on_roll));
         let owner = Owner::start(format!("partition-{number}"), writer.run(queue));
         Ok((partition, owner.map_err(|source| SpeedError::Thread { source })?))
     }
@@ -185,6 +191,11 @@ impl Partition {
     /// Writes a closed segment afresh from its records.
     pub(crate) async fn replace(&self, range: Range<i64>, records: Vec<Vec<u8>>) -> Result<(), SpeedError> {
         self.ask(|reply| Command::Replace { range, records, reply }).await
+    }
+
+    /// How many appends wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
     }
 
     /// Where the active segment starts.

@@ -65,6 +65,12 @@ impl DeadLetterQueue {
         Ok((Self { commands, fill }, owner.map_err(|source| SpeedError::Thread { source })?))
     }
 
+    /// How many letters are kept, their bytes, and how many bytes they may have.
+    pub(crate) fn kept(&self) -> (usize, u64, u64) {
+        let level = self.fill.level();
+        (level.letters, level.file_bytes, self.fill.cap_bytes)
+    }
+
     /// Ends the thread after what is queued.
     pub(crate) async fn stop(&self) {
         // An error means that it has ended.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use storage::log::LogError;
@@ -18,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::archive::Archive;
 use crate::error::SpeedError;
+use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::restore::mended;
 
@@ -36,11 +38,12 @@ pub(crate) struct Scrub {
     partitions: Arc<[Partition]>,
     /// What was said of each damage that is still there.
     complaints: BTreeSet<String>,
+    metrics: Arc<Metrics>,
 }
 
 impl Scrub {
-    pub(crate) fn new(archive: Arc<Archive>, partitions: Arc<[Partition]>) -> Self {
-        Self { archive, partitions, complaints: BTreeSet::new() }
+    pub(crate) fn new(archive: Arc<Archive>, partitions: Arc<[Partition]>, metrics: Arc<Metrics>) -> Self {
+        Self { archive, partitions, complaints: BTreeSet::new(), metrics }
     }
 
     /// One round after the other, each over `interval`, until `shutdown`. None if the interval is 0.
@@ -74,6 +77,8 @@ impl Scrub {
             found.extend(self.look_at(piece).await);
         }
         self.complaints = found;
+        self.metrics.scrub_rounds.inc();
+        self.metrics.damaged_segments.store(self.complaints.len() as u64, Ordering::Relaxed);
         self.complaints.len()
     }
 
@@ -113,6 +118,7 @@ impl Scrub {
                 // What the store cannot say now, it may say in the next round.
                 let damage = verify_segment(self.archive.store(), &meta).await.err().filter(is_damage)?.to_string();
                 if !self.complaints.contains(&damage) {
+                    self.metrics.scrub_findings.inc();
                     error!(damage, "an archived segment is damaged; bring it back from a copy of the store");
                 }
                 Some(damage)
@@ -127,6 +133,7 @@ impl Scrub {
         let text = damage.to_string();
         let news = !self.complaints.contains(&text);
         if news {
+            self.metrics.scrub_findings.inc();
             error!(partition = partition.number, damage = text, "a closed segment of the log is damaged");
         }
         match self.mend(partition, &damage).await {

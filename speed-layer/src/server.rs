@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use merganser_proto::server::{Room, Rule, Rules, Shape};
+use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,9 +46,27 @@ const UNREAD_TIME: Duration = Duration::from_secs(30);
 /// The batch layer reads exports side by side, and may leave one alone for a while.
 const UNREAD_EXPORT_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// Serves until `shutdown`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
-pub(crate) async fn serve<IO, I>(routes: Routes, log_failed: watch::Receiver<bool>, incoming: I, shutdown: CancellationToken)
-where
+/// Where the calls of this layer's methods are counted.
+pub(crate) fn calls() -> CallCounts {
+    CallCounts::of(&[
+        "/merganser.v1.IngestService/AppendEvents",
+        "/merganser.v1.IngestService/StreamEvents",
+        "/merganser.v1.RealtimeViewService/GetStates",
+        "/merganser.v1.RealtimeViewService/PrepareVersion",
+        "/merganser.v1.RealtimeViewService/EraseUser",
+        "/merganser.v1.RealtimeViewService/Cut",
+        "/merganser.v1.RealtimeViewService/ExportStates",
+    ])
+}
+
+/// Serves until `shutdown`, and counts calls in `calls`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
+pub(crate) async fn serve<IO, I>(
+    routes: Routes,
+    calls: CallCounts,
+    log_failed: watch::Receiver<bool>,
+    incoming: I,
+    shutdown: CancellationToken,
+) where
     I: Stream<Item = io::Result<IO>>,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
@@ -68,7 +86,7 @@ where
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }
 }
@@ -88,7 +106,7 @@ async fn report(health: HealthReporter, mut log_failed: watch::Receiver<bool>) {
     }
 }
 
-fn rules() -> Rules {
+fn rules(calls: CallCounts) -> Rules {
     let appends = Room::new("appends", APPENDS, APPEND_PATIENCE);
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
@@ -111,6 +129,6 @@ fn rules() -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream, Some(QUESTION_TIME), UNREAD_TIME),
         };
-        Rule { room: room.cloned(), shape, within, unread }
+        Rule { room: room.cloned(), shape, within, unread, counts: Some(calls.method(path)) }
     })
 }

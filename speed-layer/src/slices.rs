@@ -47,6 +47,15 @@ pub(crate) type Erased = BTreeMap<String, i64>;
 /// What slices become without a user: for each that had something of them, where it starts and the runs that stay.
 pub(crate) type Without = Vec<(i64, Vec<Arc<RecordBatch>>)>;
 
+/// How much is held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weight {
+    pub(crate) slices: usize,
+    /// Of states.
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+}
+
 /// The states of one segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
@@ -174,10 +183,19 @@ impl Slices {
         }
     }
 
-    /// Rows of states and bytes held.
+    /// What is held.
+    pub(crate) fn weight(&self) -> Weight {
+        let runs = || self.slices.iter().flat_map(|slice| &slice.runs);
+        Weight {
+            slices: self.slices.len(),
+            rows: runs().map(|run| run.num_rows()).sum(),
+            bytes: runs().map(|run| run.get_array_memory_size()).sum(),
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn rows(&self) -> usize {
-        self.slices.iter().flat_map(|slice| &slice.runs).map(|run| run.num_rows()).sum()
+        self.weight().rows
     }
 }
 

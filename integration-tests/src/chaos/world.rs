@@ -113,6 +113,9 @@ impl World {
         world.set("LOG__DEDUP_WINDOW_ROWS", u32::MAX);
         world.set("SERVING_LAYER__GRPC_ADDRESS", format!("127.0.0.1:{serving_port}"));
         world.set("SERVING_LAYER__SPEED_LAYER", world.speed_url());
+        // Nobody asks there.
+        world.set("SPEED_LAYER__HTTP_ADDRESS", "");
+        world.set("SERVING_LAYER__HTTP_ADDRESS", "");
         world.set("SERVING_LAYER__POLL_INTERVAL", "100ms");
         Ok(world)
     }

@@ -35,7 +35,7 @@ impl Server {
     fn start(places: usize, unread: Duration) -> Self {
         let (connect, mut connections) = mpsc::unbounded_channel();
         let room = Room::new("watches", places, Duration::from_millis(10));
-        let rules: Rules = Arc::new(move |_| Rule { room: Some(room.clone()), shape: Shape::Stream, within: None, unread });
+        let rules: Rules = Arc::new(move |_| Rule { room: Some(room.clone()), shape: Shape::Stream, within: None, unread, counts: None });
         let shutdown = CancellationToken::new();
         let incoming = stream::poll_fn(move |cx| connections.poll_recv(cx).map(|io| io.map(Ok)));
         let (_, health) = tonic_health::server::health_reporter();

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
 
+use super::counts::MethodCounts;
 use super::memory::{Memory, Taken, Weighed};
 use super::unread::Unread;
 use super::watch::{Ending, WATCHES_PER_CONNECTION};
@@ -118,6 +119,8 @@ pub struct Rule {
     pub within: Option<Duration>,
     /// Whoever does not read its answer for so long loses the connection, for there is no other way to get the memory back.
     pub unread: Duration,
+    /// Where its calls are counted by their codes, if they are.
+    pub counts: Option<MethodCounts>,
 }
 
 /// The rule of a method by its path, `/package.Service/Method`. Unknown paths have one too.
@@ -155,10 +158,11 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let Rule { room, shape, within, unread } = (self.rules)(request.uri().path());
+        let Rule { room, shape, within, unread, counts } = (self.rules)(request.uri().path());
+        let begun = counts.map(MethodCounts::begin);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
         let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
-        Box::pin(async move {
+        let answer = async move {
             let Ok(watch) = watch.transpose() else {
                 drain(request.into_body()).await;
                 return Ok(too_many_watches().into_http());
@@ -204,6 +208,13 @@ impl Service<Request<Body>> for Calls {
             };
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, false, unread_place, unread, cut))))
+        };
+        Box::pin(async move {
+            let response: Result<Response<Body>, Infallible> = answer.await;
+            if let (Some(begun), Ok(response)) = (begun, &response) {
+                begun.answered(response);
+            }
+            response
         })
     }
 }

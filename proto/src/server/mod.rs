@@ -17,6 +17,8 @@
 mod calls;
 /// One connection, from accept to end.
 mod connection;
+/// Calls by method and code.
+mod counts;
 /// The bytes of questions and answers.
 mod memory;
 /// What is answered, until its reader has it.
@@ -40,6 +42,7 @@ use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
 pub use calls::{Room, Rule, Rules, Shape};
+pub use counts::{CallCounts, MethodCounts};
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;

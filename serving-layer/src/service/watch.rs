@@ -9,6 +9,7 @@
 //! A sign of life is a message, and not HTTP/2's ping, which a proxy answers for a server that is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -42,16 +43,36 @@ const FREE_BYTES: usize = 32 << 10;
 pub(crate) struct Watches {
     looks: Arc<Semaphore>,
     unread: Arc<Semaphore>,
+    open: Arc<AtomicU64>,
+}
+
+/// A watch, as long as it is open.
+struct Open(Arc<AtomicU64>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Watches {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { looks: Arc::new(Semaphore::new(LOOKS_PER_CORE * cores)), unread: Arc::new(Semaphore::new(UNREAD_KIB)) }
+        Self { looks: Arc::new(Semaphore::new(LOOKS_PER_CORE * cores)), unread: Arc::new(Semaphore::new(UNREAD_KIB)), open: Arc::default() }
     }
 }
 
 impl Watches {
+    /// How many are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn one_more(&self) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(&self.open))
+    }
+
     /// In the order of asking.
     async fn turn(&self) -> SemaphorePermit<'_> {
         self.looks.acquire().await.expect("nobody closes it")
@@ -74,7 +95,9 @@ pub(super) async fn open(
     let (question, interval) = question::of_watch(request)?;
     let Look { answer, seen, memory } = look(service.clone(), question.clone()).await?;
     let now = Instant::now();
-    let watch = Watch { service, question, interval, seen, next_look: now + interval, said: now, failing: None, unread: memory };
+    let open = service.watches.one_more();
+    let next_look = now + interval;
+    let watch = Watch { service, question, interval, seen, next_look, said: now, failing: None, unread: memory, _open: open };
     let later = stream::try_unfold(watch, |mut watch| async move {
         let response = watch.next().await.map_err(|e| status::of(&e))?;
         Ok(Some((response, watch)))
@@ -94,6 +117,7 @@ struct Watch {
     failing: Option<Instant>,
     /// Memory of the answer that was given last.
     unread: Option<OwnedSemaphorePermit>,
+    _open: Open,
 }
 
 /// What was found at one time.

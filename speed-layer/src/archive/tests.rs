@@ -26,8 +26,14 @@ async fn rig() -> Rig {
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::user_stats(&schema));
     let views = vec![fold_log(&log.reader(), &definition, definition.schema(), 0, 0..0).unwrap()];
-    let options =
-        PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
+    let options = PartitionOptions {
+        machine: Arc::new(RealMachine),
+        schema,
+        dedup_window_rows: 100,
+        segment_bytes: 1 << 20,
+        queue_appends: 16,
+        metrics: Arc::default(),
+    };
     let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();
     let rig = Rig { store: Store::open("memory://").unwrap(), folder, partition, _dir: dir };
     rig.append(0..3).await;
@@ -52,7 +58,7 @@ impl Rig {
 
     async fn archive(&self) -> Archive {
         let log_id = self.folder.log_id().to_string();
-        Archive::open(&RealMachine, self.store.clone(), EventSchema::default(), 1, &log_id).await.unwrap()
+        Archive::open(&RealMachine, self.store.clone(), EventSchema::default(), 1, &log_id, Arc::default()).await.unwrap()
     }
 
     async fn seal(&self, archive: &Archive) -> Result<(), SpeedError> {

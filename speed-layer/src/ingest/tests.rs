@@ -31,6 +31,7 @@ fn rig_with(queue_bytes: u64, letter_bytes: u64) -> Rig {
             dedup_window_rows: 100,
             segment_bytes: 1 << 20,
             queue_appends: 1,
+            metrics: Arc::default(),
         };
         Partition::start(log, crate::dedup::Window::new(100, 0), Vec::new(), options, || panic!("planted")).unwrap().0
     };
@@ -40,7 +41,8 @@ fn rig_with(queue_bytes: u64, letter_bytes: u64) -> Rig {
     let room = QueueRoom::new(queue_bytes);
     let log_failed = Arc::new(watch::channel(false).0);
     let (machine, refused) = (Arc::new(RealMachine), Arc::default());
-    let ingest = Ingest { machine, schema, log_id: "log".into(), partitions, dead_letters, refused, room, log_failed };
+    let ingest =
+        Ingest { machine, schema, log_id: "log".into(), partitions, dead_letters, refused, room, log_failed, metrics: Arc::default() };
     Rig { ingest, _folder: folder, dir }
 }
 

@@ -183,7 +183,7 @@ impl SpeedLayer {
     }
 
     fn scrub(&self) -> Scrub {
-        Scrub::new(Arc::clone(&self.realtime.archive), Arc::clone(&self.ingest.partitions))
+        Scrub::new(Arc::clone(&self.realtime.archive), Arc::clone(&self.ingest.partitions), Arc::default())
     }
 }
 
@@ -453,7 +453,7 @@ async fn ready_when_it_has_caught_up() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let (ready, is_ready) = tokio::sync::oneshot::channel();
-    let run = crate::run_then(rig.config.clone(), rig.store.clone(), listener, shutdown.clone(), move || {
+    let run = crate::run_then(rig.config.clone(), rig.store.clone(), listener, None, shutdown.clone(), move || {
         let _gone = ready.send(());
     });
     let server = tokio::spawn(run);
@@ -465,7 +465,8 @@ async fn ready_when_it_has_caught_up() {
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
     let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refused = crate::run_then(rig.config.clone(), rig.store.clone(), second, shutdown.clone(), || panic!("it is not ready")).await;
+    let refused =
+        crate::run_then(rig.config.clone(), rig.store.clone(), second, None, shutdown.clone(), || panic!("it is not ready")).await;
     assert!(matches!(refused, Err(SpeedError::Log(LogError::Locked { .. }))), "{refused:?}");
     shutdown.cancel();
     server.await.unwrap().unwrap();

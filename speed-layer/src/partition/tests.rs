@@ -76,8 +76,14 @@ fn rig_with(sql: &str) -> Rig {
     let schema = EventSchema::default();
     let definition = Arc::new(Definition::parse(sql, &schema).unwrap());
     let views = vec![fold_log(&log.reader(), &definition, definition.schema(), 0, 0..log.head()).unwrap()];
-    let options =
-        PartitionOptions { machine: Arc::new(RealMachine), schema, dedup_window_rows: 100, segment_bytes: 1 << 20, queue_appends: 16 };
+    let options = PartitionOptions {
+        machine: Arc::new(RealMachine),
+        schema,
+        dedup_window_rows: 100,
+        segment_bytes: 1 << 20,
+        queue_appends: 16,
+        metrics: Arc::default(),
+    };
     let (partition, _thread) = Partition::start(log, Window::new(100, 0), views, options, || {}).unwrap();
     Rig { disk, _dir: dir, _folder: folder, partition }
 }

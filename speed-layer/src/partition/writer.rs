@@ -1,10 +1,11 @@
 //! The thread of a partition: one command after the other, appends in groups.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use storage::erasures::Erasure;
-use storage::log::PartitionLog;
+use storage::log::{LogError, PartitionLog};
 use storage::machine::now_us;
 use storage::record;
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ pub(super) struct Writer {
     pub(super) visible: Arc<RwLock<Visible>>,
     pub(super) options: PartitionOptions,
     pub(super) segment_started: Instant,
+    is_full: Arc<AtomicBool>,
     pub(super) on_roll: Box<dyn Fn() + Send>,
 }
 
@@ -38,10 +40,11 @@ impl Writer {
         window: Window,
         visible: Arc<RwLock<Visible>>,
         options: PartitionOptions,
+        is_full: Arc<AtomicBool>,
         on_roll: Box<dyn Fn() + Send>,
     ) -> Self {
         let number = log.partition() as i32;
-        Self { number, log, window, visible, options, segment_started: Instant::now(), on_roll }
+        Self { number, log, window, visible, options, segment_started: Instant::now(), is_full, on_roll }
     }
 
     /// Works until it is told to stop.
@@ -116,7 +119,7 @@ impl Writer {
         let payloads: Vec<Vec<u8>> =
             judged.new_events(group).map(|event| record::encode(event, judged.append_time_us, &self.options.schema)).collect();
         if !payloads.is_empty() {
-            self.log.append(payloads.iter().map(Vec::as_slice))?;
+            self.write(&payloads)?;
         }
         for (identity, content_hash) in &judged.new {
             self.window.push(*identity, *content_hash);
@@ -131,6 +134,16 @@ impl Writer {
         }
         visible.head = head;
         Ok((judged.verdicts, head))
+    }
+
+    fn write(&mut self, payloads: &[Vec<u8>]) -> Result<(), LogError> {
+        let written = self.log.append(payloads.iter().map(Vec::as_slice));
+        self.is_full.store(matches!(written, Err(LogError::DiskFull { .. })), Ordering::Relaxed);
+        let range = written?;
+        let metrics = &self.options.metrics;
+        metrics.log_events.inc_by((range.end - range.start) as u64);
+        metrics.sync_durations.observe(self.log.last_sync());
+        Ok(())
     }
 
     /// Appends an erasure and takes what it hides out of what is shown. When this returns, it is durable and visible.

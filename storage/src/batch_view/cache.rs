@@ -1,6 +1,7 @@
 //! Decoded blocks, shared by every open version.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use moka::future::Cache;
@@ -17,25 +18,53 @@ pub(super) struct BlockId {
 
 /// A cache of decoded blocks, bounded in bytes. Cheap to clone; one serves all views and versions of one store.
 #[derive(Clone, Debug)]
-pub struct BlockCache(Cache<BlockId, RecordBatch>);
+pub struct BlockCache {
+    blocks: Cache<BlockId, RecordBatch>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    looked_up: AtomicU64,
+    read: AtomicU64,
+}
 
 impl BlockCache {
     /// A cache of at most `capacity_bytes` of Arrow memory. With 0 every read goes to the store.
     #[must_use]
     pub fn new(capacity_bytes: u64) -> Self {
         let weigh = |_: &BlockId, block: &RecordBatch| u32::try_from(block.get_array_memory_size()).unwrap_or(u32::MAX);
-        Self(Cache::builder().max_capacity(capacity_bytes).weigher(weigh).build())
+        Self { blocks: Cache::builder().max_capacity(capacity_bytes).weigher(weigh).build(), counts: Arc::default() }
     }
 
     /// Blocks held now. Housekeeping is deferred, so it lags a little behind.
     #[must_use]
     pub fn blocks(&self) -> u64 {
-        self.0.entry_count()
+        self.blocks.entry_count()
+    }
+
+    /// Arrow memory of the blocks held now. Lags as [`Self::blocks`] does.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.blocks.weighted_size()
+    }
+
+    /// How many blocks were asked for so far and had, or were about to be had by somebody else.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        let read = self.misses();
+        self.counts.looked_up.load(Ordering::Relaxed).saturating_sub(read)
+    }
+
+    /// How many blocks were asked for so far and had to be read.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.counts.read.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]
     pub(super) async fn settle(&self) {
-        self.0.run_pending_tasks().await;
+        self.blocks.run_pending_tasks().await;
     }
 
     /// The block from the cache, or from `read`, which runs once for all who ask at the same time. Failures are not kept.
@@ -44,6 +73,11 @@ impl BlockCache {
         id: BlockId,
         read: impl Future<Output = Result<RecordBatch, StoreError>>,
     ) -> Result<RecordBatch, Arc<StoreError>> {
-        self.0.try_get_with(id, read).await
+        self.counts.looked_up.fetch_add(1, Ordering::Relaxed);
+        let counted = async {
+            self.counts.read.fetch_add(1, Ordering::Relaxed);
+            read.await
+        };
+        self.blocks.try_get_with(id, counted).await
     }
 }

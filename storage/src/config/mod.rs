@@ -17,6 +17,9 @@ const DAY: u64 = 24 * 3600;
 /// Prefix of environment variables that override the file.
 const ENV_PREFIX: &str = "MERGANSER_";
 
+/// How logs are written is said on the command line or by this variable, for it is needed before there are settings.
+pub const LOG_FORMAT_VARIABLE: &str = "MERGANSER_LOG_FORMAT";
+
 /// Settings that cannot be used: where they come from, and what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -139,6 +142,8 @@ impl Default for LogConfig {
 pub struct SpeedConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
+    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    pub http_address: String,
     /// Appends that may wait for a partition's writer; more are refused with RESOURCE_EXHAUSTED.
     pub queue_appends: usize,
     /// Bytes of the events that may wait for all writers together; more are refused with RESOURCE_EXHAUSTED.
@@ -153,6 +158,7 @@ impl Default for SpeedConfig {
     fn default() -> Self {
         Self {
             grpc_address: "127.0.0.1:7401".into(),
+            http_address: "127.0.0.1:7411".into(),
             queue_appends: 128,
             queue_bytes: ByteSize(64 << 20),
             poll_interval: Period::from_millis(500),
@@ -187,6 +193,8 @@ pub struct BatchConfig {
     pub keep_reports_for: Period,
     /// Rows that imports refused are kept so long; 0 means for ever.
     pub keep_dead_letters_for: Period,
+    /// Where runs write their metrics, for the textfile collector of Prometheus' node exporter; empty means nowhere.
+    pub metrics_file: PathBuf,
 }
 
 impl Default for BatchConfig {
@@ -203,6 +211,7 @@ impl Default for BatchConfig {
             keep_versions_for: Period::from_secs(7 * DAY),
             keep_reports_for: Period::from_secs(90 * DAY),
             keep_dead_letters_for: Period::from_secs(0),
+            metrics_file: PathBuf::new(),
         }
     }
 }
@@ -213,6 +222,8 @@ impl Default for BatchConfig {
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
+    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    pub http_address: String,
     /// The speed layer that has the other half.
     pub speed_layer: String,
     /// Memory for decoded blocks of batch views.
@@ -229,6 +240,7 @@ impl Default for ServingConfig {
     fn default() -> Self {
         Self {
             grpc_address: "127.0.0.1:7402".into(),
+            http_address: "127.0.0.1:7412".into(),
             speed_layer: "http://127.0.0.1:7401".into(),
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
@@ -257,7 +269,7 @@ impl Config {
         toml::from_str::<Self>(text).map_err(|e| invalid(with_nearest(&e)))?;
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| invalid(e.to_string()))?;
         for (name, value) in environment {
-            let Some(path) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|_| name != LOG_FORMAT_VARIABLE) else { continue };
             set(&mut table, path, &value).map_err(|message| ConfigError::Invalid { origin: name.clone(), message })?;
         }
         let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
@@ -299,8 +311,12 @@ impl Config {
         let listening = [
             ("speed_layer.grpc_address", &self.speed_layer.grpc_address),
             ("serving_layer.grpc_address", &self.serving_layer.grpc_address),
+            ("speed_layer.http_address", &self.speed_layer.http_address),
+            ("serving_layer.http_address", &self.serving_layer.http_address),
         ];
-        if let Some((name, text)) = listening.iter().find(|(_, text)| text.parse::<std::net::SocketAddr>().is_err()) {
+        let may_be_none = |name: &str, text: &str| text.is_empty() && name.ends_with("http_address");
+        let is_none = |name: &str, text: &str| text.parse::<std::net::SocketAddr>().is_err() && !may_be_none(name, text);
+        if let Some((name, text)) = listening.iter().find(|(name, text)| is_none(name, text)) {
             return Err(format!(
                 "{name} = \"{text}\" is no address to listen on; write an IP address and a port, such as \"127.0.0.1:7401\""
             ));
@@ -388,6 +404,8 @@ mod tests {
                 .unwrap();
         assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "elsewhere"));
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
+        assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
+        assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
     }
 
     /// Proves that a misspelt key is refused with the one that was meant, and a bad value with its line.
@@ -404,6 +422,8 @@ mod tests {
             "[store]\nurl = \"memory://\"",
             "[serving_layer]\nspeed_layer = \"localhost:7401\"",
             "[speed_layer]\ngrpc_address = \"localhost\"",
+            "[speed_layer]\ngrpc_address = \"\"",
+            "[serving_layer]\nhttp_address = \"localhost:7412\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
         ] {

@@ -108,6 +108,14 @@ pub trait Disk: fmt::Debug + Send + Sync {
         os::reserve(file.os()?, end_bytes)
     }
 
+    /// How many bytes the file system of `dir` has for whoever is not its administrator.
+    ///
+    /// # Errors
+    /// What the system answered; [`io::ErrorKind::Unsupported`] where it does not tell.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        os::free_bytes(dir)
+    }
+
     /// Makes the file's bytes and length durable (fdatasync).
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use super::{
 };
 
 const FORMAT: u32 = 1;
+/// The log's folder in the data folder.
+pub(super) const LOG_DIR: &str = "log";
 
 /// What the file `LOG` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,7 +63,7 @@ impl LogFolder {
     /// As [`LogFolder::open`].
     pub fn open_on(disk: Arc<dyn Disk>, data_dir: &Path, partitions: u32, fresh_id: LogId) -> Result<LogFolder, LogError> {
         assert!(partitions > 0, "a log has at least one partition");
-        let dir = data_dir.join("log");
+        let dir = data_dir.join(LOG_DIR);
         disk::create_dir(&*disk, &dir)?;
         let lock = disk::lock(&*disk, &dir.join("LOCK"))?;
 
@@ -166,7 +168,7 @@ impl LogFolder {
 /// # Errors
 /// [`LogError::Damaged`] or [`LogError::NewerFormat`], or the disk's.
 pub fn read_log_id(data_dir: &Path) -> Result<Option<LogId>, LogError> {
-    let identity = read_identity(&OsDisk, &data_dir.join("log").join("LOG"))?;
+    let identity = read_identity(&OsDisk, &data_dir.join(LOG_DIR).join("LOG"))?;
     Ok(identity.map(|identity| identity.log_id))
 }
 

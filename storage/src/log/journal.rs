@@ -13,7 +13,9 @@
 //! **What a crash leaves behind.** The records of every append that returned, then any mixture of
 //! the sectors of the one that did not. `recovery.rs` tells the rest.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     LogError,
@@ -51,6 +53,7 @@ pub(crate) struct Journal {
     vouched: bool,
     buffer: Vec<u8>,
     poison: Option<Arc<LogError>>,
+    last_sync: Duration,
 }
 
 impl Journal {
@@ -58,7 +61,18 @@ impl Journal {
     /// `end_bytes`.
     pub(super) fn go_on(disk: Arc<dyn Disk>, file: DiskFile, coding: Coding, end_bytes: u64, next_offset: i64) -> Journal {
         let (buffer, poison) = (Vec::new(), None);
-        let mut journal = Journal { file, disk, coding, end_bytes, reserved_bytes: 0, next_offset, vouched: false, buffer, poison };
+        let mut journal = Journal {
+            file,
+            disk,
+            coding,
+            end_bytes,
+            reserved_bytes: 0,
+            next_offset,
+            vouched: false,
+            buffer,
+            poison,
+            last_sync: Duration::ZERO,
+        };
         // Without it the file is no worse than before.
         let _no_room = journal.vouch();
         journal
@@ -158,7 +172,9 @@ impl Journal {
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
+        let started = Instant::now();
         let synced = self.disk.sync_data(&self.file).map_err(LogError::io("sync", self.file.path()));
+        self.last_sync = started.elapsed();
         synced.map_err(|cause| self.poison(cause))
     }
 
@@ -197,6 +213,11 @@ impl Journal {
     /// The offset that the next record gets.
     pub(crate) fn next_offset(&self) -> i64 {
         self.next_offset
+    }
+
+    /// How long the newest sync took.
+    pub(crate) fn last_sync(&self) -> Duration {
+        self.last_sync
     }
 
     /// Where the last record ends.

@@ -70,3 +70,4 @@ pub use frame::{MAX_RECORD_BYTES, Record};
 pub use id::LogId;
 pub use partition::PartitionLog;
 pub use reader::{LogReader, Records};
+pub use reserve::Room;

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -189,6 +190,11 @@ impl PartitionLog {
     /// A reading end, for any thread, while this one goes on appending.
     pub fn reader(&self) -> LogReader {
         LogReader::new(self.folder.clone(), Arc::clone(&self.edges))
+    }
+
+    /// How long the sync of the newest append took, or of whatever else was synced last in the active segment.
+    pub fn last_sync(&self) -> Duration {
+        self.active.last_sync()
     }
 
     /// The number of this partition.

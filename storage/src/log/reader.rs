@@ -56,6 +56,25 @@ impl LogReader {
         Ok(ranges)
     }
 
+    /// The bytes of the segments on disk, headers and trailers included, room that is set aside for more left out.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder or a file cannot be read.
+    pub fn bytes(&self) -> Result<u64, LogError> {
+        let disk = &self.folder.disk;
+        let mut bytes = 0;
+        for base in self.folder.bases()? {
+            let path = self.folder.path(base);
+            match disk.open(&path).and_then(|file| disk.len(&file)) {
+                Ok(length) => bytes += length,
+                // It was trimmed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(LogError::io("measure", &path)(e)),
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Streams exactly the records of a half-open range, in order, across segments. Every checksum
     /// on the way is verified.
     ///

@@ -13,9 +13,29 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{LogError, disk::Disk};
+use super::{LogError, disk::Disk, folder::LOG_DIR};
 
 const RESERVE_BYTES: u64 = 1024 * 1024;
+const RESERVE_FILE: &str = "RESERVE";
+
+/// What room a log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that are free on its file system; absent where that does not tell.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are kept back for a full disk; 0 once they are given up.
+    pub reserve_bytes: u64,
+}
+
+impl Room {
+    /// What the log under `data_dir` has now.
+    #[must_use]
+    pub fn of(disk: &dyn Disk, data_dir: &Path) -> Room {
+        let reserve = data_dir.join(LOG_DIR).join(RESERVE_FILE);
+        let is_kept = disk.exists(&reserve).unwrap_or(false);
+        Room { free_bytes: disk.free_bytes(data_dir).ok(), reserve_bytes: if is_kept { RESERVE_BYTES } else { 0 } }
+    }
+}
 
 /// The room kept back in a log's folder, shared by its partitions.
 #[derive(Debug)]
@@ -27,7 +47,7 @@ pub(crate) struct Reserve {
 
 impl Reserve {
     pub(crate) fn new(disk: Arc<dyn Disk>, log_dir: &Path) -> Reserve {
-        Reserve { disk, path: log_dir.join("RESERVE"), filled: Mutex::new(false) }
+        Reserve { disk, path: log_dir.join(RESERVE_FILE), filled: Mutex::new(false) }
     }
 
     /// Sets the room aside, if it is not and there is any.

@@ -85,6 +85,8 @@ impl Servers {
         binaries.set("LOG__DEDUP_WINDOW_ROWS", split.plan.rows.max(DEDUP_WINDOW_ROWS));
         binaries.set("SPEED_LAYER__GRPC_ADDRESS", "127.0.0.1:0");
         binaries.set("SERVING_LAYER__GRPC_ADDRESS", "127.0.0.1:0");
+        binaries.set("SPEED_LAYER__HTTP_ADDRESS", "127.0.0.1:0");
+        binaries.set("SERVING_LAYER__HTTP_ADDRESS", "127.0.0.1:0");
         let speed = binaries.serve("speed-layer").await?;
         binaries.set("BATCH_LAYER__SPEED_LAYER", &speed.address);
         binaries.set("SERVING_LAYER__SPEED_LAYER", &speed.address);

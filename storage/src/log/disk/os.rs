@@ -39,6 +39,12 @@ pub(super) fn reserve(_file: &File, _end_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of the file system that anybody may use (statvfs).
+pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(dir)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Takes the lock of a folder or a file (flock), which ends with the handle.
 pub(super) fn lock(path: &Path) -> io::Result<File> {
     let file = match path.is_dir() {

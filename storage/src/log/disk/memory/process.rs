@@ -94,6 +94,10 @@ fn dead() -> io::Error {
 }
 
 impl Disk for Process {
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn create(&self, path: &Path) -> io::Result<DiskFile> {
         self.call(Call::Create, path, |state, _| {
             let inode = match state.names.get(path) {

@@ -1,0 +1,174 @@
+//! What a server tells over HTTP: `/healthz`, `/readyz` and `/metrics`, on a listener of its own, with a bound on everything.
+//!
+//! It is there from the start of the process to its end: while a log is replayed or calls in flight come to theirs, `/healthz` says that
+//! the process lives, and `/readyz` says 503 and why, in words.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::{debug, warn};
+
+use crate::metrics::{Numbers, text};
+
+/// Connections at once: some scrapers, some probes and a person. The next one waits until one of them ends.
+const MAX_CONNECTIONS: usize = 32;
+/// Headers of a request are there by then; a connection that asks for nothing more is closed after as long.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// A connection ends then, whatever it is at.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// Bytes of a request's headers.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+/// Wait after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is being answered when the server ends has so long.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// Prometheus reads this format, as every scraper that knows OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+/// A layer that has started.
+pub trait Started: Numbers {
+    /// Why it should be asked for nothing now; none if it is ready.
+    fn not_ready(&self) -> Option<String>;
+}
+
+/// The HTTP server of a layer. Ends when it is dropped.
+pub struct Http {
+    layer: Arc<OnceLock<Layer>>,
+    stop: CancellationToken,
+    server: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Layer {
+    started: Arc<dyn Started>,
+    numbers: Arc<dyn Numbers>,
+}
+
+/// What the answers are made of.
+#[derive(Clone)]
+struct Told {
+    layer: Arc<OnceLock<Layer>>,
+    /// What the layer does until it has started.
+    starting: &'static str,
+    shutdown: CancellationToken,
+}
+
+impl Http {
+    /// Serves on `listener`, if there is one. Until [`Self::started`] the layer is not ready for the reason `starting`; from
+    /// `shutdown` on it is not because it stops.
+    #[must_use]
+    pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
+        let (layer, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
+        let told = Told { layer: Arc::clone(&layer), starting, shutdown };
+        let routes = Router::new()
+            .route("/healthz", get(async || "alive\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(told);
+        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, stop.clone()))));
+        Self { layer, stop, server }
+    }
+
+    /// The layer has started.
+    pub fn started(&self, layer: Arc<impl Started>) {
+        let numbers: Arc<dyn Numbers> = Arc::clone(&layer) as Arc<dyn Numbers>;
+        self.layer.get_or_init(|| Layer { started: layer, numbers });
+    }
+
+    /// Ends the server, and lets go of the layer.
+    pub async fn close(mut self) {
+        self.stop.cancel();
+        if let Some(server) = self.server.take() {
+            // It has nothing to say.
+            let _ended = server.await;
+        }
+    }
+}
+
+async fn readyz(State(told): State<Told>) -> Response {
+    let reason = match told.layer.get() {
+        _ if told.shutdown.is_cancelled() => Some("the server is stopping".to_owned()),
+        None => Some(told.starting.to_owned()),
+        Some(layer) => layer.started.not_ready(),
+    };
+    match reason {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => not_ready(&reason),
+    }
+}
+
+async fn metrics(State(told): State<Told>) -> Response {
+    let Some(layer) = told.layer.get() else { return not_ready(told.starting) };
+    let numbers = Arc::clone(&layer.numbers);
+    match tokio::task::spawn_blocking(move || text(&numbers)).await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Ok(Err(_)) | Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be read\n").into_response(),
+    }
+}
+
+fn not_ready(reason: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(CONTENT_TYPE, PLAIN_TEXT)], format!("not ready: {reason}\n")).into_response()
+}
+
+/// Serves until `stop`.
+async fn serve(routes: Router, listener: TcpListener, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    while let Some(accepted) = stop.run_until_cancelled(next(&places, &listener)).await {
+        match accepted {
+            Ok((io, place)) => drop(connections.spawn(connection(io, routes.clone(), stop.clone(), place))),
+            Err(error) => {
+                warn!(%error, "an HTTP connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    connections.close();
+    let _late = timeout(2 * STOP_PATIENCE, connections.wait()).await;
+}
+
+/// The place first: whoever finds none waits in the system's line.
+async fn next(places: &Arc<Semaphore>, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    Ok((listener.accept().await?.0, place))
+}
+
+async fn connection(io: TcpStream, routes: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+    let mut served = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_PATIENCE)
+            .max_buf_size(MAX_HEADER_BYTES)
+            .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
+    );
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = sleep(MAX_AGE) => return,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            timeout(STOP_PATIENCE, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "an HTTP connection failed");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fmt;
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::metrics::{Sheet, one};
+
+/// Is ready unless told otherwise.
+#[derive(Default)]
+struct Fake(Mutex<Option<String>>);
+
+impl Numbers for Fake {
+    fn write(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        sheet.gauge("a_level", "Level.", one(1.0))
+    }
+}
+
+impl Started for Fake {
+    fn not_ready(&self) -> Option<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+async fn ask(address: std::net::SocketAddr, request: &str) -> String {
+    let mut io = TcpStream::connect(address).await.unwrap();
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(Duration::from_secs(30), io.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+async fn get_from(address: std::net::SocketAddr, path: &str) -> String {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+}
+
+/// Proves that a server is alive from its start to its end, ready only in between, and says why not.
+#[tokio::test]
+async fn from_start_to_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let http = Http::start(Some(listener), "the log is being replayed", shutdown.clone());
+    for path in ["/readyz", "/metrics"] {
+        let answer = get_from(address, path).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is being replayed\n"), "{answer}");
+    }
+    assert!(get_from(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+
+    let layer = Arc::new(Fake::default());
+    http.started(Arc::clone(&layer));
+    let answer = get_from(address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nready\n"), "{answer}");
+    let answer = get_from(address, "/metrics").await;
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n# HELP a_level Level.\n# TYPE a_level gauge\na_level 1.0\n# EOF\n"), "{answer}");
+    *layer.0.lock().unwrap() = Some("the log is full".to_owned());
+    let answer = get_from(address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is full\n"), "{answer}");
+    *layer.0.lock().unwrap() = None;
+
+    shutdown.cancel();
+    let answer = get_from(address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the server is stopping\n"), "{answer}");
+    assert!(get_from(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+    http.close().await;
+    assert_eq!(Arc::strong_count(&layer), 1);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Proves that other paths, methods and headers without end are refused, and that connections which say nothing keep nobody out for
+/// long, however many there are.
+#[tokio::test]
+async fn strangers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = Http::start(Some(listener), "starting", CancellationToken::new());
+    assert!(get_from(address, "/").await.starts_with("HTTP/1.1 404 "));
+    assert!(
+        ask(address, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 405 ")
+    );
+    let long = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nlong: {}\r\n\r\n", "x".repeat(2 * MAX_HEADER_BYTES));
+    let mut io = TcpStream::connect(address).await.unwrap();
+    // It may close the connection before it has read all.
+    let _cut = io.write_all(long.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _cut = timeout(Duration::from_secs(30), io.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+
+    let mut silent = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    assert!(get_from(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+    http.close().await;
+}
