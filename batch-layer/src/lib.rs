@@ -49,6 +49,8 @@ mod increment;
 mod judged;
 /// The lease of a run.
 mod keeper;
+/// What runs came to, for Prometheus.
+pub mod metrics;
 /// What a run is asked to do.
 mod options;
 /// A file of events.

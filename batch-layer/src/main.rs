@@ -1,10 +1,10 @@
 //! The command line of the batch layer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
 
+mod logs;
 mod runs;
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,16 +21,16 @@ use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
 use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
 use croner::Cron;
-use storage::config::{ByteSize, Config, Period};
+use storage::config::{ByteSize, Config, LOG_FORMAT_VARIABLE, Period};
 use storage::imports;
 use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
 use storage::manifest::list_views;
 use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
-use tracing_subscriber::EnvFilter;
 use views::calendar::Zone;
 
+use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
 
 const CONFIGURATION: u8 = 2;
@@ -50,6 +50,9 @@ struct Cli {
     /// The view; without it run recomputes every view that is declared, and the others mean user_stats
     #[arg(long, global = true)]
     view: Option<ViewName>,
+    /// How logs are written
+    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -167,8 +170,7 @@ enum InputFormat {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    logs::start(cli.log_format);
     let (config, store) = match open(&cli) {
         Ok(opened) => opened,
         Err(error) => {

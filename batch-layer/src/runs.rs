@@ -1,11 +1,13 @@
 //! Runs over the declared views, once or whenever one is due.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use batch_layer::metrics::{self, Attempt};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
 use batch_layer::{RunError, RunOptions, RunOutcome, view_of_run};
@@ -15,6 +17,7 @@ use storage::machine::{Machine, RealMachine};
 use storage::manifest::{Manifests, list_views};
 use storage::paths::{Id, ViewName};
 use storage::store::Store;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 const NOTHING_TO_DO: u8 = 99;
@@ -40,6 +43,9 @@ pub(crate) struct RunFlags {
     /// Partitions recomputed at a time
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Where to write what the runs came to, for the textfile collector of Prometheus' node exporter; it reads files that end in .prom
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
 }
 
 /// Runs over one view, or over all that are declared.
@@ -60,17 +66,18 @@ impl Runs<'_> {
         if self.view.is_none() {
             self.warn_of_views_without_file(&views).await?;
         }
-        let mut code = NOTHING_TO_DO;
+        let (mut code, mut attempts) = (NOTHING_TO_DO, BTreeMap::new());
         self.at_work.store(true, Ordering::Relaxed);
         for view in views {
             let options = self.options(view, due, force);
-            match self.of_view(&options).await {
+            match self.attempt(&options, &mut attempts).await {
                 NOTHING_TO_DO => {}
                 0 => code = 0,
                 error => drop(failed.get_or_insert(error)),
             }
         }
         self.at_work.store(false, Ordering::Relaxed);
+        self.write_metrics(&attempts).await;
         Ok(failed.unwrap_or(code))
     }
 
@@ -82,7 +89,29 @@ impl Runs<'_> {
         };
         self.at_work.store(true, Ordering::Relaxed);
         let options = RunOptions { accept_difference: Some(run_id), ..self.options(view, Due::Full, false) };
-        Ok(self.of_view(&options).await)
+        let mut attempts = BTreeMap::new();
+        let code = self.attempt(&options, &mut attempts).await;
+        self.write_metrics(&attempts).await;
+        Ok(code)
+    }
+
+    /// One run, which is noted; gives its exit code.
+    async fn attempt(&self, options: &RunOptions, attempts: &mut BTreeMap<ViewName, Attempt>) -> u8 {
+        let (started, since) = (now(), Instant::now());
+        let exit_code = self.of_view(options).await;
+        attempts.insert(options.view.clone(), Attempt { exit_code, started, elapsed: since.elapsed() });
+        exit_code
+    }
+
+    /// Best effort: a run has come to what it has come to.
+    async fn write_metrics(&self, attempts: &BTreeMap<ViewName, Attempt>) {
+        let file = self.flags.metrics_file.as_ref().unwrap_or(&self.config.batch_layer.metrics_file);
+        if file.as_os_str().is_empty() {
+            return;
+        }
+        if let Err(error) = metrics::write(self.store, attempts, file).await {
+            warn!(file = %file.display(), error = format!("{:#}", anyhow::Error::new(error)), "the metrics of the run could not be written");
+        }
     }
 
     /// One run; gives its exit code.

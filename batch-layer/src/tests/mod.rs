@@ -11,6 +11,7 @@ mod fake_speed_layer;
 mod faults;
 mod imports;
 mod incremental;
+mod metrics;
 mod old_segments;
 mod other_keys;
 mod recompute;
