@@ -7,7 +7,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice network
+.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf test-alerts schedules mutants demo-events chaos sim fuzz fuzz-slice network
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,8 @@ overload: build ## appends and questions at 1, 2 and 3 times what the servers ca
 bench: ## the benches (come with a later issue)
 	@echo 'make bench comes with a later issue'; exit 1
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, simulated runs, demos; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:30 schedules:4 sim:5 demo:2 demo-events:3
+ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -47,6 +47,9 @@ deps: ## exactly one version of arrow, parquet, object_store and tonic
 
 buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 	@.ci/buf
+
+test-alerts: ## the alert rules in deploy/prometheus with promtool, installed or Debian's; skipped where there is neither
+	@.ci/promtool
 
 schedules: ## random schedules against the oracle (SCHEDULES=100, SEED=printed seed)
 	SCHEDULES=$(or $(SCHEDULES),100) cargo test --workspace --quiet --test agreement -- --nocapture
