@@ -63,7 +63,7 @@ impl Durations {
         self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    fn write(&self, mut metric: MetricEncoder<'_>) -> fmt::Result {
+    fn write(&self, metric: &mut MetricEncoder<'_>) -> fmt::Result {
         let bounds = BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
         let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
@@ -91,9 +91,7 @@ impl Sheet<'_> {
     /// # Errors
     /// The text cannot be written.
     pub fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
-        self.samples(name, help, MetricType::Counter, samples, |mut metric, count| {
-            metric.encode_counter::<NoLabelSet, u64, f64>(&count, None)
-        })
+        self.samples(name, help, MetricType::Counter, samples, |metric, count| metric.encode_counter::<NoLabelSet, u64, f64>(&count, None))
     }
 
     /// A number as it is now.
@@ -101,7 +99,7 @@ impl Sheet<'_> {
     /// # Errors
     /// The text cannot be written.
     pub fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
-        self.samples(name, help, MetricType::Gauge, samples, |mut metric, value| metric.encode_gauge(&value))
+        self.samples(name, help, MetricType::Gauge, samples, |metric, value| metric.encode_gauge(&value))
     }
 
     /// Durations, as a histogram in seconds.
@@ -118,12 +116,15 @@ impl Sheet<'_> {
         help: &str,
         kind: MetricType,
         samples: impl IntoIterator<Item = (Labels, V)>,
-        write: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+        write: impl Fn(&mut MetricEncoder<'_>, V) -> fmt::Result,
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in samples {
-            let labelled = metric.encode_family(&labels)?;
-            write(labelled, value)?;
+            // An empty set of labels would be written as one.
+            match labels.is_empty() {
+                true => write(&mut metric, value)?,
+                false => write(&mut metric.encode_family(&labels)?, value)?,
+            }
         }
         Ok(())
     }
