@@ -89,7 +89,7 @@ impl Slices {
         let runs = &self.slices.back().expect("cut() comes first").runs;
         let (mut kept, mut newest) = (runs.len(), states);
         while kept > 0 && runs[kept - 1].states().num_rows() <= 2 * newest.num_rows() {
-            newest = fold::merge(&self.definition, [runs[kept - 1].states(), &newest])?;
+            newest = fold::merge_sorted(&self.definition, runs[kept - 1].states(), &newest)?;
             kept -= 1;
         }
         Ok(Some(Grown { kept, newest: Arc::new(Run::new(newest)) }))

@@ -8,6 +8,8 @@
 
 /// States of one key alone.
 mod one_key;
+/// Two batches of states in order.
+mod sorted;
 
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ use crate::event::{Event, Refusal};
 use crate::schema::timestamp_type;
 
 pub use one_key::finish_key;
+pub use sorted::merge_sorted;
 
 /// A fold that failed: on an event that the definition cannot take, or on states that are not its own.
 #[derive(Debug, thiserror::Error)]

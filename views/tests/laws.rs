@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use views::columns::{Position, to_batch};
 use views::event::Event;
-use views::fold::{Granularity, finish, finish_key, merge, partial};
+use views::fold::{Granularity, finish, finish_key, merge, merge_sorted, partial};
 use views::schema::AttributeType;
 use views::{Definition, EventSchema};
 
@@ -187,6 +187,8 @@ fn hold_the_laws(cases: u32, measures: &[&str]) {
                     let halves = [(some, 0), (others, some.len())].map(|(half, first)| partial(&definition, &batch(half, first)).unwrap());
                     let together = finish(&definition, &halves, granularity).unwrap();
                     prop_assert_eq!(key_by_key(&definition, &halves, granularity), together);
+                    let [one, other] = &halves;
+                    prop_assert_eq!(merge_sorted(&definition, one, other).unwrap(), merge(&definition, &halves).unwrap());
                 }
                 let exact: Vec<usize> = definition.exact_states().iter().enumerate().filter(|(_, e)| **e).map(|(i, _)| i).collect();
                 prop_assert_eq!(digest(&definition, &merged), digest(&definition, &at_once), "exact states {:?}", exact);

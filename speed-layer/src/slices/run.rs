@@ -13,7 +13,7 @@ use twox_hash::XxHash3_64;
 use views::key::first_part;
 
 /// Smaller runs are searched by halves.
-const MIN_INDEXED_ROWS: usize = 64;
+const MIN_INDEXED_ROWS: usize = 1_024;
 
 /// See the module.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ mod tests {
     /// Proves that the index finds what a search finds, for keys that are there and for those between them, whatever number of rows they have.
     #[test]
     fn index_and_search() {
-        for keys_in_all in [1, 3, 40, 700] {
+        for keys_in_all in [1, 3, 40, 200, 700] {
             let mut rows: Vec<String> = (0..keys_in_all).flat_map(|key| vec![format!("key-{key}"); 1 + key * key % 37]).collect();
             rows.sort();
             let column: ArrayRef = Arc::new(StringArray::from(rows.clone()));
