@@ -130,8 +130,7 @@ impl SpeedClient {
             let read = self.calls.ask(about, resolved.keys.clone(), deadline).await?;
             return read.of_keys(resolved);
         }
-        let request =
-            GetStatesRequest { keys: resolved.keys.clone(), keys_begin: resolved.begin, by_slice, ..about.request() };
+        let request = GetStatesRequest { keys: resolved.keys.clone(), keys_begin: resolved.begin, by_slice, ..about.request() };
         let mut client = self.realtime.clone();
         let response = within(deadline, client.get_states(request)).await?;
         let Read { batches, head, erased } = Read::of(&response, version)?;

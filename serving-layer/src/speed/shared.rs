@@ -198,10 +198,12 @@ fn leave(lines: &mut HashMap<LineId, Line>, id: &LineId) {
 }
 
 fn read(response: &merganser_proto::v1::GetStatesResponse, about: &About) -> Result<Arc<ByKey>, Failed> {
-    let unusable = |e: ServingError| Failed::Unusable(match e {
-        ServingError::SpeedAnswer { reason } => reason,
-        other => other.to_string(),
-    });
+    let unusable = |e: ServingError| {
+        Failed::Unusable(match e {
+            ServingError::SpeedAnswer { reason } => reason,
+            other => other.to_string(),
+        })
+    };
     let Read { batches, head, erased } = Read::of(response, &about.version).map_err(unusable)?;
     let rows = by_key(&batches, TimeRange::default()).map_err(|e| Failed::Unusable(e.to_string()))?;
     Ok(Arc::new(ByKey { rows, head, erased }))
