@@ -4,11 +4,11 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use storage::log::{LogFolder, LogId};
+use storage::log::LogFolder;
 
 fn appends(c: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
-    let folder = LogFolder::open(dir.path(), 1, LogId::from_bytes([7; 16])).unwrap();
+    let folder = LogFolder::open(dir.path(), 1).unwrap();
     let mut log = folder.partition(0).unwrap();
     let record = vec![7_u8; 200];
     let mut group = c.benchmark_group("append and sync of 200-byte records");

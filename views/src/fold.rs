@@ -24,7 +24,7 @@ use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use crate::columns::{Position, to_batch};
+use crate::columns::{Position, to_batch_for};
 use crate::definition::{BUCKET, Definition, KEY};
 use crate::event::{Event, Refusal};
 use crate::schema::timestamp_type;
@@ -93,7 +93,7 @@ pub fn partial(definition: &Definition, events: &RecordBatch) -> Result<RecordBa
 #[must_use]
 pub fn failure<'a>(definition: &Definition, partition: i32, events: impl IntoIterator<Item = &'a Event>) -> Option<FoldError> {
     let position = Position { partition, offset: 0, append_time_us: 0, content_hash: 0 };
-    partial(definition, &to_batch(events.into_iter().map(|event| (event, position)), definition.schema())).err()
+    partial(definition, &to_batch_for(events.into_iter().map(|event| (event, position)), definition)).err()
 }
 
 /// `merge`: states to states, each key and bucket once.

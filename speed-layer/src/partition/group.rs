@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use storage::machine::now_us;
 use storage::record::Content;
 use tokio::sync::oneshot;
-use views::columns::{Position, to_batch};
+use views::columns::{Position, to_batch_for};
 use views::event::too_wide;
 use views::{Definition, Event, Refusal, fold};
 
@@ -155,7 +155,7 @@ impl Writer {
         for definition in self.definitions() {
             // Columns lie as the definition's own schema says, which may be older than that of the configuration.
             let positions = judged.new.iter().map(|new| new.content_hash).enumerate().map(position);
-            let batch = to_batch(judged.new_events(group).zip(positions), definition.schema());
+            let batch = to_batch_for(judged.new_events(group).zip(positions), &definition);
             let grown = fold::partial(&definition, &batch).and_then(|states| self.grown(definition.fingerprint(), states));
             match grown {
                 Ok(Some(grown)) => states.push((definition.fingerprint().to_owned(), grown)),
