@@ -1,0 +1,91 @@
+"""Merganser beside what a user would pick instead: same data, same durability, same machine, in one run.
+
+    python3 bench/peers/fetch.py target/bench-peers
+    target/bench-peers/venv/bin/python bench/peers --folder target/bench-peers
+
+What each section compares is said where it is: batch.py, ingest.py, reads.py. Results go to `FOLDER/results.json` (results.py), and from
+there into docs/performance.md (report.py). `--smoke` takes a small history, and DuckDB and Polars alone, and only asks whether all agree.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+# The readings of all sections: events in the batch's main table, and in the tables of its growth.
+EVENTS = 20_000_000
+GROWTH = [1_000_000, 10_000_000]
+READ_USERS = 1_000_000
+SMOKE_EVENTS = 20_000
+SECTIONS = ["batch", "ingest", "reads"]
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(prog="bench/peers", description=__doc__.splitlines()[0])
+    flags.add_argument("--folder", type=Path, required=True, help="where fetch.py has put the peers; data and results go there too")
+    flags.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    flags.add_argument("--events", type=int, default=EVENTS, help=f"of the batch's main table (default {EVENTS})")
+    flags.add_argument("--growth", type=int, nargs="*", default=GROWTH, help="events of the tables of growth")
+    flags.add_argument("--users", type=int, default=READ_USERS, help=f"of the view that is read (default {READ_USERS})")
+    flags.add_argument("--seconds", type=int, default=5, help="of each run of ingest and reads")
+    flags.add_argument("--runs", type=int, default=3)
+    flags.add_argument("--smoke", action="store_true", help="seconds: do all results agree?")
+    args = flags.parse_args()
+    folder = args.folder.resolve()
+    tools = json.loads((folder / "tools.json").read_text())
+    if args.smoke:
+        return smoke(folder, tools)
+
+    import batch, ingest, reads, report
+    results = opened(folder / "results.json", tools)
+    data = folder / "data"
+    if "batch" in args.sections:
+        batch.measure_all(results, tools, data, args.events, args.runs)
+        fastest = batch.fastest_peer(results.rows, args.events)
+        if fastest:
+            batch.growth(results, tools, data, [events for events in args.growth if events != args.events], args.runs, fastest)
+    if "ingest" in args.sections:
+        ingest.measure_all(results, tools, data, args.seconds, args.runs)
+    if "reads" in args.sections:
+        reads.measure_all(results, tools, data, args.users, args.seconds, args.runs)
+    report.write(folder / "results.json")
+    return 0
+
+
+def smoke(folder: Path, tools: dict) -> int:
+    """Every result of a small history is compared; nothing is asserted about time, and no document is written."""
+    import batch
+    import measure
+    import merganser
+    results = opened(folder / "smoke.json", tools)
+    peers = [peer for peer in batch.PEERS if batch.PEERS[peer][0] in ("duckdb", "polars")]
+    try:
+        batch.measure_all(results, tools, folder / "data", SMOKE_EVENTS, 1, peers)
+    except (batch.Disagreement, measure.CommandFailed, merganser.NotBuilt) as error:
+        print(f"bench-peers-smoke: {error}", file=sys.stderr)
+        return 1
+    skipped = [row["peer"] for row in results.rows if "skipped" in row]
+    if skipped:
+        print(f"bench-peers-smoke: nothing was compared with {', '.join(skipped)}", file=sys.stderr)
+        return 1
+    print(f"{len(peers)} peers agree with Merganser over {SMOKE_EVENTS} events")
+    return 0
+
+
+def opened(path: Path, tools: dict):
+    """The results in `path`, with a session for this command."""
+    import machine
+    from results import Results
+    return Results(path, {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join(["make bench-peers", *filter(None, [os.environ.get("PEERS_ARGUMENTS")])]),
+        "machine": machine.describe(),
+        "disk_us": machine.sync_latency_us(path.parent),
+        "versions": {name: tool["version"] for name, tool in tools.items() if "version" in tool},
+    })
+
+
+if __name__ == "__main__":
+    sys.exit(main())
