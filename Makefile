@@ -4,10 +4,11 @@
 
 SHELL := /bin/sh
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+PEERS := $(or $(CARGO_TARGET_DIR),target)/bench-peers
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice network
+.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf schedules mutants demo-events chaos sim fuzz fuzz-slice network release bench-peers bench-peers-smoke
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +31,18 @@ overload: build ## appends and questions at 1, 2 and 3 times what the servers ca
 bench: ## the benches (come with a later issue)
 	@echo 'make bench comes with a later issue'; exit 1
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, simulated runs, demos; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:30 schedules:4 sim:5 demo:2 demo-events:3
+bench-peers: $(if $(MERGANSER_BIN_DIR),,release) ## beside DuckDB, ClickHouse, Polars, Spark, Redis, PostgreSQL, NATS, RocksDB; writes docs/performance.md (EVENTS=20000000, SECTIONS='batch ingest reads', RUNS=3)
+	@python3 bench/peers/fetch.py $(PEERS)
+	@PEERS_COMMAND='make bench-peers $(MAKEOVERRIDES)' $(PEERS)/venv/bin/python bench/peers --folder $(PEERS) \
+	    $(if $(EVENTS),--events $(EVENTS)) $(if $(SECTIONS),--sections $(SECTIONS)) $(if $(RUNS),--runs $(RUNS))
+
+bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch agree with DuckDB and Polars? skipped where Python cannot have them
+	@if python3 bench/peers/fetch.py $(PEERS)-smoke --only duckdb polars && [ -x $(PEERS)-smoke/venv/bin/python ]; then \
+	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
+	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
+
+ci: ## what CI runs: format, lints, docs, dependencies, buf, tests, schedules, simulated runs, demos, peers; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 bench-peers-smoke:2
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -60,6 +71,9 @@ demo-events: ## `make demo` on the first month of Online Retail, skipped where t
 
 build:
 	@cargo build --workspace --bins --quiet
+
+release:
+	@cargo build --release --workspace --bins --quiet
 
 chaos: build ## real processes killed, then the power cut (CHAOS_SECONDS=600, POWER_CUTS=400, SEED=printed seed)
 	@$(BIN)/chaos

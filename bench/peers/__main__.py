@@ -31,6 +31,7 @@ def main() -> int:
     flags.add_argument("--users", type=int, default=READ_USERS, help=f"of the view that is read (default {READ_USERS})")
     flags.add_argument("--seconds", type=int, default=5, help="of each run of ingest and reads")
     flags.add_argument("--runs", type=int, default=3)
+    flags.add_argument("--document", type=Path, help="where the tables go, between its marks (default docs/performance.md)")
     flags.add_argument("--smoke", action="store_true", help="seconds: do all results agree?")
     args = flags.parse_args()
     folder = args.folder.resolve()
@@ -50,27 +51,32 @@ def main() -> int:
         ingest.measure_all(results, tools, data, args.seconds, args.runs)
     if "reads" in args.sections:
         reads.measure_all(results, tools, data, args.users, args.seconds, args.runs)
-    report.write(folder / "results.json")
+    report.write(folder / "results.json", args.document or report.DOCUMENT)
     return 0
 
 
 def smoke(folder: Path, tools: dict) -> int:
     """Every result of a small history is compared; nothing is asserted about time, and no document is written."""
+    from results import missing
+    if why := missing(tools, ["duckdb"]) or missing(tools, ["polars"]):
+        print(f"bench-peers-smoke SKIPPED: {why}")
+        return 0
     import batch
     import measure
     import merganser
+    (folder / "smoke.json").unlink(missing_ok=True)
     results = opened(folder / "smoke.json", tools)
-    peers = [peer for peer in batch.PEERS if batch.PEERS[peer][0] in ("duckdb", "polars")]
+    peers = [peer for peer in batch.PEERS if batch.PEERS[peer][0] in (["duckdb"], ["polars"])]
     try:
         batch.measure_all(results, tools, folder / "data", SMOKE_EVENTS, 1, peers)
     except (batch.Disagreement, measure.CommandFailed, merganser.NotBuilt) as error:
         print(f"bench-peers-smoke: {error}", file=sys.stderr)
         return 1
-    skipped = [row["peer"] for row in results.rows if "skipped" in row]
-    if skipped:
-        print(f"bench-peers-smoke: nothing was compared with {', '.join(skipped)}", file=sys.stderr)
+    failed = [f"{row['peer']}: {row['skipped']}" for row in results.rows if "skipped" in row]
+    if failed:
+        print(f"bench-peers-smoke: {'; '.join(failed)}", file=sys.stderr)
         return 1
-    print(f"{len(peers)} peers agree with Merganser over {SMOKE_EVENTS} events")
+    print(f"{'; '.join(peers)} agree with Merganser over {SMOKE_EVENTS} events")
     return 0
 
 
@@ -80,7 +86,7 @@ def opened(path: Path, tools: dict):
     from results import Results
     return Results(path, {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(["make bench-peers", *filter(None, [os.environ.get("PEERS_ARGUMENTS")])]),
+        "command": os.environ.get("PEERS_COMMAND", " ".join(["python bench/peers", *sys.argv[1:]])).strip(),
         "machine": machine.describe(),
         "disk_us": machine.sync_latency_us(path.parent),
         "versions": {name: tool["version"] for name, tool in tools.items() if "version" in tool},

@@ -15,14 +15,15 @@ import duckdb
 import history
 import measure
 from merganser import Store
+from results import missing
 
 JOBS = Path(__file__).resolve().parent / "jobs"
 PEERS = {
-    "DuckDB": ("duckdb", ["duckdb_job.py"]),
-    "DuckDB, a partition at a time": ("duckdb", ["duckdb_job.py", "by-partition"]),
-    "ClickHouse (chdb)": ("chdb", ["clickhouse_job.py"]),
-    "Polars, a partition at a time": ("polars", ["polars_job.py"]),
-    "Spark local[2]": ("pyspark", ["spark_job.py"]),
+    "DuckDB": (["duckdb"], ["duckdb_job.py"]),
+    "DuckDB, a partition at a time": (["duckdb"], ["duckdb_job.py", "by-partition"]),
+    "ClickHouse (chdb), a partition at a time": (["chdb"], ["clickhouse_job.py"]),
+    "Polars, a partition at a time": (["polars"], ["polars_job.py"]),
+    "Spark local[2]": (["pyspark", "java"], ["spark_job.py"]),
 }
 MERGANSER = "Merganser"
 # Row count, events, amount, and a sum of hashes of whole rows: the same only for the same rows, in whatever order.
@@ -47,12 +48,13 @@ def measure_all(results, tools: dict, folder: Path, events: int, runs: int, peer
     Raises Disagreement if a result differs from that of the plain SQL of DuckDB.
     """
     table = f"{events} events"
+    results.forget("batch", table)
     files = history.make(folder, events)
     store, imports = _import(folder / "merganser", files, runs)
     results.add("batch", table, MERGANSER, "import", "s", [measured.row() for measured in imports])
     wanted = [MERGANSER, *(PEERS if peers is None else peers)]
     taken: dict[str, list[dict]] = {}
-    skipped = {peer: why for peer in wanted if (why := _missing(peer, tools))}
+    skipped = {peer: why for peer in wanted if peer != MERGANSER and (why := missing(tools, PEERS[peer][0]))}
     summaries = {}
     for _ in range(runs):  # in turns, so that a machine that slows down slows all
         for peer in wanted:
@@ -114,15 +116,6 @@ def _peer(peer: str, store: Store, folder: Path) -> tuple[measure.Measured, tupl
     for place in (out, spill):
         shutil.rmtree(place)
     return measured, summary
-
-
-def _missing(peer: str, tools: dict) -> str | None:
-    """Why `peer` cannot run, if it cannot."""
-    if peer == MERGANSER:
-        return None
-    needs = [PEERS[peer][0]] + (["java"] if PEERS[peer][0] == "pyspark" else [])
-    return next((tools.get(need, {"missing": f"{need} was not fetched"}).get("missing") for need in needs
-                 if "version" not in tools.get(need, {})), None)
 
 
 def _summary(files: list[Path], columns: dict) -> tuple:

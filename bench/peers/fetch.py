@@ -46,18 +46,20 @@ def main() -> None:
 def python_packages(folder: Path, only: list[str] | None) -> dict:
     """Installs the pinned packages one by one, so that one that cannot be had keeps none of the others away."""
     python = folder / "venv/bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    wanted = [line.split("==") for line in (HERE / "requirements.txt").read_text().split()]
+    wanted = [(name, version) for name, version in wanted if only is None or name in only]
     tools = {}
-    for line in (HERE / "requirements.txt").read_text().split():
-        name, version = line.split("==")
-        if only is not None and name not in only:
-            continue
+    if not python.exists():
+        try:
+            call([sys.executable, "-m", "venv", folder / "venv"])
+        except Missing as error:
+            return {name: {"missing": str(error)} for name, _ in wanted}
+    for name, version in wanted:
         show = "import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]) != sys.argv[2])"
         there = subprocess.run([python, "-c", show, name, version], stderr=subprocess.DEVNULL).returncode == 0
         try:
             if not there:
-                call([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", line])
+                call([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{name}=={version}"])
             tools[name] = {"version": version}
         except Missing as error:
             tools[name] = {"missing": str(error)}

@@ -14,6 +14,7 @@ import clients
 import merganser
 import servers
 from machine import sync_latency_us
+from results import missing
 
 CONNECTIONS = [1, 16, 64]
 TABLE = "synced"
@@ -42,23 +43,30 @@ class NotStored(Exception):
 def measure_all(results, tools: dict, folder, seconds: int, runs: int) -> None:
     """Adds a row for each peer and case, each measured `runs` times in turns on a fresh server; Merganser's are those of its load test."""
     data = folder / "ingest"
-    peers = {"Redis Streams": ("redis", _redis), "PostgreSQL": ("postgres", _postgres), "NATS JetStream": ("nats-server", _nats)}
+    peers = {
+        "Redis Streams": (["redis"], _redis), "PostgreSQL": (["postgres"], _postgres), "NATS JetStream": (["nats-server", "nats-py"], _nats),
+    }
+    for table in (TABLE, UNSYNCED):
+        results.forget("ingest", table)
     taken: dict[tuple, list[dict]] = {}
+    skipped = {peer: why for peer, (needs, _) in peers.items() if (why := missing(tools, needs))}
     for _ in range(runs):
-        for peer, (tool, cases) in peers.items():
-            why = tools.get(tool, {}).get("missing") or (tool == "nats-server" and tools.get("nats-py", {}).get("missing"))
+        for peer, (needs, cases) in peers.items():
+            if peer in skipped:
+                continue
             try:
-                if why:
-                    raise servers.NotStarted(why)
-                for table, case, run in cases(tools[tool], data, seconds):
+                for table, case, run in cases(tools[needs[0]], data, seconds):
                     taken.setdefault((table, peer, case), []).append(run)
             except (servers.NotStarted, clients.ClientFailed, NotStored) as error:
-                results.skip("ingest", TABLE, peer, "all", str(error))
+                skipped[peer] = str(error)
+    for peer, why in skipped.items():
+        results.skip("ingest", TABLE, peer, "all", why)
     for (table, peer, case), measured in taken.items():
         results.add("ingest", table, peer, case, "events/s", measured)
     try:
-        for row in merganser.load_test("ingest"):
-            results.add("ingest", TABLE, "Merganser", row["case"], "events/s", [{"value": row["per_second"], **row}], note="from make load-test")
+        found, how = merganser.load_test("ingest")
+        for case, run in found:
+            results.add("ingest", TABLE, "Merganser", case, "events/s", [run], note=f"Merganser's rows are of one run of `make load-test`. {how}")
     except LookupError as error:
         results.skip("ingest", TABLE, "Merganser", "all", str(error))
 

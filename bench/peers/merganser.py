@@ -55,15 +55,25 @@ def program(name: str) -> Path:
     return found
 
 
-def load_test(section: str) -> list[dict]:
-    """What `make load-test` has measured of `section`, `ingest` or `reads`: `{"case": …, "per_second": …}` each.
+# What the load test calls the rows that stand beside the peers' of a section.
+_LOAD_TEST_ROWS = {"ingest": "append", "reads": "get, per bucket"}
 
-    Raises LookupError, saying what to do, where its report is not there or has nothing of the kind.
+
+def load_test(section: str) -> tuple[list[tuple[str, dict]], str]:
+    """What `make load-test` has measured of `section`, `ingest` or `reads`: a case and its run each; and how it was measured.
+
+    Raises LookupError, saying what to do, where its report is not there or has no such rows.
     """
     report = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target")) / "load-test/report.json"
     if not report.is_file():
         raise LookupError("there is no target/load-test/report.json; `make load-test` writes it")
-    rows = json.loads(report.read_text()).get(section)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and {"case", "per_second"} <= row.keys() for row in rows) or not rows:
-        raise LookupError(f"target/load-test/report.json has no list `{section}` of objects with case and per_second")
-    return rows
+    known = json.loads(report.read_text())
+    wanted = _LOAD_TEST_ROWS[section]
+    runs = []
+    for row in known.get("rows", []):
+        if row.get("what") == wanted and not row["figures"].get("errors"):
+            figures = row["figures"]
+            runs.append((row["load"], {"value": figures["items_per_second"], "p50_us": figures["p50_us"], "p99_us": figures["p99_us"]}))
+    if not runs:
+        raise LookupError(f"target/load-test/report.json has no rows of `{wanted}`")
+    return runs, "; ".join(f"{name}: {value}" for name, value in known.get("environment", []))

@@ -18,6 +18,7 @@ import duckdb
 import clients
 import merganser
 import servers
+from results import missing
 
 TABLE = "12 rows of a user"
 DAYS = 12
@@ -49,18 +50,20 @@ def measure_all(results, tools: dict, folder: Path, users: int, seconds: int, ru
         db.execute("SET threads = 2")
         db.execute(_VIEW.format(users=users, days=DAYS, file=parquet))
     table = f"{users} users"
+    results.forget("reads", table)
     peers = {"PostgreSQL": ("postgres", _postgres), "Redis": ("redis", _redis), "DuckDB": ("duckdb", _duckdb), "RocksDB": ("rocksdict", _rocksdb)}
     for peer, (tool, cases) in peers.items():
         try:
-            if why := tools.get(tool, {"missing": "not fetched"}).get("missing"):
+            if why := missing(tools, [tool]):
                 raise servers.NotStarted(why)
             for case, measured in cases(tools[tool], data, parquet, users, seconds, runs):
                 results.add("reads", table, peer, case, "answers/s", measured)
         except (servers.NotStarted, clients.ClientFailed, NotRead) as error:
             results.skip("reads", table, peer, "all", str(error))
     try:
-        for row in merganser.load_test("reads"):
-            results.add("reads", table, "Merganser", row["case"], "answers/s", [{"value": row["per_second"], **row}], note="from make load-test")
+        found, how = merganser.load_test("reads")
+        for case, run in found:
+            results.add("reads", table, "Merganser", case, "answers/s", [run], note=f"Merganser's rows are of one run of `make load-test`. {how}")
     except LookupError as error:
         results.skip("reads", table, "Merganser", "all", str(error))
     servers.fresh(data)

@@ -1,7 +1,7 @@
 """The view with DuckDB. Usage: duckdb_job.py MASTER_GLOB OUT_FOLDER SPILL_FOLDER [by-partition]
 
 In one statement; or a partition of the master dataset at a time: a user is in one partition only, so each is a history of its own with a
-quarter of the users.
+quarter of the users. Measured against `DISTINCT ON`, `QUALIFY row_number()` and a struct in one `arg_min`, which all take longer.
 """
 
 import glob
