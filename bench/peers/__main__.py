@@ -10,6 +10,7 @@ there into docs/performance.md (report.py). `--smoke` takes a small history, and
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ def main() -> int:
     flags.add_argument("--folder", type=Path, required=True, help="where fetch.py has put the peers; data and results go there too")
     flags.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     flags.add_argument("--events", type=int, default=EVENTS, help=f"of the batch's main table (default {EVENTS})")
-    flags.add_argument("--growth", type=int, nargs="*", default=GROWTH, help="events of the tables of growth")
+    flags.add_argument("--growth", type=int, nargs="*", help="events of the tables of growth (default 1 and 10 million, beside the default --events)")
     flags.add_argument("--users", type=int, default=READ_USERS, help=f"of the view that is read (default {READ_USERS})")
     flags.add_argument("--seconds", type=int, default=5, help="of each run of ingest and reads")
     flags.add_argument("--runs", type=int, default=3)
@@ -39,20 +40,35 @@ def main() -> int:
     if args.smoke:
         return smoke(folder, tools)
 
-    import batch, ingest, reads, report
-    results = opened(folder / "results.json", tools)
-    data = folder / "data"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended on the way out
+    import batch
+    import report
+    from measure import CommandFailed
+    from merganser import NotBuilt
+    try:
+        run_sections(args, opened(folder / "results.json", tools), tools, folder / "data")
+    except (batch.Disagreement, CommandFailed, NotBuilt) as error:
+        print(f"bench-peers: {error}", file=sys.stderr)
+        return 1
+    report.write(folder / "results.json", args.document or report.DOCUMENT)
+    return 0
+
+
+def run_sections(args: argparse.Namespace, results, tools: dict, data: Path) -> None:
+    """Measures what `args` ask for."""
+    import batch
+    import ingest
+    import reads
     if "batch" in args.sections:
         batch.measure_all(results, tools, data, args.events, args.runs)
         fastest = batch.fastest_peer(results.rows, args.events)
-        if fastest:
-            batch.growth(results, tools, data, [events for events in args.growth if events != args.events], args.runs, fastest)
+        sizes = args.growth if args.growth is not None else GROWTH if args.events == EVENTS else []
+        for events in sizes:
+            batch.measure_all(results, tools, data, events, args.runs, [fastest] if fastest else [])
     if "ingest" in args.sections:
         ingest.measure_all(results, tools, data, args.seconds, args.runs)
     if "reads" in args.sections:
         reads.measure_all(results, tools, data, args.users, args.seconds, args.runs)
-    report.write(folder / "results.json", args.document or report.DOCUMENT)
-    return 0
 
 
 def smoke(folder: Path, tools: dict) -> int:
@@ -83,13 +99,14 @@ def smoke(folder: Path, tools: dict) -> int:
 def opened(path: Path, tools: dict):
     """The results in `path`, with a session for this command."""
     import machine
+    import merganser
     from results import Results
     return Results(path, {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": os.environ.get("PEERS_COMMAND", " ".join(["python bench/peers", *sys.argv[1:]])).strip(),
         "machine": machine.describe(),
         "disk_us": machine.sync_latency_us(path.parent),
-        "versions": {name: tool["version"] for name, tool in tools.items() if "version" in tool},
+        "versions": {"merganser": merganser.version()} | {name: tool["version"] for name, tool in tools.items() if "version" in tool},
     })
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import measure
@@ -53,6 +54,13 @@ def program(name: str) -> Path:
     if not found.is_file():
         raise NotBuilt(f"{found} is not there; `cargo build --release --workspace --bins` makes it")
     return found
+
+
+def version() -> str:
+    """Of the binaries, and the commit of this folder, with a + if it has changes."""
+    said = subprocess.run([program("batch-layer"), "--version"], capture_output=True, text=True, cwd="/").stdout.split()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True, cwd=REPO).stdout.strip()
+    return " ".join([*said[1:2], commit])
 
 
 # What the load test calls the rows that stand beside the peers' of a section.
