@@ -110,14 +110,14 @@ def growth(tables_by_events: dict[int, list[dict]]) -> str:
 def rates(rows: list[dict], unit: str) -> str:
     """Rates and latencies of servers, with what the disk took right before where that was asked."""
     with_disk = any("disk_us" in run for row in rows for run in row.get("runs", []))
-    lines = [f"| | connections | {unit} | each run | p50 | p99 |" + (" fdatasync p50 before |" if with_disk else ""),
+    lines = [f"| | case, connections | {unit} | each run | p50 | p99 |" + (" fdatasync p50 before |" if with_disk else ""),
              "|---|---|--:|---|--:|--:|" + ("--:|" if with_disk else "")]
     for row in rows:
         if "skipped" in row:
             lines.append(f"| {row['peer']} | {row['case']} | skipped: {row['skipped']} | | | |" + (" |" if with_disk else ""))
             continue
         middle = sorted(row["runs"], key=lambda run: run["value"])[len(row["runs"]) // 2]
-        latency = [f"{middle[name] / 1000:.2f} ms" if name in middle else "" for name in ("p50_us", "p99_us")]
+        latency = [f"{middle[name]:,.0f} µs" if name in middle else "" for name in ("p50_us", "p99_us")]
         line = f"| {row['peer']} | {row['case']} | {row['median']:,.0f} | {values(row, 0)} | {' | '.join(latency)} |"
         if with_disk:
             line += f" {middle['disk_us']['growing']['p50']:,.0f} µs |" if "disk_us" in middle else " |"
