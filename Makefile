@@ -33,7 +33,7 @@ bench: ## the benches (come with a later issue)
 
 bench-peers: $(if $(MERGANSER_BIN_DIR),,release) ## beside DuckDB, ClickHouse, Polars, Spark, Redis, PostgreSQL, NATS, RocksDB; writes docs/performance.md (EVENTS=20000000, SECTIONS='batch ingest reads', RUNS=3)
 	@python3 bench/peers/fetch.py $(PEERS)
-	@PEERS_COMMAND='make bench-peers $(MAKEOVERRIDES)' $(PEERS)/venv/bin/python bench/peers --folder $(PEERS) \
+	@PEERS_COMMAND='make bench-peers $(filter-out MERGANSER_BIN_DIR=%,$(MAKEOVERRIDES))' $(PEERS)/venv/bin/python bench/peers --folder $(PEERS) \
 	    $(if $(EVENTS),--events $(EVENTS)) $(if $(SECTIONS),--sections $(SECTIONS)) $(if $(RUNS),--runs $(RUNS))
 
 bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch agree with DuckDB and Polars? skipped where Python cannot have them

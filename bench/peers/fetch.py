@@ -76,7 +76,10 @@ def unpacked(folder: Path, program: str, packages: list[str], companion: str) ->
                 raise Missing(f"{program} is not installed and there is no apt-get")
             debs = folder / "debs"
             debs.mkdir(exist_ok=True)
-            call(["apt-get", "download", *packages], cwd=debs)
+            try:
+                call(["apt-get", "download", *packages], cwd=debs)
+            except Missing as error:
+                raise Missing(f"{error}; after `apt-get update` it may be found") from error
             for package in packages:
                 for deb in debs.glob(f"{package}_*.deb"):
                     call(["dpkg", "-x", deb, root])

@@ -5,6 +5,7 @@ Every server syncs before it acknowledges. What else differs from its defaults i
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -107,7 +108,7 @@ def running(command: list, port: int, folder: Path, env: dict) -> Iterator[None]
         await_port(server, port, log)
         yield
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # which all three take as: now, and in order
         try:
             server.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
