@@ -68,12 +68,12 @@ def measure_all(results, tools: dict, folder: Path, events: int, runs: int, peer
                 if peer == MERGANSER:
                     raise
                 skipped[peer] = str(error)
+    _agree(summaries)  # before any time is kept
     for peer in wanted:
         if peer in skipped:
             results.skip("batch", table, peer, "full", skipped[peer])
         else:
             results.add("batch", table, peer, "full", "s", taken[peer], note=f"{summaries[peer][0]} rows, {summaries[peer][1]} events")
-    _agree(summaries)
     shutil.rmtree(folder / "merganser")
 
 
