@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::group::Group;
+use super::group::{Group, Judged};
 use super::replay::fold_into;
 use super::{Command, PartitionOptions, Verdict, Visible};
 use crate::dedup::Window;
@@ -112,14 +112,14 @@ impl Writer {
 
     /// Judges, folds, appends and shows a group. When this returns, what was accepted is durable and visible.
     fn commit(&mut self, group: &Group) -> Result<(Vec<Verdict>, i64), SpeedError> {
-        let (judged, states) = self.judge_and_fold(group)?;
-        let payloads: Vec<Vec<u8>> =
-            judged.new_events(group).map(|event| record::encode(event, judged.append_time_us, &self.options.schema)).collect();
-        if !payloads.is_empty() {
-            self.log.append(payloads.iter().map(Vec::as_slice))?;
+        let (Judged { verdicts, new, append_time_us }, states) = self.judge_and_fold(group)?;
+        let known: Vec<_> = new.iter().map(|new| (new.identity, new.content_hash)).collect();
+        let records: Vec<Vec<u8>> = new.into_iter().map(|new| new.content.into_record(append_time_us)).collect();
+        if !records.is_empty() {
+            self.log.append(records.iter().map(Vec::as_slice))?;
         }
-        for (identity, content_hash) in &judged.new {
-            self.window.push(*identity, *content_hash);
+        for (identity, content_hash) in known {
+            self.window.push(identity, content_hash);
         }
         let head = self.log.head();
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
@@ -130,7 +130,7 @@ impl Writer {
             }
         }
         visible.head = head;
-        Ok((judged.verdicts, head))
+        Ok((verdicts, head))
     }
 
     /// Appends an erasure and takes what it hides out of what is shown. When this returns, it is durable and visible.

@@ -39,11 +39,13 @@ impl BlockCache {
     }
 
     /// The block from the cache, or from `read`, which runs once for all who ask at the same time. Failures are not kept.
-    pub(super) async fn get_or_read(
-        &self,
-        id: BlockId,
-        read: impl Future<Output = Result<RecordBatch, StoreError>>,
-    ) -> Result<RecordBatch, Arc<StoreError>> {
-        self.0.try_get_with(id, read).await
+    pub(super) async fn get_or_read<F>(&self, id: BlockId, read: impl FnOnce() -> F) -> Result<RecordBatch, Arc<StoreError>>
+    where
+        F: Future<Output = Result<RecordBatch, StoreError>>,
+    {
+        match self.0.get(&id).await {
+            Some(block) => Ok(block),
+            None => self.0.try_get_with(id, Box::pin(read())).await,
+        }
     }
 }
