@@ -42,7 +42,7 @@ impl Halves {
         fold::merge(definition, [&self.batch, &self.speed])
     }
 
-    fn from_bucket(&self, kept_from: Option<i64>) -> Result<Self, FoldError> {
+    fn kept(&self, kept_from: Option<i64>) -> Result<Self, FoldError> {
         Ok(Self { batch: from_bucket(&self.batch, kept_from)?, speed: from_bucket(&self.speed, kept_from)? })
     }
 }
@@ -94,7 +94,7 @@ impl Live<'_> {
             }
         }
         let halves = Halves { batch: below.finish().map_err(failed)?, speed: above.finish().map_err(failed)? };
-        Ok((halves.from_bucket(self.kept_from).map_err(failed)?, repeats))
+        Ok((halves.kept(self.kept_from).map_err(failed)?, repeats))
     }
 
     /// Compares what is answered with the fold of the raw events: how many keys there are, and what differs.
