@@ -1,5 +1,6 @@
 //! The command line of the batch layer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod runs;
 mod upkeep;
