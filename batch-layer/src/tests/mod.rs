@@ -14,6 +14,7 @@ mod incremental;
 mod old_segments;
 mod other_keys;
 mod recompute;
+mod recount;
 mod refusals;
 mod rows;
 
