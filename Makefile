@@ -1,13 +1,17 @@
-# `make` lists the targets. Nothing but a Rust toolchain and a C compiler is assumed; everything is built in the dev profile.
+# `make` lists the targets. Nothing but a Rust toolchain and a C compiler is assumed; everything is built in the dev profile, but for
+# what measures speed.
 #
 # Every cargo call selects the whole workspace, so that all targets share one build of the dependencies.
 
 SHELL := /bin/sh
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+BENCHES := --bench fold --bench log --bench view --bench question
+PEERS := $(or $(CARGO_TARGET_DIR),target)/bench-peers
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test run load-test bench overload ci fmt lint doc deps buf test-alerts schedules mutants demo-events chaos sim fuzz fuzz-slice network
+.PHONY: help build release demo test run load-test load-test-smoke bench bench-smoke overload ci fmt lint doc deps buf test-alerts schedules mutants demo-events chaos sim fuzz fuzz-slice network bench-peers bench-peers-smoke
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,17 +25,33 @@ test: ## every test that needs no outside server
 run: build ## both servers on the default ports with ./data, until Ctrl-C
 	@$(BIN)/run-servers
 
-load-test: ## the load test (comes with a later issue)
-	@echo 'make load-test comes with a later issue'; exit 1
+load-test: release ## the servers under load beside an echo, in one run (ARGS='--users 1000000 --seconds 10'); report in target/load-test
+	@$(RELEASE)/load-test $(ARGS)
+
+load-test-smoke: build
+	@$(BIN)/load-test --users 500 --days 3 --seconds 1 --in-flight 1,16 --out target/load-test-smoke
 
 overload: build ## appends and questions at 1, 2 and 3 times what the servers can do; prints a table (SECONDS_EACH=5)
 	@$(BIN)/overload --seconds $(or $(SECONDS_EACH),5)
 
-bench: ## the benches (come with a later issue)
-	@echo 'make bench comes with a later issue'; exit 1
+bench: ## criterion benches of the hot kernels (ARGS='merge' for some)
+	cargo bench --workspace $(BENCHES) -- $(ARGS)
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3
+bench-smoke: ## each bench once, for whether it runs
+	cargo bench --workspace --profile dev --quiet $(BENCHES) -- --test
+
+bench-peers: $(if $(MERGANSER_BIN_DIR),,release) ## beside DuckDB, ClickHouse, Polars, Spark, Redis, PostgreSQL, NATS, RocksDB; writes docs/performance.md (EVENTS=20000000, SECTIONS='batch ingest reads', RUNS=3)
+	@python3 bench/peers/fetch.py $(PEERS)
+	@PEERS_COMMAND='make bench-peers $(filter-out MERGANSER_BIN_DIR=%,$(MAKEOVERRIDES))' $(PEERS)/venv/bin/python bench/peers --folder $(PEERS) \
+	    $(if $(EVENTS),--events $(EVENTS)) $(if $(SECTIONS),--sections $(SECTIONS)) $(if $(RUNS),--runs $(RUNS))
+
+bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch agree with DuckDB and Polars? skipped where Python cannot have them
+	@if python3 bench/peers/fetch.py $(PEERS)-smoke --only duckdb polars && [ -x $(PEERS)-smoke/venv/bin/python ]; then \
+	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
+	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
+
+ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, benches, peers; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 bench-smoke:4 load-test-smoke:3 bench-peers-smoke:2
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -63,6 +83,9 @@ demo-events: ## `make demo` on the first month of Online Retail, skipped where t
 
 build:
 	@cargo build --workspace --bins --quiet
+
+release:
+	@cargo build --release --workspace --quiet --bin speed-layer --bin batch-layer --bin serving-layer --bin load-test
 
 chaos: build ## real processes killed, then the power cut (CHAOS_SECONDS=600, POWER_CUTS=400, SEED=printed seed)
 	@$(BIN)/chaos

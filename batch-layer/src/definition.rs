@@ -113,6 +113,12 @@ pub(crate) async fn check_types(definition: &Definition, options: &RunOptions, s
     Ok(())
 }
 
+/// The definition that a version was computed with, as it is stored beside the manifests.
+pub(crate) async fn of_version(store: &Store, manifest: &Manifest) -> Result<Definition, RunError> {
+    let stored = Definitions::new(store.clone(), manifest.view.clone()).get(&manifest.fingerprint).await?;
+    stored.parse().map_err(|source| RunError::StoredDefinition { version: manifest.version, source })
+}
+
 /// Where the first bucket starts that a version as of that moment keeps; `None` if it keeps all.
 pub(crate) fn kept_from(definition: &Definition, as_of: Option<i64>) -> Result<Option<i64>, RunError> {
     let Some(as_of) = as_of else { return Ok(None) };

@@ -31,7 +31,7 @@ pub struct Erased {
 /// The speed layer cannot be reached, or refuses the id; the store fails. [`RunError::SpeedFailed`] may come after the user was erased,
 /// and says so then; erasing again is harmless.
 pub async fn erase(store: &Store, speed_layer: &str, user_id: &str) -> Result<Erased, RunError> {
-    let erasure = SpeedLayer::connect(speed_layer).await?.erase(user_id).await?;
+    let erasure = SpeedLayer::connect(speed_layer, "; nobody is erased until it writes so into its log").await?.erase(user_id).await?;
     let views = Views::read(store).await?;
     Ok(views.settle(store, &erasure).await?)
 }

@@ -5,7 +5,7 @@ use storage::manifest::UnusableDefinition;
 use storage::store::StoreError;
 use views::{DefinitionError, FoldError};
 
-use crate::audit::Differences;
+use crate::audit::{Difference, Differences};
 use crate::rows::Rows;
 
 /// Why nothing was published. The old version serves on in every case.
@@ -91,14 +91,19 @@ pub enum RunError {
         source: tonic::transport::Error,
     },
     /// The speed layer is configured but does not answer.
-    #[error("the speed layer at {url} cannot be reached; start it, or run with --no-speed-layer to recompute what is archived already")]
+    #[error("the speed layer at {url} cannot be reached; start it{otherwise}")]
     SpeedUnreachable {
         /// Its address.
         url: String,
+        /// What can be done without it, if anything, or why nothing can.
+        otherwise: &'static str,
         /// What the connection said.
         #[source]
         source: tonic::transport::Error,
     },
+    /// What is asked for is half the speed layer's, and none is named.
+    #[error("half of every answer is the speed layer's; name one with --speed-layer or in [batch_layer] speed_layer")]
+    NoSpeedLayer,
     /// The speed layer answered a call with an error.
     #[error("the speed layer at {url} failed to {call}")]
     SpeedFailed {
@@ -340,6 +345,31 @@ pub enum RunError {
         /// All that differs.
         differences: Box<Differences>,
     },
+    /// An answer is not what the raw events make.
+    #[error(
+        "{view} v{version} and what the speed layer folded since are not what a fold of the raw events makes: {}{}{}",
+        differing(.differences), differences.named.iter().take(LISTED_KEYS).map(Difference::of_answer).collect::<String>(), repeated(*.repeats)
+    )]
+    UnlikeNow {
+        /// The view.
+        view: String,
+        /// The version that answers.
+        version: i64,
+        /// Raw events from its boundary on that repeat an earlier one.
+        repeats: i64,
+        /// All that differs.
+        differences: Box<Differences>,
+    },
+    /// The halves of an answer cannot be compared with the raw events now.
+    #[error("the answer of {view} v{version} cannot be counted again: {reason}")]
+    NotRecounted {
+        /// The view.
+        view: String,
+        /// The version that answers.
+        version: i64,
+        /// What is in the way.
+        reason: String,
+    },
     /// Nobody knows the run whose difference is to be accepted.
     #[error("there is no {path}, the report of a run {run_id}; a run whose audit finds a difference says its id")]
     NoJudgedRun {
@@ -455,6 +485,15 @@ fn listed(differences: &Differences) -> String {
     text
 }
 
+/// Why an answer may be more than the raw events make, though nothing is wrong.
+fn repeated(repeats: i64) -> String {
+    match repeats {
+        0 => String::new(),
+        1 => "\n1 event since the version repeats an earlier one, which the speed layer did not know any more or which was imported; the next run takes it out".to_owned(),
+        more => format!("\n{more} events since the version repeat earlier ones, which the speed layer did not know any more or which were imported; the next run takes them out"),
+    }
+}
+
 impl RunError {
     /// The exit code: 1 refused or failed, 2 configuration, 3 another run is or was first, 4 a dependency is down, try again.
     #[must_use]
@@ -473,6 +512,7 @@ impl RunError {
             | Self::Partitions { .. }
             | Self::OtherCold { .. }
             | Self::UserId { .. }
+            | Self::NoSpeedLayer
             | Self::SpeedAddress { .. } => 2,
             Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } | Self::LayoutLost => 3,
             Self::SpeedUnreachable { .. } | Self::Unknown { .. } => 4,

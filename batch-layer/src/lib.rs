@@ -57,6 +57,8 @@ mod options;
 mod piece;
 /// How far a run is.
 pub mod progress;
+/// An answer as it is given now, counted again from the raw events.
+mod recount;
 /// What a run did, for people and for the store.
 mod report;
 /// An older version, published again.
@@ -91,6 +93,7 @@ pub use definition::declared;
 pub use error::RunError;
 pub use judged::view_of_run;
 pub use options::RunOptions;
+pub use recount::{Recount, recount};
 pub use report::{Removed, RunReport};
 pub use rollback::rollback;
 pub use rows::Rows;

@@ -1,10 +1,11 @@
 //! The command line of the batch layer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod logs;
 mod runs;
+mod upkeep;
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use batch_layer::compact::{self, CompactOptions};
-use batch_layer::expire::{self, ExpireOptions};
 use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
@@ -25,13 +24,13 @@ use storage::config::{ByteSize, Config, LOG_FORMAT_VARIABLE, Period};
 use storage::imports;
 use storage::input::Format;
 use storage::machine::{Machine, RealMachine};
-use storage::manifest::list_views;
 use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use views::calendar::Zone;
 
 use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
+use crate::upkeep::{Upkeep, UpkeepFlags};
 
 const CONFIGURATION: u8 = 2;
 /// Stopped by a signal, as shells count it.
@@ -90,6 +89,8 @@ enum Command {
         /// Build upon the version before when so much archived data is covered by no version, such as 256MiB
         #[arg(long, value_name = "SIZE", value_parser = |text: &str| ByteSize::try_from(text.to_owned()))]
         on_new_data: Option<ByteSize>,
+        #[command(flatten)]
+        upkeep: UpkeepFlags,
     },
     /// List the published versions, newest first
     Versions,
@@ -108,6 +109,12 @@ enum Command {
         /// Compare only keys whose first column is this, say one user
         #[arg(long, requires = "recompute", value_name = "TEXT")]
         key: Option<String>,
+        /// Compare what is answered about the key now: the newest version and what the speed layer folded since, each and together
+        #[arg(long, requires = "key", conflicts_with = "version")]
+        live: bool,
+        /// Address of the speed layer, such as http://127.0.0.1:7401
+        #[arg(long, value_name = "URL", requires = "live")]
+        speed_layer: Option<String>,
     },
     /// Bring history into the master dataset: files of events, or of any columns with a SELECT that makes events of them
     Import {
@@ -183,6 +190,7 @@ async fn main() -> ExitCode {
         Command::Erase { .. } => "the user may be erased or not; erasing again is harmless",
         Command::Import { .. } => "what was committed stays; the same command goes on with the rest, each file from its beginning",
         Command::Expire { .. } | Command::Compact => "what was done stays, nothing that counts is half done; the same command goes on",
+        Command::Schedule { .. } => "no version is half published, and nothing that counts is half done; the same command goes on",
         _ => "nothing was published, and what was written is not part of any version",
     };
     let outcome = tokio::select! {
@@ -236,10 +244,10 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
                 None => runs.once(due, force).await,
             };
         }
-        Command::Schedule { flags, cron, zone, every, on_new_data } => {
+        Command::Schedule { flags, cron, zone, every, on_new_data, upkeep } => {
             let cron = cron.map(|cron| (*cron, zone));
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
-            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable).await;
+            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable, Upkeep::new(upkeep)).await;
         }
         Command::Versions => {
             println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into()));
@@ -251,7 +259,18 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             let published = batch_layer::withdraw(&RunOptions::from_config(config, name), store).await?;
             println!("withdrew {} with v{}", published.view, published.version);
         }
-        Command::Verify { version, recompute, key } => {
+        Command::Verify { key: Some(key), live: true, speed_layer, .. } => {
+            let mut options = RunOptions::from_config(config, one);
+            options.speed_layer = speed_layer.or(options.speed_layer);
+            match batch_layer::recount(&options, store, &key, Arc::new(Terminal::default())).await? {
+                Some(recount) => {
+                    println!("{recount}");
+                    recount.verdict()?;
+                }
+                None => println!("no version yet"),
+            }
+        }
+        Command::Verify { version, recompute, key, .. } => {
             let depth = if recompute { Depth::Recompute { first: key } } else { Depth::Files };
             let options = RunOptions::from_config(config, one);
             match batch_layer::verify(&options, store, version, depth, Arc::new(Terminal::default())).await? {
@@ -302,24 +321,8 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             let published = batch_layer::rollback(&options, store, version).await?;
             println!("published {} v{} with the content of v{version}", published.view, published.version);
         }
-        Command::Expire { dry_run } => {
-            let views = match cli.view {
-                Some(view) => BTreeSet::from([view]),
-                None => list_views(store).await?,
-            };
-            for view in views {
-                let done = Box::pin(expire::expire(&ExpireOptions::from_config(config, view.clone(), dry_run), store)).await?;
-                println!("view        {view}\n{done}");
-            }
-            if !dry_run {
-                let letters = expire::expire_dead_letters(store, config.batch_layer.keep_dead_letters_for.0).await?;
-                let files = compact::remove_superseded(&CompactOptions::from_config(config), store).await?;
-                println!(
-                    "removed     refused rows of {letters} imports, {files} files of the master dataset that others took the place of"
-                );
-            }
-        }
-        Command::Compact => println!("{}", Box::pin(compact::compact(&CompactOptions::from_config(config), store)).await?),
+        Command::Expire { dry_run } => upkeep::expire(config, store, cli.view, dry_run).await?,
+        Command::Compact => upkeep::compact(config, store).await?,
         Command::Erase { user, speed_layer } => {
             let Some(url) = speed_layer.or(RunOptions::from_config(config, one).speed_layer) else {
                 return Ok(complain(

@@ -17,6 +17,9 @@ use crate::options::RunOptions;
 use crate::run::{publish, rfc3339};
 use crate::service::SpeedLayer;
 
+/// What can be done without a speed layer.
+const OTHERWISE: &str = ", or take --no-speed-layer, which does not ask whether the version can still be answered";
+
 /// Publishes the content of `version` of the view of `options` as its next version, and gives what was published.
 ///
 /// # Errors
@@ -56,7 +59,7 @@ async fn prepared(options: &RunOptions, store: &Store, version: i64) -> Result<M
     Definitions::new(store.clone(), options.view.clone()).get(&older.fingerprint).await?;
     OpenView::open(store, older.clone(), &BlockCache::new(0)).await?;
     if let Some(url) = &options.speed_layer {
-        SpeedLayer::connect(url).await?.can_answer(&options.view, version).await?;
+        SpeedLayer::connect(url, OTHERWISE).await?.can_answer(&options.view, version).await?;
     }
     Ok(Manifest { version: newest + 1, parent: Some(newest), ..older })
 }

@@ -40,6 +40,9 @@ use crate::sort::SortBounds;
 use crate::source::{EventColumns, Source};
 use crate::spill::SpillFolder;
 
+/// What can be done without a speed layer.
+const OTHERWISE: &str = ", or run with --no-speed-layer to recompute what is archived already";
+
 /// What became of a run that did not fail.
 #[derive(Debug)]
 pub enum RunOutcome {
@@ -182,7 +185,7 @@ async fn cut(
         Some(url) => {
             let mut speed = match transport {
                 Some(transport) => SpeedLayer::new(url, transport),
-                None => SpeedLayer::connect(url).await?,
+                None => SpeedLayer::connect(url, OTHERWISE).await?,
             };
             let cut = if judged.is_none() { Some(speed.cut().await?) } else { None };
             (Some(speed), cut)

@@ -20,6 +20,8 @@ use storage::store::Store;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::upkeep::Upkeep;
+
 const NOTHING_TO_DO: u8 = 99;
 /// Exit codes of what may go well a little later: another run has the lease, a dependency is down.
 const TRY_AGAIN: [u8; 2] = [3, 4];
@@ -60,7 +62,8 @@ pub(crate) struct Runs<'a> {
 
 impl Runs<'_> {
     /// One run over each view. One that fails does not keep the others from being published. The exit code is that of the first
-    /// failure; without one it says whether anything was published.
+    /// failure that may go well a little later, for whoever tries again meets the others again; else that of the first failure; without
+    /// one it says whether anything was published.
     pub(crate) async fn once(&self, due: Due, force: bool) -> anyhow::Result<u8> {
         let (views, mut failed) = self.views()?;
         if self.view.is_none() {
@@ -73,7 +76,7 @@ impl Runs<'_> {
             match self.attempt(&options, &mut attempts).await {
                 NOTHING_TO_DO => {}
                 0 => code = 0,
-                error => drop(failed.get_or_insert(error)),
+                error => failed = Some(failed.map_or(error, |first| graver(first, error))),
             }
         }
         self.at_work.store(false, Ordering::Relaxed);
@@ -137,7 +140,8 @@ impl Runs<'_> {
     }
 
     /// A run whenever one is due, for ever. Those that may go well a little later are tried again; others wait for their next time.
-    pub(crate) async fn on_schedule(&self, timetable: &Timetable) -> anyhow::Result<u8> {
+    /// Between two runs, once a day, it looks after the store as `upkeep` says.
+    pub(crate) async fn on_schedule(&self, timetable: &Timetable, mut upkeep: Upkeep) -> anyhow::Result<u8> {
         let mut done = schedule::published(self.store, &self.views()?.0).await?;
         let mut told = None;
         loop {
@@ -160,6 +164,9 @@ impl Runs<'_> {
                     }
                     Ok(code) => {
                         done.note(due, now);
+                        self.at_work.store(true, Ordering::Relaxed);
+                        upkeep.after_a_run(self.config, self.store, now).await;
+                        self.at_work.store(false, Ordering::Relaxed);
                         // New data that no run brings into a version stays new.
                         if code == 0 { Duration::ZERO } else { RETRY_PAUSE }
                     }
@@ -215,6 +222,23 @@ impl Runs<'_> {
     }
 }
 
+/// Which of two exit codes of failures, in their order, is told.
+fn graver(first: u8, second: u8) -> u8 {
+    if !TRY_AGAIN.contains(&first) && TRY_AGAIN.contains(&second) { second } else { first }
+}
+
 fn now() -> DateTime<Utc> {
     RealMachine.now().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a failure that may go well a little later is told, whatever else failed before or after, and else the first one.
+    #[test]
+    fn graver_of_two() {
+        let told = [(1, 4), (4, 1), (2, 3), (4, 3), (2, 1)].map(|(first, second)| graver(first, second));
+        assert_eq!(told, [4, 4, 3, 4, 2]);
+    }
 }

@@ -56,12 +56,12 @@ impl SpeedLayer {
         Self { url: url.to_owned(), client }
     }
 
-    /// Connects.
-    pub(crate) async fn connect(url: &str) -> Result<Self, RunError> {
+    /// Connects. `otherwise` goes on where the error has said to start the speed layer.
+    pub(crate) async fn connect(url: &str, otherwise: &'static str) -> Result<Self, RunError> {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| RunError::SpeedAddress { url: url.to_owned(), source })?;
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
         let connected = endpoint.connect().await;
-        let channel = connected.map_err(|source| RunError::SpeedUnreachable { url: url.to_owned(), source })?;
+        let channel = connected.map_err(|source| RunError::SpeedUnreachable { url: url.to_owned(), otherwise, source })?;
         Ok(Self::new(url, Transport::new(channel)))
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct EventColumns {
 
 impl EventColumns {
     pub(crate) fn new(definition: &Definition) -> Self {
-        Self::with(definition.schema(), &definition.event_columns())
+        Self::with(definition.schema(), definition.event_columns())
     }
 
     /// Those of the identity alone.

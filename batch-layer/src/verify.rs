@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use storage::batch_view::{BlockCache, OpenView};
-use storage::manifest::{Definitions, Manifest, Manifests};
+use storage::manifest::{Manifest, Manifests};
 use storage::master;
 use storage::store::{Store, StoreError};
 
 use crate::audit::{Audit, Audited, Evidence};
 use crate::cut::Cut;
+use crate::definition::of_version;
 use crate::error::RunError;
 use crate::hidden::Hidden;
 use crate::options::RunOptions;
@@ -70,7 +71,7 @@ pub async fn verify(
         Depth::Recompute { first } => {
             // What it counted may be gone from the events too.
             check_erasures(store, &manifest, manifests.newest().await?.unwrap_or(manifest.version)).await?;
-            let audited = recompute(options, store, &manifest, first, &progress).await;
+            let audited = recompute(store, &manifest, first, &progress).await;
             progress.end();
             let Audited { summary, differences, .. } = audited?;
             if differences.keys > 0 {
@@ -82,16 +83,8 @@ pub async fn verify(
     Ok(Some(Verified { manifest, keys_compared }))
 }
 
-async fn recompute(
-    options: &RunOptions,
-    store: &Store,
-    manifest: &Manifest,
-    first: Option<String>,
-    progress: &Arc<dyn Progress>,
-) -> Result<Audited, RunError> {
-    let stored = Definitions::new(store.clone(), options.view.clone()).get(&manifest.fingerprint).await?;
-    let unusable = |source| RunError::StoredDefinition { version: manifest.version, source };
-    let definition = Arc::new(stored.parse().map_err(unusable)?);
+async fn recompute(store: &Store, manifest: &Manifest, first: Option<String>, progress: &Arc<dyn Progress>) -> Result<Audited, RunError> {
+    let definition = Arc::new(of_version(store, manifest).await?);
     let cut = Cut { log_id: manifest.log_id.clone(), boundary: manifest.boundary.clone() };
     progress.begin(cut.events() as u64);
     let master = Master::around(master::list_segments(store).await?, store, &cut.boundary).await?;

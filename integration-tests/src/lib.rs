@@ -13,6 +13,8 @@ pub mod boundaries;
 pub mod chaos;
 /// Three real servers in one process.
 pub mod cluster;
+/// The servers under load, beside an echo.
+pub mod load;
 /// T2: whole servers on a network that one seed decides.
 pub mod network;
 /// What every answer must be, from a list of acknowledged events.

@@ -1,12 +1,18 @@
 //! A user is erased: what every kind of question says at once, after the next run, and what it refuses to say.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::sync::Arc;
+
+use batch_layer::RunOptions;
 use batch_layer::erase::{erase, erasures, table};
+use batch_layer::progress::Silent;
 use integration_tests::cluster::Cluster;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{
     AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Row,
 };
+use storage::config::Config;
+use storage::paths::ViewName;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -149,5 +155,35 @@ async fn gone_from_every_answer() {
     let [one] = &listed[..] else { panic!("{listed:?}") };
     assert!(one.waiting.is_empty() && one.receipt.carried_out.values().eq(&[2, 2, 2]), "{one:?}");
     assert!(table(&listed).ends_with("types v2, user_stats v2, user_types v2  -"), "{}", table(&listed));
+    cluster.stop().await.unwrap();
+}
+
+/// Proves that an answer which is counted again from the raw events is the one that the serving layer gives, in both of its halves, before
+/// and after its user was erased.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn counted_again() {
+    let cluster = Cluster::start(true, |config| config.log.partitions = 3).await.unwrap();
+    let options = RunOptions::from_config(&Config::default(), ViewName::user_stats());
+    let options = RunOptions { speed_layer: Some(cluster.speed_url()), ..options };
+    // The version, raw events, the speed layer, raw events, both, raw events.
+    let counts = async |user: &str| {
+        let recount = batch_layer::recount(&options, &cluster.store(), user, Arc::new(Silent)).await.unwrap().unwrap();
+        recount.verdict().unwrap();
+        recount.table[1..].iter().map(|row| row[3].clone()).collect::<Vec<_>>()
+    };
+    append(&cluster, 0..4, &["ann", "bob"]).await;
+    run(&cluster, "user_stats").await;
+    append(&cluster, 4..6, &["ann", "bob"]).await;
+    for user in ["ann", "bob"] {
+        assert_eq!(counts(user).await, ["4", "4", "2", "2", "6", "6"]);
+        assert_eq!(count_of(&cluster, user, Consistency::Fresh, 0).await.unwrap(), 6);
+    }
+    erase(&cluster.store(), &cluster.speed_url(), "ann").await.unwrap();
+    append(&cluster, 5..6, &["ann"]).await;
+    assert_eq!(counts("ann").await, ["-", "-", "1", "1", "1", "1"]);
+    assert_eq!(count_of(&cluster, "ann", Consistency::Fresh, 0).await.unwrap(), 1);
+    run(&cluster, "user_stats").await;
+    assert_eq!(counts("ann").await, ["1", "1", "-", "-", "1", "1"]);
+    assert_eq!(counts("bob").await, ["6", "6", "-", "-", "6", "6"]);
     cluster.stop().await.unwrap();
 }

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use storage::machine::blocking;
 use tokio::time::{Instant, sleep, timeout_at};
 use views::definition::EVENT_COUNT_COLUMN;
-use views::{Definition, Granularity, fold};
+use views::{Definition, FoldError, Granularity, fold};
 
 use crate::ServingError;
 use crate::earlier::Earlier;
@@ -23,7 +23,7 @@ use crate::explain::{Effort, timed};
 use crate::grouping::{self, Grouping};
 use crate::metrics::Metrics;
 use crate::position::Offsets;
-use crate::question::{About, Consistency, Question, Resolved, TimeRange};
+use crate::question::{About, Consistency, Question, Resolved};
 use crate::speed::{SpeedClient, SpeedStates};
 use crate::states::RowsByKey;
 use crate::version::Version;
@@ -69,12 +69,21 @@ pub(crate) struct Answer {
     pub(crate) effort: Effort,
 }
 
-/// Finished rows: merged, and each half apart.
+/// Finished rows of a user or of keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     /// The user, or what the keys begin with.
     pub(crate) key: String,
     pub(crate) merged: Finished,
+    /// Each half apart, where the question is to be explained.
+    pub(crate) halves: Option<Halves>,
+    batch_event_count: i64,
+    speed_event_count: i64,
+}
+
+/// What an answer was merged from.
+#[derive(Clone, Debug)]
+pub(crate) struct Halves {
     pub(crate) batch: Finished,
     /// Absent if the realtime half was not read.
     pub(crate) speed: Option<Finished>,
@@ -180,7 +189,7 @@ impl Answers {
 
     async fn speed_half(
         &self,
-        version: &Version,
+        version: &Arc<Version>,
         question: &Question,
         resolved: &Resolved,
         deadline: Instant,
@@ -260,7 +269,7 @@ async fn assemble(
     let incomplete = shortcoming(&version, question, &speed)?;
     let (speed_rows, head) = match speed {
         SpeedHalf::Read(states) => {
-            effort.slices = states.slices.iter().map(|slice| slice.contribution(&version.definition)).collect::<Result<_, _>>()?;
+            effort.slices = states.slices.iter().map(|slice| slice.contribution(&version.definition)).collect();
             (Some(states.rows), states.head)
         }
         SpeedHalf::NotAsked | SpeedHalf::Missing(_) => (None, version.boundary.clone()),
@@ -277,8 +286,8 @@ async fn assemble(
         } else {
             merge(key, &version.definition, question, resolved, halves)?
         };
-        batch_event_count += event_count(&part.batch.total);
-        speed_event_count += part.speed.as_ref().map_or(0, |half| event_count(&half.total));
+        batch_event_count += part.batch_event_count;
+        speed_event_count += part.speed_event_count;
         by_key.insert(key, part);
         // A thousand users are a tenth of a second of merging: let others in between.
         tokio::task::yield_now().await;
@@ -323,22 +332,30 @@ fn merge(
     resolved: &Resolved,
     (batch_rows, speed_rows): (Vec<RecordBatch>, Option<Vec<RecordBatch>>),
 ) -> Result<Part, ServingError> {
-    // The halves' own buckets are shown only where they are explained.
-    let half_grouping = if question.explain { question.grouping } else { Grouping::Total };
-    let finish = |rows: &[RecordBatch], grouping| finish(definition, rows, grouping, resolved.range);
-    let batch = finish(&batch_rows, half_grouping)?;
-    let speed = speed_rows.as_ref().map(|rows| finish(rows, half_grouping)).transpose()?;
+    let finish = |rows: &[RecordBatch]| finish(definition, rows, question.grouping, resolved);
+    let count = |rows: &[RecordBatch]| rows.iter().map(|rows| fold::event_count(definition, rows)).sum();
+    let halves = match question.explain {
+        true => Some(Halves { batch: finish(&batch_rows)?, speed: speed_rows.as_deref().map(finish).transpose()? }),
+        false => None,
+    };
+    let batch_event_count = count(&batch_rows);
+    let speed_event_count = speed_rows.as_deref().map_or(0, count);
     let both = [batch_rows, speed_rows.unwrap_or_default()].concat();
-    Ok(Part { key: key.to_owned(), merged: finish(&both, question.grouping)?, batch, speed })
+    Ok(Part { key: key.to_owned(), merged: finish(&both)?, halves, batch_event_count, speed_event_count })
 }
 
-fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Grouping, range: TimeRange) -> Result<Finished, ServingError> {
-    let total = fold::finish(definition, rows, Granularity::Total)?;
-    let buckets = grouping::finish(definition, rows, grouping)?;
+fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Grouping, resolved: &Resolved) -> Result<Finished, ServingError> {
+    let fold = if resolved.begin { of_any_keys } else { fold::finish_key };
+    let total = fold(definition, rows, Granularity::Total)?;
+    let buckets = grouping::moved(definition, rows, grouping)?.map(|moved| fold(definition, &moved, Granularity::Bucket)).transpose()?;
     // The rows before the range are there for the windows inside.
-    let from = range.start_us.filter(|_| grouping.reach_us() > 0);
+    let from = resolved.range.start_us.filter(|_| grouping.reach_us() > 0);
     let buckets = buckets.map(|rows| fold::from_bucket(&rows, from)).transpose()?;
     Ok(Finished { total, buckets })
+}
+
+fn of_any_keys(definition: &Definition, rows: &[RecordBatch], granularity: Granularity) -> Result<RecordBatch, FoldError> {
+    fold::finish(definition, rows, granularity)
 }
 
 /// How many events are in the rows of `outputs`.

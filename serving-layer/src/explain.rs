@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tokio::time::Instant;
-use views::{Definition, FoldError, Granularity, fold};
+use views::{Definition, FoldError, fold};
 
-use crate::answer::event_count;
 use crate::question::TimeRange;
 use crate::states::RowsByKey;
 use crate::version::rows_in;
@@ -49,14 +48,13 @@ impl SliceStates {
         Ok(Self { rows, ..self })
     }
 
-    pub(crate) fn contribution(&self, definition: &Definition) -> Result<Contribution, FoldError> {
-        let total = fold::finish(definition, &self.rows, Granularity::Total)?;
-        Ok(Contribution {
+    pub(crate) fn contribution(&self, definition: &Definition) -> Contribution {
+        Contribution {
             partition: self.partition,
             offsets: self.offsets.clone(),
             row_count: self.rows.iter().map(RecordBatch::num_rows).sum(),
-            event_count: event_count(&total),
-        })
+            event_count: self.rows.iter().map(|rows| fold::event_count(definition, rows)).sum(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array}
 use arrow::compute::take_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use views::calendar::{Unit, Zone, next_after, start_of};
-use views::{Definition, FoldError, Granularity, fold};
+use views::{Definition, FoldError, fold};
 
 use crate::ServingError;
 use crate::question::rfc3339;
@@ -39,12 +39,13 @@ impl Grouping {
     }
 }
 
-/// The outputs of state rows, one a key and bucket, period or window; none where the grouping is the total.
+/// The state rows in the buckets that stand for what the grouping has: to finish them by key and bucket gives its rows. None where it
+/// is the total.
 ///
 /// # Errors
-/// The buckets do not fit into the periods, or the view's SQL fails.
-pub(crate) fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Grouping) -> Result<Option<RecordBatch>, ServingError> {
-    let moved: Vec<RecordBatch> = match grouping {
+/// The buckets do not fit into the periods, or there are too many windows.
+pub(crate) fn moved(definition: &Definition, rows: &[RecordBatch], grouping: Grouping) -> Result<Option<Vec<RecordBatch>>, ServingError> {
+    Ok(Some(match grouping {
         Grouping::Total => return Ok(None),
         Grouping::Bucket => rows.to_vec(),
         Grouping::Calendar(unit, zone) => {
@@ -64,8 +65,7 @@ pub(crate) fn finish(definition: &Definition, rows: &[RecordBatch], grouping: Gr
             }
             vec![into_windows(&merged, &windows)?]
         }
-    };
-    Ok(Some(fold::finish(definition, &moved, Granularity::Bucket)?))
+    }))
 }
 
 /// Refuses periods whose edges are inside a bucket that has events, or may have.
@@ -125,7 +125,7 @@ fn into_windows(rows: &RecordBatch, windows: &[Range<usize>]) -> Result<RecordBa
 #[cfg(test)]
 mod tests {
     use views::columns::{Position, to_batch};
-    use views::{Event, EventSchema};
+    use views::{Event, EventSchema, Granularity};
 
     use super::*;
 
@@ -148,7 +148,8 @@ mod tests {
         assert_eq!(days(1), [0..1, 1..2, 2..3, 3..4, 4..5]);
         assert_eq!(days(2), [0..1, 0..2, 2..3, 3..4, 3..5]);
         assert_eq!(days(4), [0..1, 0..2, 1..3, 3..4, 3..5]);
-        let found = finish(&definition, &[rows], Grouping::Window(4 * 86_400_000_000)).unwrap().unwrap();
+        let found = moved(&definition, &[rows], Grouping::Window(4 * 86_400_000_000)).unwrap().unwrap();
+        let found = fold::finish(&definition, &found, Granularity::Bucket).unwrap();
         assert_eq!(found.column(2).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 2, 2, 1, 2]);
     }
 }

@@ -1,5 +1,8 @@
 //! The client of the other half: the states from a version's boundary on, live from the speed layer.
 
+/// One call for all who wait.
+mod shared;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +32,7 @@ use crate::position::Offsets;
 use crate::question::Resolved;
 use crate::states::RowsByKey;
 use crate::version::{Version, rows_in};
+use shared::{MAX_SHARED_KEYS, SharedCalls};
 
 /// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -58,6 +62,7 @@ pub(crate) struct SpeedStates {
 #[derive(Clone, Debug)]
 pub(crate) struct SpeedClient {
     realtime: RealtimeViewServiceClient<Transport>,
+    calls: SharedCalls,
     health: HealthClient<Transport>,
     metrics: Arc<Metrics>,
 }
@@ -66,7 +71,7 @@ impl SpeedClient {
     /// A client over whatever carries its calls.
     pub(crate) fn new(transport: Transport, metrics: Arc<Metrics>) -> Self {
         let realtime = RealtimeViewServiceClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Self { realtime, health: HealthClient::new(transport), metrics }
+        Self { calls: SharedCalls::new(realtime.clone(), Arc::clone(&metrics)), realtime, health: HealthClient::new(transport), metrics }
     }
 
     /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.
@@ -111,30 +116,58 @@ impl SpeedClient {
         within(deadline, self.metrics.prepare_version.begin(), client.prepare_version(request)).await.map(|_| ())
     }
 
-    /// The states of the question's keys from the boundary of `version` on, in one call that is this question's own: it is sent after the
-    /// question arrived, and so finds every event that was acknowledged before. `log_id` may be empty, which any log is.
+    /// The states of the question's keys from the boundary of `version` on, in one call that is sent after the question arrived, and so
+    /// finds every event that was acknowledged before. `log_id` may be empty, which any log is.
     pub(crate) async fn states(
         &self,
         view: &str,
-        version: &Version,
+        version: &Arc<Version>,
         log_id: &str,
         resolved: &Resolved,
         by_slice: bool,
         deadline: Instant,
     ) -> Result<SpeedStates, ServingError> {
-        let boundary = version.boundary.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset });
-        let request = GetStatesRequest {
-            view: view.to_owned(),
-            fingerprint: version.definition.fingerprint().to_owned(),
-            log_id: log_id.to_owned(),
-            boundary: boundary.collect(),
-            keys: resolved.keys.clone(),
-            keys_begin: resolved.begin,
-            by_slice,
-        };
+        let about = About { view: view.to_owned(), version: Arc::clone(version), log_id: log_id.to_owned() };
+        if !resolved.begin && !by_slice && resolved.keys.len() <= MAX_SHARED_KEYS {
+            let read = self.calls.ask(about, resolved.keys.clone(), deadline).await?;
+            return read.of_keys(resolved);
+        }
+        let request = GetStatesRequest { keys: resolved.keys.clone(), keys_begin: resolved.begin, by_slice, ..about.request() };
         let mut client = self.realtime.clone();
         let response = within(deadline, self.metrics.get_states.begin(), client.get_states(request)).await?;
-        read(&response, version, resolved)
+        let Read { batches, head, erased } = Read::of(&response, version)?;
+        let slices = by_slices(&response, &batches, version, &head).map_err(|reason| ServingError::SpeedAnswer { reason })?;
+        let slices = slices.into_iter().map(|slice| slice.within(resolved.read)).collect::<Result<_, _>>()?;
+        let rows = match resolved.keys.as_slice() {
+            [prefix] if resolved.begin => {
+                let in_range = batches.iter().map(|batch| rows_in(batch, resolved.read)).collect::<Result<_, _>>()?;
+                RowsByKey::from([(prefix.clone(), in_range)])
+            }
+            _ => crate::states::by_key(&batches, resolved.read)?,
+        };
+        Ok(SpeedStates { rows, head, slices, erased })
+    }
+}
+
+/// What a call is about: states under the definition of a version, from its boundary on.
+#[derive(Clone, Debug)]
+struct About {
+    view: String,
+    version: Arc<Version>,
+    log_id: String,
+}
+
+impl About {
+    /// The request, which asks for no key yet.
+    fn request(&self) -> GetStatesRequest {
+        let boundary = self.version.boundary.iter().map(|(&partition, &offset)| PartitionOffset { partition, offset });
+        GetStatesRequest {
+            view: self.view.clone(),
+            fingerprint: self.version.definition.fingerprint().to_owned(),
+            log_id: self.log_id.clone(),
+            boundary: boundary.collect(),
+            ..GetStatesRequest::default()
+        }
     }
 }
 
@@ -146,10 +179,14 @@ async fn within<T>(
     let answer = match timeout_at(deadline, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(failure(&status)),
-        Err(_) => Err(ServingError::SpeedUnavailable { reason: "it took too long".to_owned() }),
+        Err(_) => Err(too_long()),
     };
     asked.answered(answer.as_ref().err());
     answer
+}
+
+fn too_long() -> ServingError {
+    ServingError::SpeedUnavailable { reason: "it took too long".to_owned() }
 }
 
 fn failure(status: &Status) -> ServingError {
@@ -162,33 +199,33 @@ fn failure(status: &Status) -> ServingError {
     if mended { ServingError::Stale { reason } } else { ServingError::SpeedRefused { reason } }
 }
 
-fn read(response: &GetStatesResponse, version: &Version, resolved: &Resolved) -> Result<SpeedStates, ServingError> {
-    let unusable = |reason: String| ServingError::SpeedAnswer { reason };
-    let batches = wire::decode(&response.states).map_err(|e| unusable(e.to_string()))?;
-    if let Some(reason) = batches.iter().find_map(|batch| crate::states::misfit(&batch.schema(), &version.definition)) {
-        return Err(unusable(reason));
-    }
-    let head: Offsets = response.head.iter().map(|at| (at.partition, at.offset)).collect();
-    let boundary = |partition: i32| version.boundary.get(&partition).copied().unwrap_or(0);
-    if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
-        return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
-    }
-    let slices = by_slice(response, &batches, version, &head).map_err(unusable)?;
-    let slices = slices.into_iter().map(|slice| slice.within(resolved.read)).collect::<Result<_, _>>()?;
-    let rows = match resolved.keys.as_slice() {
-        [prefix] if resolved.begin => {
-            let in_range = batches.iter().map(|batch| rows_in(batch, resolved.read)).collect::<Result<_, _>>()?;
-            RowsByKey::from([(prefix.clone(), in_range)])
+/// An answer of the speed layer that fits the version it is for.
+struct Read {
+    batches: Vec<RecordBatch>,
+    head: Offsets,
+    erased: Erased,
+}
+
+impl Read {
+    fn of(response: &GetStatesResponse, version: &Version) -> Result<Self, ServingError> {
+        let unusable = |reason: String| ServingError::SpeedAnswer { reason };
+        let batches = wire::decode(&response.states).map_err(|e| unusable(e.to_string()))?;
+        if let Some(reason) = batches.iter().find_map(|batch| crate::states::misfit(&batch.schema(), &version.definition)) {
+            return Err(unusable(reason));
         }
-        _ => crate::states::by_key(&batches, resolved.read)?,
-    };
-    let since = response.erased.iter().filter(|user| user.offset >= boundary(user.partition));
-    let erased = Erased(since.map(|user| (user.user_id.clone(), (user.partition, user.offset))).collect());
-    Ok(SpeedStates { rows, head, slices, erased })
+        let head: Offsets = response.head.iter().map(|at| (at.partition, at.offset)).collect();
+        let boundary = |partition: i32| version.boundary.get(&partition).copied().unwrap_or(0);
+        if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
+            return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
+        }
+        let since = response.erased.iter().filter(|user| user.offset >= boundary(user.partition));
+        let erased = Erased(since.map(|user| (user.user_id.clone(), (user.partition, user.offset))).collect());
+        Ok(Self { batches, head, erased })
+    }
 }
 
 /// The rows of each slice, where the slices were told.
-fn by_slice(response: &GetStatesResponse, batches: &[RecordBatch], version: &Version, head: &Offsets) -> Result<Vec<SliceStates>, String> {
+fn by_slices(response: &GetStatesResponse, batches: &[RecordBatch], version: &Version, head: &Offsets) -> Result<Vec<SliceStates>, String> {
     let mut rest: VecDeque<RecordBatch> = batches.iter().cloned().collect();
     let mut slices: Vec<SliceStates> = Vec::with_capacity(response.slices.len());
     for told in &response.slices {

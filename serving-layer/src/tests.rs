@@ -3,6 +3,7 @@
 mod answers;
 mod as_of;
 mod fixture;
+mod sharing;
 mod swaps;
 mod watches;
 

@@ -178,10 +178,13 @@ fn one(shard: u32) -> Range<u32> {
     shard..shard + 1
 }
 
-/// A copy of the rows whose bucket is in `range`. It is a copy so that a slice of a large block does not keep all of it.
+/// The rows whose bucket is in `range`.
 pub(crate) fn rows_in(rows: &RecordBatch, range: TimeRange) -> Result<RecordBatch, FoldError> {
+    if range.is_everything() {
+        return Ok(rows.clone());
+    }
     let buckets = rows.column(1).as_primitive::<TimestampMicrosecondType>();
-    let inside = |row: usize| range.is_everything() || (buckets.is_valid(row) && range.holds(buckets.value(row)));
-    let kept: UInt32Array = (0..rows.num_rows()).filter(|row| inside(*row)).map(|row| row as u32).collect::<Vec<_>>().into();
+    let inside = |row: &usize| buckets.is_valid(*row) && range.holds(buckets.value(*row));
+    let kept: UInt32Array = (0..rows.num_rows()).filter(inside).map(|row| row as u32).collect::<Vec<_>>().into();
     Ok(take_record_batch(rows, &kept)?)
 }

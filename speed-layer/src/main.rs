@@ -6,12 +6,14 @@ mod logs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadOptions};
-use storage::config::{Config, LOG_FORMAT_VARIABLE};
+use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
+use storage::machine::{Machine, RealMachine};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -99,6 +101,9 @@ enum DeadLetter {
     Prune {
         #[command(flatten)]
         letters: Letters,
+        /// Outstanding rows too that were refused longer ago than this, such as 90d: they cannot be sent again then.
+        #[arg(long, value_name = "TIME", value_parser = |text: &str| Period::try_from(text.to_owned()))]
+        older_than: Option<Period>,
     },
 }
 
@@ -257,7 +262,7 @@ async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<Ex
         DeadLetter::List(flags) => list(config, flags, &mut out).await,
         DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
         DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters } => prune(&letters.place(config)?, &mut out).await,
+        DeadLetter::Prune { letters, older_than } => prune(&letters.place(config)?, older_than, &mut out).await,
     };
     match printed {
         // Whoever reads has seen enough.
@@ -318,7 +323,10 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     Ok(outcome?)
 }
 
-async fn prune(place: &Place, out: &mut impl Write) -> anyhow::Result<()> {
-    let pruned = speed_layer::dead_letter::prune(place).await?;
-    Ok(writeln!(out, "{} settled or erased rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
+async fn prune(place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
+    let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+    let pruned = speed_layer::dead_letter::prune(place, before_us).await?;
+    let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
+    Ok(writeln!(out, "{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
 }

@@ -21,7 +21,7 @@ use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
 use crate::partition::{Partition, check_widths, fold_log};
-use crate::slices::{Erased, Slice, rows_of};
+use crate::slices::{Erased, Slice};
 
 /// Versions of each view that can be answered from.
 const KEPT_VERSIONS: usize = 2;
@@ -119,7 +119,7 @@ impl Realtime {
             for (i, slice) in held.iter().enumerate() {
                 let before = found.len();
                 for key in &keys {
-                    found.extend(slice.runs.iter().map(|run| rows_of(run, key, begin)).filter(|rows| rows.num_rows() > 0));
+                    found.extend(slice.runs.iter().map(|run| run.rows_of(key, begin)).filter(|rows| rows.num_rows() > 0));
                 }
                 let rows = found[before..].iter().map(RecordBatch::num_rows).sum();
                 let end = held.get(i + 1).map_or(head, |next| next.start);
@@ -145,7 +145,7 @@ impl Realtime {
         }
         let Runs { definition, slices, erased, .. } = partition.runs(fingerprint, range.start, Some(range.end))?;
         let fail = |e: views::FoldError| SpeedError::fold(&e, fingerprint, number as i32, range.start);
-        let merged = fold::merge(&definition, slices.iter().flat_map(|slice| &slice.runs).map(Arc::as_ref)).map_err(fail)?;
+        let merged = fold::merge(&definition, slices.iter().flat_map(|slice| &slice.runs).map(|run| run.states())).map_err(fail)?;
         let part = |start: usize| merged.slice(start, EXPORT_ROWS.min(merged.num_rows() - start));
         let parts = (0..merged.num_rows()).step_by(EXPORT_ROWS).map(|start| wire::encode(&[part(start)]));
         let parts = parts.collect::<Result<_, _>>().map_err(|e| fail(e.into()))?;

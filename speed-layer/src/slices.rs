@@ -9,20 +9,22 @@
 //! those the batch half does not count either (decision 0012). In other views a user's rows cannot be told from others'; there the
 //! next run leaves them out.
 
+/// States in order of their keys.
+mod run;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use views::key::first_part;
+use arrow::array::RecordBatch;
 use views::{Definition, FoldError, fold};
+
+pub(crate) use run::Run;
 
 /// The newest slice, one step on: how many of its runs stay, and the run behind them.
 #[derive(Debug)]
 pub(crate) struct Grown {
     kept: usize,
-    newest: Arc<RecordBatch>,
+    newest: Arc<Run>,
 }
 
 /// A slice that does not start or end where it was asked for.
@@ -45,7 +47,7 @@ pub(crate) struct Slices {
 pub(crate) type Erased = BTreeMap<String, i64>;
 
 /// What slices become without a user: for each that had something of them, where it starts and the runs that stay.
-pub(crate) type Without = Vec<(i64, Vec<Arc<RecordBatch>>)>;
+pub(crate) type Without = Vec<(i64, Vec<Arc<Run>>)>;
 
 /// How much is held.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +64,7 @@ pub(crate) struct Slice {
     /// Its lower edge.
     pub(crate) start: i64,
     /// Each in order of key and bucket.
-    pub(crate) runs: Vec<Arc<RecordBatch>>,
+    pub(crate) runs: Vec<Arc<Run>>,
 }
 
 impl Slices {
@@ -95,11 +97,11 @@ impl Slices {
         }
         let runs = &self.slices.back().expect("cut() comes first").runs;
         let (mut kept, mut newest) = (runs.len(), states);
-        while kept > 0 && runs[kept - 1].num_rows() <= 2 * newest.num_rows() {
-            newest = fold::merge(&self.definition, [runs[kept - 1].as_ref(), &newest])?;
+        while kept > 0 && runs[kept - 1].states().num_rows() <= 2 * newest.num_rows() {
+            newest = fold::merge_sorted(&self.definition, runs[kept - 1].states(), &newest)?;
             kept -= 1;
         }
-        Ok(Some(Grown { kept, newest: Arc::new(newest) }))
+        Ok(Some(Grown { kept, newest: Arc::new(Run::new(newest)) }))
     }
 
     /// Takes over what [`Slices::with`] made; nothing was added in between.
@@ -126,8 +128,8 @@ impl Slices {
             return Vec::new();
         }
         let changed = |slice: &Slice| {
-            let has_some = slice.runs.iter().any(|run| !range_of(run, user_id, |key| first_part(key) == user_id).is_empty());
-            has_some.then(|| (slice.start, slice.runs.iter().filter_map(|run| without(run, user_id)).collect()))
+            let has_some = slice.runs.iter().any(|run| run.has_user(user_id));
+            has_some.then(|| (slice.start, slice.runs.iter().filter_map(|run| Run::without(run, user_id)).collect()))
         };
         self.slices.iter().filter_map(changed).collect()
     }
@@ -164,8 +166,8 @@ impl Slices {
 
     /// The runs of all of them.
     #[cfg(test)]
-    pub(crate) fn runs(&self, start: i64, end: Option<i64>) -> Result<Vec<Arc<RecordBatch>>, NoSuchEdge> {
-        Ok(self.between(start, end)?.into_iter().flat_map(|slice| slice.runs).collect())
+    pub(crate) fn runs(&self, start: i64, end: Option<i64>) -> Result<Vec<RecordBatch>, NoSuchEdge> {
+        Ok(self.between(start, end)?.iter().flat_map(|slice| &slice.runs).map(|run| run.states().clone()).collect())
     }
 
     fn index(&self, edge: i64) -> Result<usize, NoSuchEdge> {
@@ -188,8 +190,8 @@ impl Slices {
         let runs = || self.slices.iter().flat_map(|slice| &slice.runs);
         Weight {
             slices: self.slices.len(),
-            rows: runs().map(|run| run.num_rows()).sum(),
-            bytes: runs().map(|run| run.get_array_memory_size()).sum(),
+            rows: runs().map(|run| run.states().num_rows()).sum(),
+            bytes: runs().map(|run| run.bytes()).sum(),
         }
     }
 
@@ -199,43 +201,10 @@ impl Slices {
     }
 }
 
-/// The rows of `key` in a run, which is sorted by key; of all keys that begin with it, if `begin` is set.
-pub(crate) fn rows_of(run: &RecordBatch, key: &str, begin: bool) -> RecordBatch {
-    let range = range_of(run, key, |k| begin && k.starts_with(key));
-    run.slice(range.start, range.len())
-}
-
-/// A run without the rows of a user; `None` if nothing stays.
-fn without(run: &Arc<RecordBatch>, user_id: &str) -> Option<Arc<RecordBatch>> {
-    let Range { start, end } = range_of(run, user_id, |key| first_part(key) == user_id);
-    if start == end {
-        return Some(Arc::clone(run));
-    }
-    // Copied, so that what goes does not stay in memory.
-    let (before, after) = (run.slice(0, start), run.slice(end, run.num_rows() - end));
-    let rest = concat_batches(run.schema_ref(), [&before, &after]).expect("both are parts of one run");
-    (rest.num_rows() > 0).then(|| Arc::new(rest))
-}
-
-/// Where `key` stands in a run, which is sorted by key, with those behind it that belong to it.
-fn range_of(run: &RecordBatch, key: &str, belongs: impl Fn(&str) -> bool) -> Range<usize> {
-    let keys = run.column(0).as_string::<i32>();
-    let first_where = |past: &dyn Fn(&str) -> bool| -> usize {
-        let Range { mut start, mut end } = 0..keys.len();
-        while start < end {
-            let middle = start.midpoint(end);
-            if past(keys.value(middle)) { end = middle } else { start = middle + 1 }
-        }
-        start
-    };
-    let start = first_where(&|k| k >= key);
-    let end = first_where(&|k| k > key && !belongs(k));
-    start..end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::AsArray;
     use views::columns::{Position, to_batch};
     use views::{Event, EventSchema, Granularity};
 
@@ -265,7 +234,8 @@ mod tests {
     }
 
     fn count(slices: &Slices, user: &str, start: i64, end: Option<i64>) -> i64 {
-        let rows: Vec<_> = slices.runs(start, end).unwrap().iter().map(|run| rows_of(run, user, false)).collect();
+        let slices_of = slices.between(start, end).unwrap();
+        let rows: Vec<_> = slices_of.iter().flat_map(|slice| &slice.runs).map(|run| run.rows_of(user, false)).collect();
         let outputs = fold::finish(slices.definition(), &rows, Granularity::Total).unwrap();
         outputs.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum()
     }

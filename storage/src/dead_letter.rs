@@ -27,6 +27,8 @@ use crate::log::{
     journal::Journal,
 };
 
+/// Of erased users, in what imports refused.
+mod erased;
 /// Files of frames that begin with a letter's id.
 mod file;
 /// Rows that imports refused.
@@ -40,6 +42,7 @@ mod settled;
 #[cfg(test)]
 mod tests;
 
+pub use erased::{forget_erased, is_erased};
 pub use file::Entries;
 pub use imports::ImportLetters;
 pub use letter::{DeadLetter, LetterId};

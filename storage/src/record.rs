@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, sint64};
 use twox_hash::XxHash3_64;
 use views::columns::Position;
 use views::{Event, EventSchema, decimal};
@@ -27,7 +28,7 @@ pub enum Record {
     Erasure(Erasure),
 }
 
-/// The record of an event. Field numbers are for ever.
+/// The record of an event, for whoever reads it; [`Content`] writes the same. Field numbers are for ever.
 #[derive(Clone, PartialEq, Message)]
 struct EventRecord {
     #[prost(string, tag = "1")]
@@ -94,26 +95,75 @@ pub enum RecordError {
     },
 }
 
-/// XXH3-64 of what the producer sent: the same identity with another hash is a conflict.
+/// What the producer sent, as the first part of a record: all but the time of appending, which follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content(Vec<u8>);
+
+impl Content {
+    /// Of an event.
+    #[must_use]
+    pub fn of(event: &Event, schema: &EventSchema) -> Self {
+        let amount = event.amount.map(|unscaled| decimal::format(unscaled, schema.amount_type().scale as i8)).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(ROOM);
+        put_text(1, &event.event_id, &mut bytes);
+        put_text(2, &event.user_id, &mut bytes);
+        if event.event_time_us != 0 {
+            sint64::encode(3, &event.event_time_us, &mut bytes);
+        }
+        put_text(4, &event.event_type, &mut bytes);
+        put_text(5, &amount, &mut bytes);
+        for (name, value) in &event.attributes {
+            encode_key(6, WireType::LengthDelimited, &mut bytes);
+            encode_varint((text_len(name) + text_len(value)) as u64, &mut bytes);
+            put_text(1, name, &mut bytes);
+            put_text(2, value, &mut bytes);
+        }
+        Self(bytes)
+    }
+
+    /// XXH3-64: the same identity with another hash is a conflict.
+    #[must_use]
+    pub fn hash(&self) -> i64 {
+        XxHash3_64::oneshot(&self.0).cast_signed()
+    }
+
+    /// The whole record.
+    #[must_use]
+    pub fn into_record(mut self, append_time_us: i64) -> Vec<u8> {
+        if append_time_us != 0 {
+            sint64::encode(7, &append_time_us, &mut self.0);
+        }
+        self.0
+    }
+}
+
+/// What most events take.
+const ROOM: usize = 256;
+
+/// A text field as protobuf has it, absent where it is empty.
+fn put_text(tag: u32, text: &str, bytes: &mut Vec<u8>) {
+    if !text.is_empty() {
+        encode_key(tag, WireType::LengthDelimited, bytes);
+        encode_varint(text.len() as u64, bytes);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// What [`put_text`] puts, under one of the first fifteen tags.
+fn text_len(text: &str) -> usize {
+    if text.is_empty() { 0 } else { 1 + encoded_len_varint(text.len() as u64) + text.len() }
+}
+
+/// [`Content::hash`] of an event.
 #[must_use]
 pub fn content_hash(event: &Event, schema: &EventSchema) -> i64 {
-    XxHash3_64::oneshot(&encode(event, 0, schema)).cast_signed()
+    Content::of(event, schema).hash()
 }
 
 /// The bytes of an event's record.
 #[must_use]
 pub fn encode(event: &Event, append_time_us: i64, schema: &EventSchema) -> Vec<u8> {
-    let scale = schema.amount_type().scale as i8;
-    EventRecord {
-        event_id: event.event_id.clone(),
-        user_id: event.user_id.clone(),
-        event_time_us: event.event_time_us,
-        event_type: event.event_type.clone(),
-        amount: event.amount.map(|unscaled| decimal::format(unscaled, scale)).unwrap_or_default(),
-        attributes: event.attributes.clone(),
-        append_time_us,
-    }
-    .encode_to_vec()
+    Content::of(event, schema).into_record(append_time_us)
 }
 
 /// The bytes of an erasure's record.
@@ -184,6 +234,26 @@ mod tests {
         let bytes = encode(&event(), 5, &EventSchema::default());
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "0a02653112027531180122047361 6c652a0531322e333432060a016112013132060a01621201323 80a".replace(' ', ""));
+    }
+
+    /// Proves that what is written by hand is what protobuf would write, whatever is absent.
+    #[test]
+    fn written_as_it_is_read() {
+        let schema = EventSchema::default();
+        let sparse = Event { event_time_us: 0, event_type: String::new(), amount: None, attributes: BTreeMap::new(), ..event() };
+        let odd = Event { attributes: [(String::new(), "v".repeat(300)), ("n".into(), String::new())].into(), amount: Some(-1), ..event() };
+        for (event, append_time_us) in [(event(), 5), (sparse, 0), (odd, -3)] {
+            let derived = EventRecord {
+                event_id: event.event_id.clone(),
+                user_id: event.user_id.clone(),
+                event_time_us: event.event_time_us,
+                event_type: event.event_type.clone(),
+                amount: event.amount.map(|unscaled| decimal::format(unscaled, 4)).unwrap_or_default(),
+                attributes: event.attributes.clone(),
+                append_time_us,
+            };
+            assert_eq!(encode(&event, append_time_us, &schema), derived.encode_to_vec());
+        }
     }
 
     /// Proves that what goes in comes out, and that the hash is of the content, not of the time of appending.

@@ -7,8 +7,9 @@ use arrow::array::{
     TimestampMicrosecondBuilder,
 };
 
+use crate::definition::Definition;
 use crate::event::{Event, Typed};
-use crate::schema::{AttributeType, EventSchema};
+use crate::schema::{AttributeType, EXTRA, EventSchema};
 
 /// Where and when an event was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,17 @@ pub struct Position {
 /// stays readable in `_extra`.
 #[must_use]
 pub fn to_batch<'a>(events: impl IntoIterator<Item = (&'a Event, Position)>, schema: &EventSchema) -> RecordBatch {
-    let mut columns = Columns::new(schema);
+    build(events, schema, |_| true)
+}
+
+/// [`to_batch`] for one definition: text and attributes that it does not read are left empty, which spares most of the work.
+#[must_use]
+pub fn to_batch_for<'a>(events: impl IntoIterator<Item = (&'a Event, Position)>, definition: &Definition) -> RecordBatch {
+    build(events, definition.schema(), |column| definition.event_columns().iter().any(|read| read == column))
+}
+
+fn build<'a>(events: impl IntoIterator<Item = (&'a Event, Position)>, schema: &EventSchema, reads: impl Fn(&str) -> bool) -> RecordBatch {
+    let mut columns = Columns::new(schema, reads);
     for (event, position) in events {
         columns.push(event, position, schema);
     }
@@ -44,14 +55,23 @@ struct Columns {
     amount: Decimal128Builder,
     attributes: Vec<AttributeBuilder>,
     extra: StringBuilder,
+    /// Which of the texts above and of the attributes are filled.
+    reads: Reads,
     partition: Int32Builder,
     offset: Int64Builder,
     append_time: TimestampMicrosecondBuilder,
     content_hash: Int64Builder,
 }
 
+struct Reads {
+    event_id: bool,
+    event_type: bool,
+    attributes: Vec<bool>,
+    extra: bool,
+}
+
 impl Columns {
-    fn new(schema: &EventSchema) -> Self {
+    fn new(schema: &EventSchema, reads: impl Fn(&str) -> bool) -> Self {
         let time = || TimestampMicrosecondBuilder::new().with_timezone("+00:00");
         Self {
             event_id: StringBuilder::new(),
@@ -61,6 +81,12 @@ impl Columns {
             amount: Decimal128Builder::new().with_data_type(schema.amount.arrow()),
             attributes: schema.attributes.values().map(|kind| AttributeBuilder::new(*kind)).collect(),
             extra: StringBuilder::new(),
+            reads: Reads {
+                event_id: reads("event_id"),
+                event_type: reads("event_type"),
+                attributes: schema.attributes.keys().map(|name| reads(name)).collect(),
+                extra: reads(EXTRA),
+            },
             partition: Int32Builder::new(),
             offset: Int64Builder::new(),
             append_time: time(),
@@ -69,23 +95,16 @@ impl Columns {
     }
 
     fn push(&mut self, event: &Event, at: Position, schema: &EventSchema) {
-        self.event_id.append_value(&event.event_id);
+        self.event_id.append_value(if self.reads.event_id { &event.event_id } else { "" });
         self.user_id.append_value(&event.user_id);
         self.event_time.append_value(event.event_time_us);
-        self.event_type.append_option(Some(&event.event_type).filter(|text| !text.is_empty()));
+        self.event_type.append_option(Some(&event.event_type).filter(|text| self.reads.event_type && !text.is_empty()));
         self.amount.append_option(event.amount);
-        let mut extra = serde_json::Map::new();
-        for (builder, (name, kind)) in self.attributes.iter_mut().zip(&schema.attributes) {
-            let text = event.attributes.get(name);
-            let typed = text.and_then(|text| Typed::parse(text, *kind).ok());
-            if let (Some(text), None) = (text, &typed) {
-                extra.insert(name.clone(), text.clone().into());
-            }
-            builder.push(typed);
+        for ((builder, (name, kind)), read) in self.attributes.iter_mut().zip(&schema.attributes).zip(&self.reads.attributes) {
+            let text = event.attributes.get(name).filter(|_| *read);
+            builder.push(text.and_then(|text| Typed::parse(text, *kind).ok()));
         }
-        let undeclared = event.attributes.iter().filter(|(name, _)| !schema.attributes.contains_key(*name));
-        extra.extend(undeclared.map(|(name, text)| (name.clone(), text.clone().into())));
-        self.extra.append_option((!extra.is_empty()).then(|| serde_json::Value::Object(extra).to_string()));
+        self.extra.append_option(if self.reads.extra { extra(event, schema) } else { None });
         self.partition.append_value(at.partition);
         self.offset.append_value(at.offset);
         self.append_time.append_value(at.append_time_us);
@@ -110,6 +129,14 @@ impl Columns {
         ]);
         RecordBatch::try_new(schema.arrow(), columns).expect("the builders follow the schema, column by column")
     }
+}
+
+/// Attributes that have no column, or a text that is not of its type, as a JSON object.
+fn extra(event: &Event, schema: &EventSchema) -> Option<String> {
+    let has_column = |name: &str, text: &str| schema.attributes.get(name).is_some_and(|kind| Typed::parse(text, *kind).is_ok());
+    let without = event.attributes.iter().filter(|(name, text)| !has_column(name, text));
+    let object: serde_json::Map<_, _> = without.map(|(name, text)| (name.clone(), text.clone().into())).collect();
+    (!object.is_empty()).then(|| serde_json::Value::Object(object).to_string())
 }
 
 enum AttributeBuilder {

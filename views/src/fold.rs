@@ -6,6 +6,11 @@
 //!
 //! Every batch of states that leaves is sorted by key, then bucket, each pair once.
 
+/// States of one key alone.
+mod one_key;
+/// Two batches of states in order.
+mod sorted;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
@@ -19,10 +24,13 @@ use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use crate::columns::{Position, to_batch};
+use crate::columns::{Position, to_batch_for};
 use crate::definition::{BUCKET, Definition, KEY};
 use crate::event::{Event, Refusal};
 use crate::schema::timestamp_type;
+
+pub use one_key::finish_key;
+pub use sorted::merge_sorted;
 
 /// A fold that failed: on an event that the definition cannot take, or on states that are not its own.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +93,7 @@ pub fn partial(definition: &Definition, events: &RecordBatch) -> Result<RecordBa
 #[must_use]
 pub fn failure<'a>(definition: &Definition, partition: i32, events: impl IntoIterator<Item = &'a Event>) -> Option<FoldError> {
     let position = Position { partition, offset: 0, append_time_us: 0, content_hash: 0 };
-    partial(definition, &to_batch(events.into_iter().map(|event| (event, position)), definition.schema())).err()
+    partial(definition, &to_batch_for(events.into_iter().map(|event| (event, position)), definition)).err()
 }
 
 /// `merge`: states to states, each key and bucket once.
@@ -132,9 +140,8 @@ fn without_buckets(states: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 /// A table of groups (key, bucket), each with one accumulator an aggregate.
 pub struct Fold<'a> {
-    definition: &'a Definition,
     groups: Box<dyn GroupValues>,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    accumulators: Accumulators<'a>,
     group_of_row: Vec<usize>,
 }
 
@@ -142,11 +149,9 @@ impl<'a> Fold<'a> {
     /// An empty table.
     pub fn new(definition: &'a Definition) -> Result<Self, FoldError> {
         let group_schema = Schema::new(vec![Field::new(KEY, DataType::Utf8, false), Field::new(BUCKET, timestamp_type(), true)]);
-        let accumulators = definition.aggregates.iter().map(|a| accumulator(&a.function)).collect::<Result<_, _>>()?;
         Ok(Self {
-            definition,
             groups: new_group_values(Arc::new(group_schema), &GroupOrdering::None)?,
-            accumulators,
+            accumulators: Accumulators::new(definition)?,
             group_of_row: Vec::new(),
         })
     }
@@ -154,12 +159,12 @@ impl<'a> Fold<'a> {
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.groups.size() + self.accumulators.iter().map(|a| a.size()).sum::<usize>()
+        self.groups.size() + self.accumulators.size()
     }
 
     /// Folds events in. After an error the table must be dropped: it may hold half of the batch.
     pub fn update(&mut self, events: &RecordBatch) -> Result<(), FoldError> {
-        let definition = self.definition;
+        let definition = self.accumulators.definition;
         let events = &counted(definition, events)?;
         if events.num_rows() == 0 {
             return Ok(());
@@ -173,12 +178,7 @@ impl<'a> Fold<'a> {
             return Err(FoldError::NullBucket);
         }
         self.groups.intern(&[key, bucket], &mut self.group_of_row)?;
-        for (aggregate, accumulator) in definition.aggregates.iter().zip(&mut self.accumulators) {
-            let arguments = aggregate.arguments.iter().map(|a| value(a, events)).collect::<Result<Vec<_>, _>>()?;
-            let filter = aggregate.filter.as_ref().map(|f| truth(f, events)).transpose()?;
-            accumulator.update_batch(&arguments, &self.group_of_row, filter.as_ref(), self.groups.len())?;
-        }
-        Ok(())
+        self.accumulators.update(events, &self.group_of_row, self.groups.len())
     }
 
     /// Merges states in; the same pair of key and bucket may come any number of times.
@@ -187,42 +187,84 @@ impl<'a> Fold<'a> {
             return Ok(());
         }
         self.groups.intern(&states.columns()[..2], &mut self.group_of_row)?;
-        for (aggregate, accumulator) in self.definition.aggregates.iter().zip(&mut self.accumulators) {
-            let columns = &states.columns()[aggregate.states.clone()];
-            accumulator.merge_batch(columns, &self.group_of_row, self.groups.len())?;
-        }
-        Ok(())
+        self.accumulators.merge(states, &self.group_of_row, self.groups.len())
     }
 
     /// The states, in the columns of [`Definition::state_schema`].
     pub fn into_states(mut self) -> Result<RecordBatch, FoldError> {
+        let schema = self.accumulators.definition.state_schema();
         if self.groups.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(self.definition.state_schema())));
+            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
         }
         let mut columns = self.groups.emit(EmitTo::All)?;
-        for accumulator in &mut self.accumulators {
-            columns.extend(accumulator.state(EmitTo::All)?);
-        }
-        let states = RecordBatch::try_new(Arc::clone(self.definition.state_schema()), columns)?;
-        sort_by_key(&states)
+        columns.extend(self.accumulators.states()?);
+        sort_by_key(&RecordBatch::try_new(Arc::clone(schema), columns)?)
     }
 
     fn into_outputs(mut self) -> Result<RecordBatch, FoldError> {
-        let definition = self.definition;
         if self.groups.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(definition.output_schema())));
+            return Ok(RecordBatch::new_empty(Arc::clone(self.accumulators.definition.output_schema())));
         }
         let groups = self.groups.emit(EmitTo::All)?;
+        sort_by_key(&self.accumulators.outputs(groups)?)
+    }
+}
+
+/// An accumulator for each aggregate of a definition, over groups that somebody else keeps.
+struct Accumulators<'a> {
+    definition: &'a Definition,
+    of_aggregates: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl<'a> Accumulators<'a> {
+    fn new(definition: &'a Definition) -> Result<Self, FoldError> {
+        let of_aggregates = definition.aggregates.iter().map(|a| accumulator(&a.function)).collect::<Result<_, _>>()?;
+        Ok(Self { definition, of_aggregates })
+    }
+
+    fn size(&self) -> usize {
+        self.of_aggregates.iter().map(|a| a.size()).sum()
+    }
+
+    /// Events that the definition counts, each with its group of `groups`.
+    fn update(&mut self, events: &RecordBatch, group_of_row: &[usize], groups: usize) -> Result<(), FoldError> {
+        for (aggregate, accumulator) in self.definition.aggregates.iter().zip(&mut self.of_aggregates) {
+            let arguments = aggregate.arguments.iter().map(|a| value(a, events)).collect::<Result<Vec<_>, _>>()?;
+            let filter = aggregate.filter.as_ref().map(|f| truth(f, events)).transpose()?;
+            accumulator.update_batch(&arguments, group_of_row, filter.as_ref(), groups)?;
+        }
+        Ok(())
+    }
+
+    /// States, each row with its group of `groups`.
+    fn merge(&mut self, states: &RecordBatch, group_of_row: &[usize], groups: usize) -> Result<(), FoldError> {
+        for (aggregate, accumulator) in self.definition.aggregates.iter().zip(&mut self.of_aggregates) {
+            accumulator.merge_batch(&states.columns()[aggregate.states.clone()], group_of_row, groups)?;
+        }
+        Ok(())
+    }
+
+    /// The columns of the states, a row a group.
+    fn states(&mut self) -> Result<Vec<ArrayRef>, FoldError> {
+        let mut columns = Vec::new();
+        for accumulator in &mut self.of_aggregates {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        Ok(columns)
+    }
+
+    /// The outputs, a row a group; `groups` are the columns of the groups, key and bucket.
+    fn outputs(mut self, groups: Vec<ArrayRef>) -> Result<RecordBatch, FoldError> {
+        let definition = self.definition;
         let rows = groups[0].len();
-        let finished = self.accumulators.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect::<Result<Vec<_>, _>>()?;
+        let finished = self.of_aggregates.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect::<Result<Vec<_>, _>>()?;
         let mut columns = groups;
         columns.push(Arc::clone(&finished[definition.count]));
         let finished = finished_batch(definition, finished, rows)?;
         for output in &definition.outputs {
             columns.push(value(&output.expression, &finished)?);
         }
-        let outputs = RecordBatch::try_new(Arc::clone(definition.output_schema()), columns)?;
-        sort_by_key(&outputs)
+        Ok(RecordBatch::try_new(Arc::clone(definition.output_schema()), columns)?)
     }
 }
 
@@ -246,8 +288,7 @@ fn finished_batch(definition: &Definition, mut finished: Vec<ArrayRef>, rows: us
     finished.truncate(schema.fields().len() - group_columns);
     let groups = schema.fields()[..group_columns].iter().map(|field| new_null_array(field.data_type(), rows));
     let columns = groups.chain(finished).collect::<Vec<_>>();
-    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    RecordBatch::try_new(Arc::clone(schema), columns)
 }
 
 /// DataFusion's group accumulator of a function, or its row accumulator in an adapter, always the same for a function.

@@ -1,16 +1,17 @@
 //! The laws that everything stands on: however the events are split, however the states are grouped and ordered, and
-//! though they go through Parquet and back, the answer is that of one fold. Exact, but for measures over floats.
+//! though they go through Parquet and back, the answer is that of one fold. Exact, but for measures over floats. And a key by itself is
+//! answered as all keys together are.
 #![allow(clippy::unwrap_used)]
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use views::columns::{Position, to_batch};
 use views::event::Event;
-use views::fold::{Granularity, finish, merge, partial};
+use views::fold::{Granularity, finish, finish_key, merge, merge_sorted, partial};
 use views::schema::AttributeType;
 use views::{Definition, EventSchema};
 
@@ -158,6 +159,17 @@ fn assert_close(name: &str, merged: &ArrayRef, direct: &ArrayRef) -> Result<(), 
     Ok(())
 }
 
+/// The outputs of each key by itself, one after the other, from the states of two halves of the events.
+fn key_by_key(definition: &Definition, halves: &[RecordBatch], granularity: Granularity) -> RecordBatch {
+    let rows_of = |key: &str, half: &RecordBatch| {
+        let keys = half.column(0).as_string::<i32>().iter().map(|found| found == Some(key)).collect::<Vec<_>>();
+        filter_record_batch(half, &keys.into()).unwrap()
+    };
+    let of_key = |key: String| finish_key(definition, &halves.iter().map(|half| rows_of(&key, half)).collect::<Vec<_>>(), granularity);
+    let outputs: Vec<_> = (0..3).map(|user| of_key(format!("user-{user}")).unwrap()).collect();
+    concat_batches(definition.output_schema(), &outputs).unwrap()
+}
+
 fn hold_the_laws(cases: u32, measures: &[&str]) {
     for measure in measures {
         let definition = definition(measure);
@@ -171,6 +183,12 @@ fn hold_the_laws(cases: u32, measures: &[&str]) {
                 for granularity in [Granularity::Bucket, Granularity::Total] {
                     let direct = finish(&definition, [&at_once], granularity).unwrap();
                     assert_same(&definition, &finish(&definition, [&merged], granularity).unwrap(), &direct)?;
+                    let (some, others) = events.split_at(cuts[0].index(events.len() + 1));
+                    let halves = [(some, 0), (others, some.len())].map(|(half, first)| partial(&definition, &batch(half, first)).unwrap());
+                    let together = finish(&definition, &halves, granularity).unwrap();
+                    prop_assert_eq!(key_by_key(&definition, &halves, granularity), together);
+                    let [one, other] = &halves;
+                    prop_assert_eq!(merge_sorted(&definition, one, other).unwrap(), merge(&definition, &halves).unwrap());
                 }
                 let exact: Vec<usize> = definition.exact_states().iter().enumerate().filter(|(_, e)| **e).map(|(i, _)| i).collect();
                 prop_assert_eq!(digest(&definition, &merged), digest(&definition, &at_once), "exact states {:?}", exact);

@@ -281,7 +281,7 @@ fn elements(list: &ArrayRef) -> Vec<String> {
 }
 
 /// A value for people; lists as sets.
-fn text(column: &ArrayRef, row: usize) -> String {
+pub(super) fn text(column: &ArrayRef, row: usize) -> String {
     if let Some(list) = column.as_list_opt::<i32>().filter(|list| list.is_valid(row)) {
         return format!("[{}]", elements(&list.value(row)).join(", "));
     }

@@ -24,6 +24,15 @@ pub struct Difference {
     pub expected: String,
 }
 
+impl Difference {
+    /// What differs in an answer, as a line for people.
+    pub(crate) fn of_answer(&self) -> String {
+        let Self { key, bucket, column, new, expected } = self;
+        let bucket = bucket.as_ref().map(|bucket| format!(", bucket {bucket}")).unwrap_or_default();
+        format!("\n  key {key}{bucket}: {column} is {new} as it is answered, {expected} from the raw events")
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, bucket, column, new, expected } = self;

@@ -13,6 +13,7 @@
 mod compare;
 mod difference;
 mod increment;
+mod live;
 mod second;
 
 use std::collections::{BTreeSet, HashSet};
@@ -38,6 +39,7 @@ use crate::source::Source;
 pub(crate) use compare::Touched;
 use compare::{Comparison, Keys};
 pub use difference::{Difference, Differences};
+pub(crate) use live::{Halves, Live};
 
 /// Kinds of audit, as reports and manifests name them.
 const SPEED_LAYER: &str = "speed layer";

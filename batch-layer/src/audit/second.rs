@@ -23,11 +23,13 @@ use crate::source::{Source, column};
 pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys, left_out: &HashSet<i64>) -> Result<RecordBatch, RunError> {
     let partition = source.partition;
     let mut seen = HashSet::new();
-    let mut tree = Tree { definition, levels: Vec::new() };
+    let mut tree = Tree::new(definition);
     let mut batches = source.batches(Stage::Audit);
     while let Some(batch) = batches.try_next().await? {
         // A repeated identity may come with another key, so nothing is left out before.
-        let mut firsts = source.columns.widen(&first_seen(&batch, &mut seen, left_out));
+        let offsets = column::<Int64Array>(&batch, OFFSET).values();
+        let counts = first_seen(&batch, &mut seen).into_iter().zip(offsets).map(|(first, offset)| first && !left_out.contains(offset));
+        let mut firsts = source.columns.widen(&chosen(&batch, counts));
         if keys.are_only_some() {
             firsts = of_keys(definition, &firsts, keys).map_err(|source| RunError::Fold { partition, source })?;
         }
@@ -37,21 +39,24 @@ pub(super) async fn fold(source: &Source, definition: &Definition, keys: &Keys, 
     tree.finish().map_err(|source| RunError::Fold { partition, source })
 }
 
-fn of_keys(definition: &Definition, events: &RecordBatch, keys: &Keys) -> Result<RecordBatch, views::FoldError> {
+/// The events that the view counts under these keys.
+pub(super) fn of_keys(definition: &Definition, events: &RecordBatch, keys: &Keys) -> Result<RecordBatch, views::FoldError> {
     let events = &definition.counted(events)?;
     let wanted: BooleanArray = definition.keys(events)?.iter().map(|key| key.map(|key| keys.hold(key))).collect();
     Ok(filter_record_batch(events, &wanted)?)
 }
 
-/// The rows whose identity was not seen before. Offsets ascend, so the first one seen is the lowest.
-fn first_seen(batch: &RecordBatch, seen: &mut HashSet<[u8; 16]>, left_out: &HashSet<i64>) -> RecordBatch {
+/// Whether the identity of each row was not seen before. Offsets ascend, so the first one seen is the lowest.
+pub(super) fn first_seen(batch: &RecordBatch, seen: &mut HashSet<[u8; 16]>) -> Vec<bool> {
     let users = column::<StringArray>(batch, "user_id");
     let events = column::<StringArray>(batch, "event_id");
-    let offsets = column::<Int64Array>(batch, OFFSET);
-    let is_first: BooleanArray = (0..batch.num_rows())
-        .map(|row| Some(seen.insert(identity(users.value(row), events.value(row))) && !left_out.contains(&offsets.value(row))))
-        .collect();
-    filter_record_batch(batch, &is_first).expect("the mask has an entry for each row")
+    (0..batch.num_rows()).map(|row| seen.insert(identity(users.value(row), events.value(row)))).collect()
+}
+
+/// The rows that are marked.
+pub(super) fn chosen(batch: &RecordBatch, marks: impl IntoIterator<Item = bool>) -> RecordBatch {
+    let marks: BooleanArray = marks.into_iter().map(Some).collect();
+    filter_record_batch(batch, &marks).expect("the mask has an entry for each row")
 }
 
 /// 128 bits of BLAKE3 of user and event. Ids hold no NUL, so it separates them.
@@ -64,13 +69,17 @@ fn identity(user_id: &str, event_id: &str) -> [u8; 16] {
 }
 
 /// States of 1, 2, 4, 8 … batches: like counting in binary, so that each state is merged a logarithmic number of times.
-struct Tree<'a> {
+pub(super) struct Tree<'a> {
     definition: &'a Definition,
     levels: Vec<Option<RecordBatch>>,
 }
 
-impl Tree<'_> {
-    fn add(&mut self, mut states: RecordBatch) -> Result<(), views::FoldError> {
+impl<'a> Tree<'a> {
+    pub(super) fn new(definition: &'a Definition) -> Self {
+        Self { definition, levels: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, mut states: RecordBatch) -> Result<(), views::FoldError> {
         for level in &mut self.levels {
             match level.take() {
                 Some(other) => states = fold::merge(self.definition, [&other, &states])?,
@@ -84,7 +93,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<RecordBatch, views::FoldError> {
+    pub(super) fn finish(self) -> Result<RecordBatch, views::FoldError> {
         fold::merge(self.definition, self.levels.iter().flatten())
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use storage::config::Config;
+use storage::dead_letter::forget_erased;
 use storage::erasures::Erasures;
 use storage::machine::{Machine, RealMachine};
 use storage::manifest::{Manifest, Manifests, expired};
@@ -178,14 +179,17 @@ async fn remove_reports(options: &ExpireOptions, store: &Store, now: SystemTime,
     Ok(surplus.len())
 }
 
-/// Removes the rows that imports refused longer ago than `keep_for`, unless that is 0; the answer is of how many imports.
+/// Removes the rows that imports refused longer ago than `keep_for`, unless that is 0, and those of erased users; the answer is of how many
+/// imports, and how many rows of those users.
 ///
 /// # Errors
 /// What the store says.
-pub async fn expire_dead_letters(store: &Store, keep_for: Duration) -> Result<usize, RunError> {
-    if keep_for.is_zero() {
-        return Ok(0);
-    }
+pub async fn expire_dead_letters(store: &Store, keep_for: Duration) -> Result<(usize, usize), RunError> {
+    let removed = if keep_for.is_zero() { 0 } else { remove_dead_letters(store, keep_for).await? };
+    Ok((removed, forget_erased(store, &Erasures::list(store).await?).await?))
+}
+
+async fn remove_dead_letters(store: &Store, keep_for: Duration) -> Result<usize, RunError> {
     let before = ago(RealMachine.now(), keep_for);
     let mut removed = 0;
     for object in store.list(&dead_letters_folder()).await? {

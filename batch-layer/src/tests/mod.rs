@@ -15,6 +15,7 @@ mod metrics;
 mod old_segments;
 mod other_keys;
 mod recompute;
+mod recount;
 mod refusals;
 mod rows;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use merganser_proto::v1::{Explanation, FileRead, PartitionOffset, SliceContribution};
 
 use super::stats;
-use crate::answer::{Answer, Part};
+use crate::answer::{Answer, Finished, Part};
 use crate::explain::Contribution;
 
 /// Of the answer about one user.
@@ -13,10 +13,12 @@ pub(super) fn of(answer: &Answer, user: &Part) -> Explanation {
     let (version, effort) = (&answer.version, &answer.effort);
     let manifest = version.manifest();
     let erased = answer.erased.of_key(&user.key);
-    let not_told = user.speed.is_some() && effort.slices.is_empty();
+    let half = |half: &Finished| stats::user_stats(&user.key, half);
+    let speed = user.halves.as_ref().and_then(|halves| halves.speed.as_ref());
+    let not_told = speed.is_some() && effort.slices.is_empty();
     Explanation {
-        batch: Some(stats::user_stats(&user.key, &user.batch)),
-        speed: user.speed.as_ref().map(|half| stats::user_stats(&user.key, half)),
+        batch: user.halves.as_ref().map(|halves| half(&halves.batch)),
+        speed: speed.map(half),
         parent_version: manifest.and_then(|manifest| manifest.parent).unwrap_or(0),
         run_id: version.run_id().to_owned(),
         late_duplicate_count: manifest.map_or(0, |manifest| manifest.late_duplicate_count),
@@ -28,7 +30,7 @@ pub(super) fn of(answer: &Answer, user: &Part) -> Explanation {
         slices: effort.slices.iter().map(slice).collect(),
         slices_missing_reason: if not_told { "the speed layer is older than this question, and does not tell them" } else { "" }.to_owned(),
         erased: erased.map(|(partition, offset)| PartitionOffset { partition, offset }),
-        speed_duration: user.speed.is_some().then(|| duration(effort.speed_elapsed)),
+        speed_duration: speed.is_some().then(|| duration(effort.speed_elapsed)),
     }
 }
 

@@ -42,16 +42,16 @@ pub use replay::{ReplayOptions, replay};
 pub use summary::{ReplaySummary, Rows};
 use walk::{Origin, is_erased};
 
-/// Takes letters that are settled, or of erased users, out of the file beside the log, which no server may have open. Those of imports
-/// stay in the store.
+/// Takes letters that are settled, of erased users, or received before a time, in microseconds since 1970, out of the file beside the log,
+/// which no server may have open. Those of imports stay in the store.
 ///
 /// # Errors
 /// The erasures or the letters cannot be read, a server has them, or the file cannot be written.
-pub async fn prune(place: &Place) -> Result<Pruned, DeadLetterError> {
+pub async fn prune(place: &Place, received_before_us: i64) -> Result<Pruned, DeadLetterError> {
     let erasures = Erasures::list(&place.store).await?;
     let data_dir = place.data_dir.clone();
-    let pruned = blocking(move || storage::dead_letter::prune(&data_dir, |letter| is_erased(letter, Origin::Log, &erasures)));
-    Ok(pruned.await?)
+    let is_gone = move |letter: &DeadLetter| letter.received_time_us < received_before_us || is_erased(letter, Origin::Log, &erasures);
+    Ok(blocking(move || storage::dead_letter::prune(&data_dir, is_gone)).await?)
 }
 
 /// Where letters are.

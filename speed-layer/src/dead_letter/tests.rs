@@ -151,10 +151,19 @@ async fn of_erased_users() {
     assert_eq!(server.send(vec![event(11, "six")]).await, (0, 0, 1));
     assert_eq!(counts(&place).await, (9, 0));
     assert_eq!(server.replay_all(&place).await, (0, 0, 9));
-    assert!(matches!(prune(&place).await, Err(DeadLetterError::Log(LogError::Locked { .. }))));
+    assert!(matches!(prune(&place, i64::MIN).await, Err(DeadLetterError::Log(LogError::Locked { .. }))));
     server.stop().await;
-    assert_eq!(prune(&place).await.unwrap(), Pruned { removed: 2, kept: 9 });
+    assert_eq!(prune(&place, i64::MIN).await.unwrap(), Pruned { removed: 2, kept: 9 });
     assert_eq!(counts(&place).await, (9, 0));
+
+    // What is past its keep-for goes too, and what came at that very moment or later stays.
+    let mut times: Vec<i64> =
+        storage::dead_letter::read_all(&place.data_dir).unwrap().map(|letter| letter.unwrap().1.received_time_us).collect();
+    times.sort_unstable();
+    let older = times.iter().filter(|time| **time < times[8]).count();
+    assert!(older > 0, "{times:?}");
+    assert_eq!(prune(&place, times[8]).await.unwrap(), Pruned { removed: older, kept: 9 - older });
+    assert_eq!(counts(&place).await, (9 - older as u64, 0));
 }
 
 /// Proves that ids, field and reason choose what is sent, and that an id of nothing is an error before anything is sent.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use storage::dead_letter::{DeadLetter, How, ImportLetters, LetterId, Letters, read_all, read_settled};
+use storage::dead_letter::{self, DeadLetter, How, ImportLetters, LetterId, Letters, read_all, read_settled};
 use storage::erasures::Erasures;
 
 use super::{DeadLetterError, Place};
@@ -83,9 +83,8 @@ impl Walk {
 
 /// Whether a letter is of a user who was erased after it. One of an import is gone whenever that came.
 pub(super) fn is_erased(letter: &DeadLetter, origin: Origin, erasures: &Erasures) -> bool {
-    let Some(user_id) = letter.event.get("user_id").and_then(|user_id| user_id.as_str()) else { return false };
     match origin {
-        Origin::Log => erasures.hides_refused(user_id, letter.received_time_us),
-        Origin::Import(_) => erasures.of_user(user_id).is_some(),
+        Origin::Log => letter.user_id().is_some_and(|user_id| erasures.hides_refused(user_id, letter.received_time_us)),
+        Origin::Import(_) => dead_letter::is_erased(letter, erasures),
     }
 }

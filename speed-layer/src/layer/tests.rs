@@ -178,7 +178,7 @@ impl SpeedLayer {
     fn counted_in(slices: &crate::slices::Slices, boundary: i64) -> i64 {
         use arrow::array::AsArray;
         let runs = slices.runs(boundary, None).unwrap();
-        let outputs = views::fold::finish(slices.definition(), runs.iter().map(Arc::as_ref), views::Granularity::Total).unwrap();
+        let outputs = views::fold::finish(slices.definition(), &runs, views::Granularity::Total).unwrap();
         outputs.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum()
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use storage::machine::now_us;
-use storage::record;
+use storage::record::Content;
 use tokio::sync::oneshot;
-use views::columns::{Position, to_batch};
+use views::columns::{Position, to_batch_for};
 use views::event::too_wide;
 use views::{Definition, Event, Refusal, fold};
 
@@ -53,9 +53,16 @@ impl Group {
 /// Verdicts of a group, before the append.
 pub(super) struct Judged {
     pub(super) verdicts: Vec<Verdict>,
-    /// Identity and content hash of each accepted event.
-    pub(super) new: Vec<([u8; 16], i64)>,
+    /// Each accepted event.
+    pub(super) new: Vec<New>,
     pub(super) append_time_us: i64,
+}
+
+/// What is to be written and remembered of an accepted event.
+pub(super) struct New {
+    pub(super) identity: [u8; 16],
+    pub(super) content_hash: i64,
+    pub(super) content: Content,
 }
 
 impl Judged {
@@ -99,7 +106,8 @@ impl Writer {
                 continue;
             }
             let identity = identity(&event.user_id, &event.event_id);
-            let content_hash = record::content_hash(event, &self.options.schema);
+            let content = Content::of(event, &self.options.schema);
+            let content_hash = content.hash();
             let seen = match in_group.get(&identity) {
                 Some(first) if *first == content_hash => Seen::Duplicate(self.log.head()),
                 Some(_) => Seen::Conflict(self.log.head()),
@@ -110,7 +118,7 @@ impl Writer {
                 Seen::Conflict(_) => Verdict::Refused(Refusal::new("event_id", "is that of an accepted event with other content")),
                 Seen::New => {
                     in_group.insert(identity, content_hash);
-                    judged.new.push((identity, content_hash));
+                    judged.new.push(New { identity, content_hash, content });
                     Verdict::Accepted
                 }
             });
@@ -146,8 +154,8 @@ impl Writer {
         let mut states = Vec::new();
         for definition in self.definitions() {
             // Columns lie as the definition's own schema says, which may be older than that of the configuration.
-            let positions = judged.new.iter().map(|(_, hash)| *hash).enumerate().map(position);
-            let batch = to_batch(judged.new_events(group).zip(positions), definition.schema());
+            let positions = judged.new.iter().map(|new| new.content_hash).enumerate().map(position);
+            let batch = to_batch_for(judged.new_events(group).zip(positions), &definition);
             let grown = fold::partial(&definition, &batch).and_then(|states| self.grown(definition.fingerprint(), states));
             match grown {
                 Ok(Some(grown)) => states.push((definition.fingerprint().to_owned(), grown)),

@@ -8,7 +8,7 @@ use storage::erasures::Erasure;
 use storage::log::LogReader;
 use storage::record::{self, Record};
 use tracing::warn;
-use views::columns::{Position, to_batch};
+use views::columns::{Position, to_batch_for};
 use views::event::too_wide;
 use views::{Definition, Event, EventSchema, Refusal, fold};
 
@@ -136,7 +136,7 @@ fn for_each_part(
     let mut rows = Vec::with_capacity(REPLAY_ROWS);
     let batch = |rows: &[(Event, Position)]| {
         let first = rows.first()?.1.offset;
-        Some(LogPart::Events { first, batch: to_batch(rows.iter().map(|(event, position)| (event, *position)), schema) })
+        Some(LogPart::Events { first, batch: to_batch_for(rows.iter().map(|(event, position)| (event, *position)), definition) })
     };
     for entry in log.read(range)? {
         let entry = entry?;

@@ -112,7 +112,7 @@ impl Rig {
         let visible = self.partition.visible.read().unwrap();
         let slices = visible.views.values().next().unwrap();
         let runs = slices.runs(0, None).unwrap();
-        let outputs = fold::finish(slices.definition(), runs.iter().map(Arc::as_ref), Granularity::Total).unwrap();
+        let outputs = fold::finish(slices.definition(), &runs, Granularity::Total).unwrap();
         outputs.column(2).as_primitive::<Int64Type>().values().iter().sum()
     }
 }

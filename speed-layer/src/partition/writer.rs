@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::group::Group;
+use super::group::{Group, Judged};
 use super::replay::fold_into;
 use super::{Command, PartitionOptions, Verdict, Visible};
 use crate::dedup::Window;
@@ -115,14 +115,14 @@ impl Writer {
 
     /// Judges, folds, appends and shows a group. When this returns, what was accepted is durable and visible.
     fn commit(&mut self, group: &Group) -> Result<(Vec<Verdict>, i64), SpeedError> {
-        let (judged, states) = self.judge_and_fold(group)?;
-        let payloads: Vec<Vec<u8>> =
-            judged.new_events(group).map(|event| record::encode(event, judged.append_time_us, &self.options.schema)).collect();
-        if !payloads.is_empty() {
-            self.write(&payloads)?;
+        let (Judged { verdicts, new, append_time_us }, states) = self.judge_and_fold(group)?;
+        let known: Vec<_> = new.iter().map(|new| (new.identity, new.content_hash)).collect();
+        let records: Vec<Vec<u8>> = new.into_iter().map(|new| new.content.into_record(append_time_us)).collect();
+        if !records.is_empty() {
+            self.write(&records)?;
         }
-        for (identity, content_hash) in &judged.new {
-            self.window.push(*identity, *content_hash);
+        for (identity, content_hash) in known {
+            self.window.push(identity, content_hash);
         }
         let head = self.log.head();
         let mut visible = self.visible.write().expect("no reader panics while it holds the lock");
@@ -133,7 +133,7 @@ impl Writer {
             }
         }
         visible.head = head;
-        Ok((judged.verdicts, head))
+        Ok((verdicts, head))
     }
 
     fn write(&mut self, payloads: &[Vec<u8>]) -> Result<(), LogError> {

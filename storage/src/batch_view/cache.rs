@@ -68,16 +68,18 @@ impl BlockCache {
     }
 
     /// The block from the cache, or from `read`, which runs once for all who ask at the same time. Failures are not kept.
-    pub(super) async fn get_or_read(
-        &self,
-        id: BlockId,
-        read: impl Future<Output = Result<RecordBatch, StoreError>>,
-    ) -> Result<RecordBatch, Arc<StoreError>> {
+    pub(super) async fn get_or_read<F>(&self, id: BlockId, read: impl FnOnce() -> F) -> Result<RecordBatch, Arc<StoreError>>
+    where
+        F: Future<Output = Result<RecordBatch, StoreError>>,
+    {
         self.counts.looked_up.fetch_add(1, Ordering::Relaxed);
+        if let Some(block) = self.blocks.get(&id).await {
+            return Ok(block);
+        }
         let counted = async {
             self.counts.read.fetch_add(1, Ordering::Relaxed);
-            read.await
+            read().await
         };
-        self.blocks.try_get_with(id, counted).await
+        self.blocks.try_get_with(id, Box::pin(counted)).await
     }
 }

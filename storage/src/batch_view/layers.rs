@@ -113,7 +113,7 @@ impl Layers {
     async fn block(&self, file: &BlockFile, block: usize) -> Result<RecordBatch, StoreError> {
         let block_number = u32::try_from(block).expect("a file has fewer than 2^32 blocks");
         let id = BlockId { file: Arc::clone(&file.cache_name), block: block_number };
-        let read = self.cache.get_or_read(id, Box::pin(file.read(block))).await;
+        let read = self.cache.get_or_read(id, || file.read(block)).await;
         read.map_err(|source| StoreError::Block { path: file.path.to_string(), source })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! **Layout.** One object an import, `dead-letter/import-<number>.jsonl`; a line is the JSON of one [`DeadLetter`].
 //!
-//! **Consistency.** An import writes its object once and whole. Nothing here changes it; what became of its letters is recorded
-//! beside those of the log ([`SettledLetters`](super::SettledLetters)).
+//! **Consistency.** An import writes its object once and whole. What became of its letters is recorded beside those of the log
+//! ([`SettledLetters`](super::SettledLetters)); those of erased users are taken out of it ([`forget_erased`](super::forget_erased)).
 
 use std::collections::VecDeque;
 
@@ -47,6 +47,12 @@ impl ImportLetters {
         let objects = found.map(|object| Ok((ImportPath::parse(&object.location)?, object.size)));
         let objects = objects.collect::<Result<_, StoreError>>()?;
         Ok(Self { store: store.clone(), objects, current: None, window_bytes: WINDOW_BYTES })
+    }
+
+    /// Those of one import alone.
+    pub(super) fn only(mut self, import: i64) -> Self {
+        self.objects.retain(|(object, _)| object.import == import);
+        self
     }
 
     /// The next letter, with the number of its import.

@@ -25,6 +25,14 @@ pub struct DeadLetter {
     pub event: Value,
 }
 
+impl DeadLetter {
+    /// The user of the row, if it is an object that names one.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        self.event.get("user_id")?.as_str()
+    }
+}
+
 /// Names a letter by its content: the first 16 bytes of BLAKE3 over the JSON array `[event, field,
 /// reason]` with sorted keys.
 ///

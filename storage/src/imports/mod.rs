@@ -285,7 +285,8 @@ pub async fn verify_partition(store: &Store, import: &ImportMeta, partition: u32
     }
 }
 
-/// Reads every byte of every file of an import and compares it with the commit; dead letters included, which are kept for a time only.
+/// Reads every byte of every file of an import and compares it with the commit; dead letters included, which are kept for a
+/// time only, and those of erased users not even so long.
 ///
 /// # Errors
 /// As [`verify_partition`].

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionState;
@@ -66,6 +66,8 @@ pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState
     if key.iter().skip(1).any(|column| is_user_id(&column.expression)) {
         return Err(DefinitionError::new("name user_id first in GROUP BY, so that the rows of a user lie together"));
     }
+    // The columns of the groups are left null where outputs are computed.
+    let finished_fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
     Ok(Lowered {
         normal_sql,
         is_local,
@@ -77,7 +79,7 @@ pub(super) fn lower(checked: Checked, schema: &EventSchema, state: &SessionState
         count,
         outputs,
         output_fields,
-        finished_schema: Arc::new(aggregate.schema.as_arrow().clone()),
+        finished_schema: Arc::new(Schema::new(finished_fields.collect::<Vec<_>>())),
     })
 }
 

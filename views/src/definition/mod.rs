@@ -30,6 +30,7 @@ use crate::event::FIRST_TIME_US;
 use crate::fold::FoldError;
 use crate::key;
 use crate::schema::{AttributeType, EventSchema, timestamp_type};
+use lower::Lowered;
 
 /// Column 0 of every batch of states: the key, Utf8, as [`crate::key`] writes it.
 pub const KEY: &str = "key";
@@ -57,6 +58,7 @@ pub struct Definition {
     pub(crate) finished_schema: SchemaRef,
     state_schema: SchemaRef,
     output_schema: SchemaRef,
+    event_columns: Vec<String>,
 }
 
 /// One column of the key.
@@ -112,6 +114,7 @@ impl Definition {
             sql: sql.to_owned(),
             schema: schema.clone(),
             fingerprint,
+            event_columns: columns_read(&lowered, schema),
             output_schema: output_schema(&lowered.output_fields),
             filter: lowered.filter,
             key: lowered.key,
@@ -312,17 +315,22 @@ impl Definition {
 
     /// Names of the event columns that the view reads, with those that place an event.
     #[must_use]
-    pub fn event_columns(&self) -> Vec<String> {
-        let schema = self.schema.arrow();
-        let mut used = vec![false; schema.fields().len()];
-        let aggregates = self.aggregates.iter().flat_map(|a| a.arguments.iter().chain(&a.filter));
-        for expression in aggregates.chain(self.key.iter().map(|column| &column.expression)).chain(&self.bucket).chain(&self.filter) {
-            for column in datafusion::physical_expr::utils::collect_columns(expression) {
-                used[column.index()] = true;
-            }
-        }
-        schema.fields().iter().zip(used).filter(|(_, used)| *used).map(|(field, _)| field.name().clone()).collect()
+    pub fn event_columns(&self) -> &[String] {
+        &self.event_columns
     }
+}
+
+/// The columns that are in any expression of a definition.
+fn columns_read(lowered: &Lowered, schema: &EventSchema) -> Vec<String> {
+    let schema = schema.arrow();
+    let mut used = vec![false; schema.fields().len()];
+    let aggregates = lowered.aggregates.iter().flat_map(|a| a.arguments.iter().chain(&a.filter));
+    for expression in aggregates.chain(lowered.key.iter().map(|column| &column.expression)).chain(&lowered.bucket).chain(&lowered.filter) {
+        for column in datafusion::physical_expr::utils::collect_columns(expression) {
+            used[column.index()] = true;
+        }
+    }
+    schema.fields().iter().zip(used).filter(|(_, used)| *used).map(|(field, _)| field.name().clone()).collect()
 }
 
 /// Column 2 of every batch of outputs: how many events went in, Int64, whatever the SQL counts.

@@ -256,7 +256,7 @@ fn local_days() {
 #[test]
 fn columns_that_are_read() {
     let of = |sql: &str| {
-        let mut columns = Definition::parse(sql, &schema()).unwrap().event_columns();
+        let mut columns = Definition::parse(sql, &schema()).unwrap().event_columns().to_vec();
         columns.sort_unstable();
         columns
     };

@@ -78,7 +78,7 @@ async fn prepared_later() {
         let visible = layer.partition().visible.read().unwrap();
         let slices = &visible.views[definition.fingerprint()];
         let outputs = slices.runs(0, None).unwrap();
-        let outputs = views::fold::finish(&definition, outputs.iter().map(Arc::as_ref), views::Granularity::Total).unwrap();
+        let outputs = views::fold::finish(&definition, &outputs, views::Granularity::Total).unwrap();
         let counts = outputs.column_by_name(views::definition::EVENT_COUNT_COLUMN).unwrap();
         let counts = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(counts);
         // By other keys nobody can tell; the next run leaves them out.
