@@ -32,6 +32,9 @@ use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
 use crate::upkeep::{Upkeep, UpkeepFlags};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONFIGURATION: u8 = 2;
 /// Stopped by a signal, as shells count it.
 const INTERRUPTED: u8 = 130;

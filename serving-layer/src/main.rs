@@ -22,6 +22,9 @@ use tracing::info;
 
 use crate::logs::LogFormat;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Statistics of users, merged from the batch view and the live events.
 #[derive(Parser)]
 #[command(version)]
@@ -88,7 +91,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
             serving.http_address = flags.http.unwrap_or_else(|| serving.http_address.clone());
             serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
             config.store.url = flags.store.unwrap_or(config.store.url);
-            serve(config, cli.log_format).await
+            Box::pin(serve(config, cli.log_format)).await
         }
     }
 }

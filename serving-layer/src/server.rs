@@ -19,10 +19,13 @@ use tracing::{info, warn};
 
 use crate::service::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Service};
 
-/// Questions in flight for each core. They wait for the speed layer and for the disk, and compute while they merge; more would
-/// all be late together.
+/// Questions about one user in flight for each core. They mostly wait, for the speed layer and for company on the way there.
+const POINT_QUESTIONS_PER_CORE: usize = 64;
+/// What one waits for its turn at most: so many are through by then.
+const POINT_QUESTION_PATIENCE: Duration = Duration::from_millis(20);
+/// Questions about many keys in flight for each core. They mostly compute; more would all be late together.
 const QUESTIONS_PER_CORE: usize = 4;
-/// What a question waits for its turn at most: a burst of small ones is through by then.
+/// What one waits for its turn at most: a burst of small ones is through by then.
 const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
 /// Each reads a whole view, up to a million rows.
 const RANKINGS: usize = 1;
@@ -121,6 +124,7 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
 
 fn rules(calls: CallCounts) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
+    let point_questions = Room::per_core("questions about one user", POINT_QUESTIONS_PER_CORE, POINT_QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
     let watches = Room::new("watches", WATCHES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
@@ -128,6 +132,7 @@ fn rules(calls: CallCounts) -> Rules {
         let (room, shape) = match path {
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call),
+            "/merganser.v1.UserStatsService/GetUserStats" => (Some(&point_questions), Shape::Call),
             "/merganser.v1.ViewService/GetTopRows" => (Some(&rankings), Shape::Call),
             // How many look at the same time is bounded where they look.
             "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&watches), Shape::Watch),

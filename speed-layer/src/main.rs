@@ -21,6 +21,9 @@ use tracing::info;
 
 use crate::logs::LogFormat;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes events in durably and keeps their recent aggregates.
 #[derive(Parser)]
 #[command(version)]

@@ -15,6 +15,9 @@ const DAY_US: i64 = 86_400_000_000;
 /// Events of a micro-batch: the most that share one sync.
 const EVENTS: u64 = 8_192;
 
+/// The user of an event.
+type Shape = fn(u64) -> u64;
+
 fn event(number: u64, user: u64) -> Event {
     Event {
         event_id: format!("event-{number:012}"),
@@ -36,7 +39,7 @@ fn micro_batches(c: &mut Criterion) {
     let definition = Definition::user_stats(&EventSchema::default());
     let mut group = c.benchmark_group("partial of a micro-batch");
     group.throughput(Throughput::Elements(EVENTS));
-    let shapes: [(&str, fn(u64) -> u64); 3] =
+    let shapes: [(&str, Shape); 3] =
         [("few", |i| i % 16), ("many", |i| i), ("skewed", |i| if i % 2 == 0 { (i / 2) % (EVENTS / 8) % 64 } else { i })];
     for (shape, user) in shapes {
         let events = batch((0..EVENTS).map(|i| event(i, user(i))), &definition);

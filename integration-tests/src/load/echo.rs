@@ -84,11 +84,14 @@ pub async fn serve(recorded: Recorded, back: Option<&str>) -> Result<()> {
 
 /// Asks the back for the keys of all who wait.
 #[derive(Clone, Debug)]
-struct Back(mpsc::UnboundedSender<(Vec<String>, oneshot::Sender<Result<(), Status>>)>);
+struct Back(mpsc::UnboundedSender<Waiting>);
+
+/// Keys, and whoever wants them.
+type Waiting = (Vec<String>, oneshot::Sender<Result<(), Status>>);
 
 impl Back {
     fn to(channel: Channel) -> Result<Self> {
-        let (waiting, mut queue) = mpsc::unbounded_channel::<(Vec<String>, oneshot::Sender<_>)>();
+        let (waiting, mut queue) = mpsc::unbounded_channel::<Waiting>();
         tokio::spawn(async move {
             let calls = Arc::new(Semaphore::new(CALLS));
             while let Ok(permit) = Arc::clone(&calls).acquire_owned().await {

@@ -134,8 +134,8 @@ impl History {
             return Some(format!("{} has {} events, and {least} to {most} are right", stats.user_id, stats.event_count));
         };
         let history: u64 = (0..self.days).map(|day| cents(user, day)).sum();
-        let revenue = money(history + live * cents(user, self.days) + (count - known) * cents(user, self.days + 1)) + "00";
-        let right = stats.user_id == name(user) && stats.revenue == revenue;
+        let revenue = money(history + live * cents(user, self.days) + (count - known) * cents(user, self.days + 1));
+        let right = stats.user_id == name(user) && same_amount(&stats.revenue, &revenue);
         (!right).then(|| format!("{} has a revenue of {}, and {revenue} is right", stats.user_id, stats.revenue))
     }
 }
@@ -158,7 +158,14 @@ fn money(cents: u64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
 }
 
+/// Whether two decimals are equal but for zeros at the end.
+fn same_amount(one: &str, other: &str) -> bool {
+    let bare = |text: &str| if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() };
+    bare(one) == bare(other)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -166,6 +173,7 @@ mod tests {
     #[test]
     fn complaints() {
         let history = History::new(10, 3).unwrap();
+        assert!(same_amount("720", "720.00") && same_amount("7.2", "7.20") && !same_amount("72", "720"));
         let mut right = UserStats { user_id: name(5), event_count: 4, revenue: "6.6200".into(), ..UserStats::default() };
         assert_eq!(history.complaint(5, 0, &right), None);
         right.event_count = 5;

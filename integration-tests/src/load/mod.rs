@@ -9,6 +9,8 @@
 //!
 //! Some of the answers are compared with what the history and the acknowledged events say. A wrong one fails the run.
 
+#![allow(clippy::disallowed_methods, reason = "what is measured here is time")]
+
 /// What is sent, and over which connections.
 pub mod calls;
 /// Callers who wait for each answer.

@@ -56,6 +56,8 @@ impl World {
             // The speed layer comes back on the port that it had.
             ("SPEED_LAYER__GRPC_ADDRESS", format!("127.0.0.1:{port}")),
             ("SERVING_LAYER__GRPC_ADDRESS", "127.0.0.1:0".to_owned()),
+            ("SPEED_LAYER__HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
+            ("SERVING_LAYER__HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
             ("SERVING_LAYER__SPEED_LAYER", speed_address.clone()),
             ("BATCH_LAYER__SPEED_LAYER", speed_address),
         ] {

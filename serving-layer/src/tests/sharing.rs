@@ -28,7 +28,11 @@ impl Asking {
         let speed = FakeSpeed::new(head);
         speed.gate.forget_permits(usize::MAX);
         speed.state().reads_early = true;
-        Self { client: SpeedClient::new(speed.transport()), speed, version: Arc::new(Version::unpublished(&EventSchema::default())) }
+        Self {
+            client: SpeedClient::new(speed.transport(), Arc::default()),
+            speed,
+            version: Arc::new(Version::unpublished(&EventSchema::default())),
+        }
     }
 
     fn ask(&self, keys: Vec<String>) -> impl Future<Output = Result<SpeedStates, ServingError>> + Send + 'static {
@@ -109,7 +113,7 @@ async fn a_deadline_is_a_questions_own() {
     let asking = Asking::new(9);
     let mut first = [0, 1].map(|user| Box::pin(asking.ask_about(user)));
     for question in &mut first {
-        assert_eq!(poll!(question.as_mut()).is_pending(), true);
+        assert!(poll!(question.as_mut()).is_pending());
     }
     let mut third = Box::pin(asking.ask_about(2));
     assert!(matches!(poll!(third.as_mut()), Poll::Pending));
