@@ -1,9 +1,9 @@
 //! Numbers for Prometheus, as both servers have them.
 //!
 //! What happens often is an atomic that is added to; what there is already is read when somebody asks. Both are written to a
-//! [`Sheet`] at each scrape, in OpenMetrics text. The encoder is `prometheus-client`, that of the Prometheus project: it takes
+//! `Sheet` at each scrape, in OpenMetrics text. The encoder is `prometheus-client`, that of the Prometheus project: it takes
 //! values from wherever they lie, where `metrics` with its exporter would hold them in a registry of its own and a thread to tidy its
-//! histograms. Its histogram takes a lock for each observation, so [`Durations`] stands in for it.
+//! histograms. Its histogram takes a lock for each observation, so `Durations` stands in for it.
 
 use std::fmt;
 use std::sync::Arc;

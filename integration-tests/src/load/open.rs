@@ -1,6 +1,6 @@
 //! The open loop: calls start when their time has come.
 //!
-//! A thread of its own keeps the time, in steps of [`STEP`]: what is due in one is sent at its end, and counts from when it was due. So
+//! A thread of its own keeps the time, in steps of 0.2 ms: what is due in one is sent at its end, and counts from when it was due. So
 //! much is in every latency here, of the echo as of the servers.
 
 use std::sync::Arc;
