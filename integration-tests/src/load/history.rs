@@ -183,7 +183,7 @@ mod tests {
         right.revenue = "8.4500".into();
         assert_eq!(history.complaint(5, 1, &right), None);
         right.revenue = "8.4400".into();
-        assert!(history.complaint(5, 1, &right).is_some_and(|said| said.contains("8.4500 is right")));
+        assert!(history.complaint(5, 1, &right).is_some_and(|said| said.contains("8.45 is right")));
         right.event_count = 4;
         assert!(history.complaint(5, history.acknowledged(5), &right).is_some());
     }
