@@ -236,7 +236,8 @@ impl<'a> Accumulators<'a> {
         Ok(())
     }
 
-    /// States, each row with its group of `groups`.
+    /// States, each row with its group of `groups`. A group that is new in this batch has a row in it: accumulators rely on that to tell a
+    /// null from a group without one.
     fn merge(&mut self, states: &RecordBatch, group_of_row: &[usize], groups: usize) -> Result<(), FoldError> {
         for (aggregate, accumulator) in self.definition.aggregates.iter().zip(&mut self.of_aggregates) {
             accumulator.merge_batch(&states.columns()[aggregate.states.clone()], group_of_row, groups)?;

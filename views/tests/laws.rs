@@ -218,3 +218,29 @@ fn all_aggregates_together() {
         MEASURES.iter().filter(|m| !m.contains("), ")).enumerate().map(|(i, m)| format!("{m} AS \"approx_{i}\"")).collect();
     hold_the_laws(24, &[named.join(", ").as_str()]);
 }
+
+/// Proves that a group whose values are all null stays null beside groups that have values, in whichever batch they come: accumulators
+/// take it for granted that a group is new where it first has a row.
+#[test]
+fn null_is_not_zero() {
+    let definition = definition("sum(amount), min(amount), avg(amount)");
+    let event = |day: i64, amount: Option<i128>| Event {
+        event_id: String::new(),
+        user_id: "user-0".into(),
+        event_time_us: day * 86_400_000_000,
+        event_type: String::new(),
+        amount,
+        attributes: Default::default(),
+    };
+    let states = |events: &[Event]| partial(&definition, &batch(events, 0)).unwrap();
+    let (filled, empty) = (states(&[event(1, Some(5)), event(3, Some(7))]), states(&[event(2, None), event(4, None)]));
+    for halves in [[filled.clone(), empty.clone()], [empty, filled]] {
+        let [one, other] = &halves;
+        assert_eq!(merge_sorted(&definition, one, other).unwrap(), merge(&definition, &halves).unwrap());
+        for granularity in [Granularity::Bucket, Granularity::Total] {
+            let outputs = finish_key(&definition, &halves, granularity).unwrap();
+            assert_eq!(outputs, finish(&definition, &halves, granularity).unwrap());
+            assert_eq!(outputs.column(3).null_count(), if granularity == Granularity::Bucket { 2 } else { 0 });
+        }
+    }
+}

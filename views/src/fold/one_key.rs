@@ -7,6 +7,7 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::compute::concat_batches;
 use arrow::datatypes::TimestampMicrosecondType;
 
 use super::{Accumulators, FoldError, Granularity};
@@ -30,13 +31,9 @@ pub fn finish_key(definition: &Definition, states: &[RecordBatch], granularity: 
     let group = |bucket: &Option<i64>| buckets.binary_search(bucket).expect("each row's bucket is among them");
     let group_of_row: Vec<usize> = bucket_of_row.iter().map(group).collect();
 
+    // In one batch, for an accumulator takes every group that it is told of for one that has rows in the batch.
     let mut accumulators = Accumulators::new(definition)?;
-    let mut rest = group_of_row.as_slice();
-    for batch in states.iter().filter(|batch| batch.num_rows() > 0) {
-        let (these, after) = rest.split_at(batch.num_rows());
-        accumulators.merge(batch, these, buckets.len())?;
-        rest = after;
-    }
+    accumulators.merge(&concat_batches(definition.state_schema(), states)?, &group_of_row, buckets.len())?;
     let key = first.column(0).as_string::<i32>().value(0);
     let keys = StringArray::from_iter_values(repeat_n(key, buckets.len()));
     let buckets = TimestampMicrosecondArray::from(buckets).with_data_type(first.column(1).data_type().clone());

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::interleave;
+use arrow::compute::{concat_batches, interleave};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use super::{Accumulators, FoldError};
@@ -39,9 +39,13 @@ pub fn merge_sorted(definition: &Definition, one: &RecordBatch, other: &RecordBa
             j += 1;
         }
     }
+    if groups.is_empty() {
+        return Ok(RecordBatch::new_empty(Arc::clone(definition.state_schema())));
+    }
+    // In one batch, for an accumulator takes every group that it is told of for one that has rows in the batch.
+    let group_of_row = [group_of_one, group_of_other].concat();
     let mut accumulators = Accumulators::new(definition)?;
-    accumulators.merge(one, &group_of_one, groups.len())?;
-    accumulators.merge(other, &group_of_other, groups.len())?;
+    accumulators.merge(&concat_batches(definition.state_schema(), [one, other])?, &group_of_row, groups.len())?;
     let column = |i: usize| interleave(&[one.column(i).as_ref(), other.column(i).as_ref()], &groups);
     let mut columns = vec![column(0)?, column(1)?];
     columns.extend(accumulators.states()?);
