@@ -29,7 +29,7 @@ load-test: release ## the servers under load beside an echo, in one run (ARGS='-
 	@$(RELEASE)/load-test $(ARGS)
 
 load-test-smoke: build
-	@$(BIN)/load-test --users 500 --days 3 --seconds 1 --in-flight 1,16 --out target/load-test-smoke
+	@$(BIN)/load-test --users 500 --days 3 --seconds 1 --in-flight 1,16 --parts questions,ingest --out target/load-test-smoke
 
 overload: build ## appends and questions at 1, 2 and 3 times what the servers can do; prints a table (SECONDS_EACH=5)
 	@$(BIN)/overload --seconds $(or $(SECONDS_EACH),5)
@@ -50,8 +50,8 @@ bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch 
 	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
 	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, benches, peers; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 bench-smoke:4 load-test-smoke:3 bench-peers-smoke:2
+ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, load test, peers; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 load-test-smoke:3 bench-peers-smoke:2
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
