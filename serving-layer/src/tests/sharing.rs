@@ -46,6 +46,15 @@ impl Asking {
         self.ask(vec![format!("user-{user}")])
     }
 
+    /// Two questions, each in a call of its own.
+    async fn two_under_way(&self) -> [tokio::task::JoinHandle<Result<SpeedStates, ServingError>>; 2] {
+        let first = tokio::spawn(self.ask_about(0));
+        until(|| self.arrived() == 1).await;
+        let second = tokio::spawn(self.ask_about(1));
+        until(|| self.arrived() == 2).await;
+        [first, second]
+    }
+
     fn arrived(&self) -> usize {
         self.speed.state().arrived
     }
@@ -61,8 +70,7 @@ fn events_of(states: &SpeedStates, user: usize) -> i64 {
 #[tokio::test]
 async fn those_who_wait_go_together() {
     let asking = Asking::new(9);
-    let first = [tokio::spawn(asking.ask_about(0)), tokio::spawn(asking.ask_about(1))];
-    until(|| asking.arrived() == 2).await;
+    let first = asking.two_under_way().await;
     asking.speed.state().head = 12;
     let mut waiting = [0, 1, 2, 0].map(|user| Box::pin(asking.ask_about(user)));
     for question in &mut waiting {
@@ -85,8 +93,7 @@ async fn those_who_wait_go_together() {
 #[tokio::test]
 async fn who_does_not_share() {
     let asking = Asking::new(9);
-    let first = [tokio::spawn(asking.ask_about(0)), tokio::spawn(asking.ask_about(1))];
-    until(|| asking.arrived() == 2).await;
+    let first = asking.two_under_way().await;
     let many = tokio::spawn(asking.ask((0..17).map(|user| format!("user-{user}")).collect()));
     until(|| asking.arrived() == 3).await;
     {
