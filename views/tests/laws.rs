@@ -186,9 +186,12 @@ fn hold_the_laws(cases: u32, measures: &[&str]) {
                     let (some, others) = events.split_at(cuts[0].index(events.len() + 1));
                     let halves = [(some, 0), (others, some.len())].map(|(half, first)| partial(&definition, &batch(half, first)).unwrap());
                     let together = finish(&definition, &halves, granularity).unwrap();
-                    prop_assert_eq!(key_by_key(&definition, &halves, granularity), together);
+                    assert_same(&definition, &key_by_key(&definition, &halves, granularity), &together)?;
                     let [one, other] = &halves;
-                    prop_assert_eq!(merge_sorted(&definition, one, other).unwrap(), merge(&definition, &halves).unwrap());
+                    prop_assert_eq!(
+                        digest(&definition, &merge_sorted(&definition, one, other).unwrap()),
+                        digest(&definition, &merge(&definition, &halves).unwrap())
+                    );
                 }
                 let exact: Vec<usize> = definition.exact_states().iter().enumerate().filter(|(_, e)| **e).map(|(i, _)| i).collect();
                 prop_assert_eq!(digest(&definition, &merged), digest(&definition, &at_once), "exact states {:?}", exact);
