@@ -4,11 +4,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::aws_lc_rs;
 use storage::input::{EventFile, Format};
 use tempfile::TempDir;
 use ureq::http::Uri;
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
 
 use super::{ImportError, ImportOptions};
@@ -52,7 +55,8 @@ impl Fetched {
         let mut config = Agent::config_builder()
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            .timeout_recv_body(Some(BODY_TIMEOUT));
+            .timeout_recv_body(Some(BODY_TIMEOUT))
+            .tls_config(TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider())).build());
         if is_loopback(url) {
             config = config.proxy(None);
         }
