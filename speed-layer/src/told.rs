@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use merganser_proto::auth::Authority;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
@@ -26,6 +27,7 @@ pub(crate) struct Told {
     pub(crate) ingest: Ingest,
     pub(crate) archive: Arc<Archive>,
     pub(crate) calls: CallCounts,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
 }
@@ -44,6 +46,7 @@ impl Numbers for Told {
         self.write_room(sheet)?;
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
+        self.authority.write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }
