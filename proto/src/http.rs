@@ -7,12 +7,12 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, warn};
 
+use crate::auth::Refusal;
 use crate::metrics::{Numbers, text};
+use crate::server::Peer;
 
 /// Connections at once: some scrapers, some probes and a person. The next one waits until one of them ends.
 const MAX_CONNECTIONS: usize = 32;
@@ -45,6 +47,12 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 pub trait Started: Numbers {
     /// Why it should be asked for nothing now; none if it is ready.
     fn not_ready(&self) -> Option<String>;
+
+    /// Whether whoever sends these headers may read the numbers.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal>;
 }
 
 /// The HTTP server of a layer. Ends when it is dropped.
@@ -113,8 +121,13 @@ async fn readyz(State(told): State<Told>) -> Response {
     }
 }
 
-async fn metrics(State(told): State<Told>) -> Response {
+async fn metrics(State(told): State<Told>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {
     let Some(layer) = told.layer.get() else { return not_ready(told.starting) };
+    let Extension(peer) = peer.unwrap_or_default();
+    if let Err(refusal) = layer.started.may_read_metrics(&headers, &peer) {
+        let challenge = [(WWW_AUTHENTICATE, "Bearer"), (CONTENT_TYPE, PLAIN_TEXT)];
+        return (refusal.http_status(), challenge, format!("{refusal}\n")).into_response();
+    }
     let numbers = Arc::clone(&layer.numbers);
     match tokio::task::spawn_blocking(move || text(&numbers)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

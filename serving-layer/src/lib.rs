@@ -173,10 +173,11 @@ where
         opened = ServingLayer::open(machine, &config, store, &events, speed) => opened?,
     };
     let (reachable, _probe) = layer.speed.watch_health();
-    http.started(layer.told(reachable.clone()));
+    let authority = Authority::off();
+    http.started(layer.told(Arc::clone(&authority), reachable.clone()));
     info!("serving");
     ready();
-    server::serve(layer.routes(), layer.calls.clone(), Authority::off(), reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), layer.calls.clone(), authority, reachable, incoming, shutdown).await;
     http.close().await;
     Ok(())
 }
@@ -225,8 +226,8 @@ impl ServingLayer {
     }
 
     /// What it tells over HTTP.
-    fn told(&self, speed_reachable: watch::Receiver<bool>) -> Arc<Told> {
-        Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), speed_reachable })
+    fn told(&self, authority: Arc<Authority>, speed_reachable: watch::Receiver<bool>) -> Arc<Told> {
+        Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), authority, speed_reachable })
     }
 
     /// `UserStatsService` and `ViewService`.

@@ -147,7 +147,7 @@ impl SpeedLayer {
         let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime)));
+        let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime), self.authority.audit().clone()));
         Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES))
     }
 

@@ -1,19 +1,24 @@
-//! `speed-layer`: serve, load, dead-letter.
+//! `speed-layer`: serve, load, dead-letter, token.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 /// Logs on stderr.
 mod logs;
+/// Tokens for clients.
+mod token;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use merganser_proto::audit::Act;
 use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
-use storage::machine::{Machine, RealMachine};
+use storage::machine::{Machine, RealMachine, operator};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +52,9 @@ enum Command {
     /// Look at refused rows, or send them again.
     #[command(subcommand)]
     DeadLetter(DeadLetter),
+    /// Make a token for a client of a server that asks who calls.
+    #[command(subcommand)]
+    Token(token::Token),
 }
 
 #[derive(Args)]
@@ -179,6 +187,7 @@ async fn main() -> ExitCode {
             Command::Serve(serve) => run_server(config, serve, cli.log_format).await,
             Command::Load(load) => run_load(&config, load).await,
             Command::DeadLetter(command) => dead_letters(&config, command).await,
+            Command::Token(command) => command.run(&mut std::io::stdout()).map(|()| ExitCode::SUCCESS),
         },
     };
     outcome.unwrap_or_else(|e| fail(&e, 1))
@@ -265,7 +274,7 @@ async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<Ex
         DeadLetter::List(flags) => list(config, flags, &mut out).await,
         DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
         DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters, older_than } => prune(&letters.place(config)?, older_than, &mut out).await,
+        DeadLetter::Prune { letters, older_than } => prune(config, &letters.place(config)?, older_than, &mut out).await,
     };
     match printed {
         // Whoever reads has seen enough.
@@ -326,10 +335,20 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     Ok(outcome?)
 }
 
-async fn prune(place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
+async fn prune(config: &Config, place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
-    let pruned = speed_layer::dead_letter::prune(place, before_us).await?;
+    let acts = speed_layer::auth::audit(&config.auth, Arc::new(RealMachine))?;
+    let act = Act::new("dead-letter-prune").by_person(operator());
+    acts.record(act.clone().begun()).await;
+    let pruned = match speed_layer::dead_letter::prune(place, before_us).await {
+        Ok(pruned) => pruned,
+        Err(error) => {
+            acts.record(act.failed(&error.to_string())).await;
+            return Err(error.into());
+        }
+    };
+    acts.record(act.with("removed", pruned.removed).with("kept", pruned.kept)).await;
     let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
     Ok(writeln!(out, "{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
 }

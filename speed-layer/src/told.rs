@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use merganser_proto::auth::Authority;
+use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
-use merganser_proto::server::CallCounts;
+use merganser_proto::server::{CallCounts, Peer};
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
 use tokio::sync::watch;
+use tonic::codegen::http::HeaderMap;
 
 use crate::archive::Archive;
 use crate::ingest::Ingest;
@@ -35,6 +36,10 @@ pub(crate) struct Told {
 impl Started for Told {
     fn not_ready(&self) -> Option<String> {
         self.log_failed.borrow().then(|| "the log takes no more events until a restart".to_owned())
+    }
+
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal> {
+        self.authority.may_read_metrics(headers, peer)
     }
 }
 

@@ -22,6 +22,10 @@ impl Started for Fake {
     fn not_ready(&self) -> Option<String> {
         self.0.lock().unwrap().clone()
     }
+
+    fn may_read_metrics(&self, headers: &HeaderMap, _: &Peer) -> Result<(), Refusal> {
+        if headers.contains_key("x-nobody") { Err(Refusal::TokenMissing) } else { Ok(()) }
+    }
 }
 
 async fn ask(address: std::net::SocketAddr, request: &str) -> String {
@@ -56,6 +60,8 @@ async fn from_start_to_end() {
     let answer = get_from(address, "/metrics").await;
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n# HELP a_level Level.\n# TYPE a_level gauge\na_level 1.0\n# EOF\n"), "{answer}");
+    let answer = ask(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nx-nobody: 1\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Bearer\r\n") && !answer.contains("a_level"), "{answer}");
     *layer.0.lock().unwrap() = Some("the log is full".to_owned());
     let answer = get_from(address, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is full\n"), "{answer}");
