@@ -81,6 +81,8 @@ mod source;
 mod spill;
 /// Lists for people.
 mod table;
+/// What calls show and trust.
+pub mod tls;
 /// A published version, checked again.
 mod verify;
 /// The published versions, listed.

@@ -8,6 +8,7 @@ use integration_tests::oracle::{Fact, Figures, Oracle};
 use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, GetUserStatsRequest};
 use prost_types::Timestamp;
 use speed_layer::dead_letter::{Place, ReplayOptions, ReplaySummary, Selection, list, replay};
+use storage::config::TlsConfig;
 use storage::config::{ByteSize, Config};
 use tonic::{Code, Status};
 
@@ -73,7 +74,13 @@ fn place(cluster: &Cluster) -> Place {
 }
 
 async fn replay_all(cluster: &Cluster) -> ReplaySummary {
-    let options = ReplayOptions { address: cluster.speed_url(), place: place(cluster), selection: Selection::default(), batch_rows: 16 };
+    let options = ReplayOptions {
+        address: cluster.speed_url(),
+        tls: TlsConfig::default(),
+        place: place(cluster),
+        selection: Selection::default(),
+        batch_rows: 16,
+    };
     let mut summary = ReplaySummary::default();
     replay(&options, pending(), &mut summary).await.unwrap();
     summary

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::Stream;
 use merganser_proto::descriptors_of;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -70,6 +71,7 @@ pub(crate) fn calls() -> CallCounts {
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
+    tls: Option<ServerTls>,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -95,7 +97,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls), tls, incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }

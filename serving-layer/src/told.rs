@@ -10,6 +10,7 @@ use std::sync::Arc;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
+use merganser_proto::tls::{ClientTls, ServerTls};
 use tokio::sync::watch;
 
 use crate::service::Service;
@@ -21,6 +22,9 @@ pub(crate) struct Told {
     pub(crate) service: Service,
     pub(crate) calls: CallCounts,
     pub(crate) speed_reachable: watch::Receiver<bool>,
+    pub(crate) tls: Option<ServerTls>,
+    /// Of calls to the speed layer.
+    pub(crate) call_tls: Option<ClientTls>,
 }
 
 impl Started for Told {
@@ -46,6 +50,8 @@ impl Numbers for Told {
         sheet.gauge("merganser_serving_cache_bytes", "Memory of the blocks that are held.", one(opening.cache.bytes() as f64))?;
         sheet.gauge("merganser_serving_watches", "Watches that are open.", one(self.service.watches.open() as f64))?;
         opening.metrics.write(sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_serving", sheet)?;
+        ClientTls::write(self.call_tls.as_ref(), "merganser_serving", sheet)?;
         self.calls.write("merganser_serving", sheet)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -63,6 +64,7 @@ pub(crate) fn calls() -> CallCounts {
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
+    tls: Option<ServerTls>,
     log_failed: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -86,7 +88,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls), tls, incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }
 }

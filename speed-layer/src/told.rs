@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
+use merganser_proto::tls::ServerTls;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
@@ -28,6 +29,7 @@ pub(crate) struct Told {
     pub(crate) calls: CallCounts,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) tls: Option<ServerTls>,
 }
 
 impl Started for Told {
@@ -44,6 +46,7 @@ impl Numbers for Told {
         self.write_room(sheet)?;
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }

@@ -42,7 +42,7 @@ async fn from_start_to_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let http = Http::start(Some(listener), "the log is being replayed", shutdown.clone());
+    let http = Http::start(Some(listener), None, "the log is being replayed", shutdown.clone());
     for path in ["/readyz", "/metrics"] {
         let answer = get_from(address, path).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is being replayed\n"), "{answer}");
@@ -76,7 +76,7 @@ async fn from_start_to_end() {
 async fn strangers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let http = Http::start(Some(listener), "starting", CancellationToken::new());
+    let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
     assert!(get_from(address, "/").await.starts_with("HTTP/1.1 404 "));
     assert!(
         ask(address, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")

@@ -23,6 +23,7 @@ use tower::Service;
 
 use super::counts::MethodCounts;
 use super::memory::{Memory, Taken, Weighed};
+use super::peer::Peer;
 use super::unread::Unread;
 use super::watch::{Ending, WATCHES_PER_CONNECTION};
 
@@ -131,6 +132,7 @@ pub type Rules = Arc<dyn Fn(&str) -> Rule + Send + Sync>;
 pub(super) struct Calls {
     routes: Routes,
     rules: Rules,
+    peer: Peer,
     cut: CancellationToken,
     stop: CancellationToken,
     watches: Arc<Semaphore>,
@@ -138,8 +140,8 @@ pub(super) struct Calls {
 
 impl Calls {
     /// `cut` ends the connection; `stop` tells that it takes no more calls.
-    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken, stop: CancellationToken) -> Self {
-        Self { routes, rules, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
+    pub(super) fn new(routes: Routes, rules: Rules, peer: Peer, cut: CancellationToken, stop: CancellationToken) -> Self {
+        Self { routes, rules, peer, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
     }
 }
 
@@ -158,6 +160,7 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
+        request.extensions_mut().insert(self.peer.clone());
         let Rule { room, shape, within, unread, counts } = (self.rules)(request.uri().path());
         let begun = counts.map(MethodCounts::begin);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
