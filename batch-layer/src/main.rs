@@ -243,6 +243,7 @@ async fn stop_signal() {
 
 fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
+    batch_layer::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
     let acts = Acts::open(&config)?;
     Ok((config, store, acts))
@@ -346,7 +347,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work:
                     &anyhow::anyhow!("an erasure goes through the speed layer; name one with --speed-layer"),
                 ));
             };
-            println!("{}", batch_layer::erase::erase(store, &url, &user).await?);
+            println!("{}", batch_layer::erase::erase(store, &url, &config.tls, &config.client, &user).await?);
         }
         Command::Erasures => println!("{}", batch_layer::erase::table(&batch_layer::erase::erasures(store).await?)),
     }

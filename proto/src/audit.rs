@@ -144,20 +144,20 @@ impl Audit {
     /// Writes an act down. When this returns, its line is durable, or the log says why it is not.
     pub async fn record(&self, act: Act) {
         let Some(sink) = self.0.clone() else { return };
-        match sink.file {
-            None => sink.write(&act),
-            // Not given up with the call that it is about.
-            Some(_) => drop(tokio::task::spawn_blocking(move || sink.write(&act)).await),
+        if sink.file.is_none() {
+            return sink.write(&act);
         }
+        // Not given up with the call that it is about.
+        let _written = tokio::task::spawn_blocking(move || sink.write(&act)).await;
     }
 
     /// Writes an act down soon: for what strangers cause, which must not wait for a disk. Inside a runtime.
     pub fn note(&self, act: Act) {
         let Some(sink) = self.0.clone() else { return };
-        match sink.file {
-            None => sink.write(&act),
-            Some(_) => drop(tokio::task::spawn_blocking(move || sink.write(&act))),
+        if sink.file.is_none() {
+            return sink.write(&act);
         }
+        drop(tokio::task::spawn_blocking(move || sink.write(&act)));
     }
 }
 
@@ -168,7 +168,8 @@ impl Sink {
         let via = by.as_ref().map(|(_, via)| *via);
         let address = address.map(|address| address.to_string());
         // Logs go further than this file does: whom an act was about is not for everyone who reads them.
-        let told: Map<String, Value> = details.iter().filter(|(name, _)| *name != USER_ID).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let told: Map<String, Value> =
+            details.iter().filter(|(name, _)| *name != USER_ID).map(|(name, value)| (name.clone(), value.clone())).collect();
         let details = Value::Object(told).to_string();
         info!(target: "audit", outcome, by = by_name, via, address, reason, details, "{name}");
         let Some(file) = &self.file else { return };

@@ -16,6 +16,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -26,6 +27,7 @@ use tracing::{debug, warn};
 use crate::auth::Refusal;
 use crate::metrics::{Numbers, text};
 use crate::server::Peer;
+use crate::tls::{Door, ServerTls};
 
 /// Connections at once: some scrapers, some probes and a person. The next one waits until one of them ends.
 const MAX_CONNECTIONS: usize = 32;
@@ -78,10 +80,10 @@ struct Told {
 }
 
 impl Http {
-    /// Serves on `listener`, if there is one. Until [`Self::started`] the layer is not ready for the reason `starting`; from
+    /// Serves on `listener`, if there is one, over `tls` if there is any. Until [`Self::started`] the layer is not ready for the reason `starting`; from
     /// `shutdown` on it is not because it stops.
     #[must_use]
-    pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
+    pub fn start(listener: Option<TcpListener>, tls: Option<ServerTls>, starting: &'static str, shutdown: CancellationToken) -> Self {
         let (layer, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let told = Told { layer: Arc::clone(&layer), starting, shutdown };
         let routes = Router::new()
@@ -89,7 +91,7 @@ impl Http {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(told);
-        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, stop.clone()))));
+        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, tls, stop.clone()))));
         Self { layer, stop, server }
     }
 
@@ -140,12 +142,12 @@ fn not_ready(reason: &str) -> Response {
 }
 
 /// Serves until `stop`.
-async fn serve(routes: Router, listener: TcpListener, stop: CancellationToken) {
+async fn serve(routes: Router, listener: TcpListener, tls: Option<ServerTls>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(next(&places, &listener)).await {
         match accepted {
-            Ok((io, place)) => drop(connections.spawn(connection(io, routes.clone(), stop.clone(), place))),
+            Ok((io, place)) => drop(connections.spawn(connection(io, tls.clone(), routes.clone(), stop.clone(), place))),
             Err(error) => {
                 warn!(%error, "an HTTP connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -162,7 +164,21 @@ async fn next(places: &Arc<Semaphore>, listener: &TcpListener) -> io::Result<(Tc
     Ok((listener.accept().await?.0, place))
 }
 
-async fn connection(io: TcpStream, routes: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+async fn connection(io: TcpStream, tls: Option<ServerTls>, routes: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+    let mut peer = Peer { address: io.peer_addr().ok(), ..Peer::default() };
+    let Some(tls) = tls else { return answer(io, routes.layer(Extension(peer)), stop).await };
+    match stop.run_until_cancelled(tls.accept(io, Door::Http)).await {
+        None => {}
+        Some(Err(error)) => debug!(%error, "a TLS handshake failed"),
+        Some(Ok((stream, certificate))) => {
+            (peer.over_tls, peer.certificate) = (true, certificate);
+            answer(stream, routes.layer(Extension(peer)), stop).await;
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn answer(io: impl AsyncRead + AsyncWrite + Unpin, routes: Router, stop: CancellationToken) {
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -11,6 +11,7 @@ use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::{CallCounts, Peer};
+use merganser_proto::tls::{ClientTls, ServerTls};
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
 
@@ -24,6 +25,9 @@ pub(crate) struct Told {
     pub(crate) calls: CallCounts,
     pub(crate) authority: Arc<Authority>,
     pub(crate) speed_reachable: watch::Receiver<bool>,
+    pub(crate) tls: Option<ServerTls>,
+    /// Of calls to the speed layer.
+    pub(crate) call_tls: Option<ClientTls>,
 }
 
 impl Started for Told {
@@ -54,6 +58,8 @@ impl Numbers for Told {
         sheet.gauge("merganser_serving_watches", "Watches that are open.", one(self.service.watches.open() as f64))?;
         opening.metrics.write(sheet)?;
         self.authority.write("merganser_serving", sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_serving", sheet)?;
+        ClientTls::write(self.call_tls.as_ref(), "merganser_serving", sheet)?;
         self.calls.write("merganser_serving", sheet)
     }
 }

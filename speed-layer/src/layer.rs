@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::{select_all, try_join_all};
 use merganser_proto::auth::Authority;
 use merganser_proto::server::CallCounts;
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use storage::config::Config;
@@ -167,7 +168,7 @@ impl SpeedLayer {
     }
 
     /// What it tells over HTTP. Let go of it before the layer is closed.
-    pub(crate) fn told(&self) -> Arc<Told> {
+    pub(crate) fn told(&self, tls: Option<ServerTls>) -> Arc<Told> {
         let (ingest, archive) = (self.ingest.clone(), Arc::clone(&self.realtime.archive));
         Arc::new(Told {
             ingest,
@@ -176,6 +177,7 @@ impl SpeedLayer {
             authority: self.authority(),
             log_failed: self.log_failed(),
             data_dir: self.data_dir.clone(),
+            tls,
         })
     }
 

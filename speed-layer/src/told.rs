@@ -12,6 +12,7 @@ use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::{CallCounts, Peer};
+use merganser_proto::tls::ServerTls;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
@@ -31,6 +32,7 @@ pub(crate) struct Told {
     pub(crate) authority: Arc<Authority>,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) tls: Option<ServerTls>,
 }
 
 impl Started for Told {
@@ -52,6 +54,7 @@ impl Numbers for Told {
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
         self.authority.write("merganser_speed", sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }

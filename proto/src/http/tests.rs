@@ -46,7 +46,7 @@ async fn from_start_to_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let http = Http::start(Some(listener), "the log is being replayed", shutdown.clone());
+    let http = Http::start(Some(listener), None, "the log is being replayed", shutdown.clone());
     for path in ["/readyz", "/metrics"] {
         let answer = get_from(address, path).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is being replayed\n"), "{answer}");
@@ -61,7 +61,10 @@ async fn from_start_to_end() {
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n# HELP a_level Level.\n# TYPE a_level gauge\na_level 1.0\n# EOF\n"), "{answer}");
     let answer = ask(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nx-nobody: 1\r\nconnection: close\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Bearer\r\n") && !answer.contains("a_level"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Bearer\r\n") && !answer.contains("a_level"),
+        "{answer}"
+    );
     *layer.0.lock().unwrap() = Some("the log is full".to_owned());
     let answer = get_from(address, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is full\n"), "{answer}");
@@ -82,7 +85,7 @@ async fn from_start_to_end() {
 async fn strangers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let http = Http::start(Some(listener), "starting", CancellationToken::new());
+    let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
     assert!(get_from(address, "/").await.starts_with("HTTP/1.1 404 "));
     assert!(
         ask(address, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
