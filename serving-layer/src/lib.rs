@@ -114,7 +114,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
     let config = Config { serving_layer: config, events, ..Config::default() };
-    run_then(config, store, Doors::plain(listener), shutdown, || {}).await
+    Box::pin(run_then(config, store, Doors::plain(listener), shutdown, || {})).await
 }
 
 /// [`run`] with all settings and behind `doors`, which calls `ready` once the first version is verified and questions are answered. Who connects
