@@ -28,6 +28,14 @@ pub enum RunError {
         /// Where its SQL should be.
         file: String,
     },
+    /// Nobody knows the view.
+    #[error("there is no view {view}; there are {known}")]
+    UnknownView {
+        /// As it was given.
+        view: String,
+        /// Those that are declared or published.
+        known: String,
+    },
     /// The view was declared once, and its file is gone.
     #[error(
         "{file} is not there, and version {version} was computed from another definition than the built-in one; set [views] dir, or put the file back"
@@ -504,6 +512,7 @@ impl RunError {
             | Self::ViewName { .. }
             | Self::UserStatsKey { .. }
             | Self::NoDefinition { .. }
+            | Self::UnknownView { .. }
             | Self::DefinitionGone { .. }
             | Self::AmountType { .. }
             | Self::AttributeType { .. }

@@ -1,11 +1,15 @@
 //! The published versions, listed for people.
 
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired};
+use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired, list_views};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 
+use crate::definition::declared;
+use crate::error::RunError;
 use crate::table::aligned;
 
 /// Every version of `view`, newest first.
@@ -25,13 +29,26 @@ pub async fn list(store: &Store, view: &ViewName) -> Result<Vec<Manifest>, Store
     Ok(found)
 }
 
-/// A line about the versions that have expired, as far as that is still noted.
+/// Numbers of the versions that have expired, newest first, as far as that is still noted.
 ///
 /// # Errors
 /// What the store says.
-pub async fn expired(store: &Store, view: &ViewName) -> Result<Option<String>, StoreError> {
-    let noted: Vec<String> = expired::noted(store, view).await?.into_keys().rev().map(|version| format!("v{version}")).collect();
-    Ok((!noted.is_empty()).then(|| format!("expired: {}", noted.join(" "))))
+pub async fn expired(store: &Store, view: &ViewName) -> Result<Vec<i64>, StoreError> {
+    Ok(expired::noted(store, view).await?.into_keys().rev().collect())
+}
+
+/// Refuses a view that was never published and is not declared in `views_dir` either: most likely its name is misspelt.
+///
+/// # Errors
+/// [`RunError::UnknownView`], and what the store and the folder say.
+pub async fn check_known(store: &Store, views_dir: &Path, view: &ViewName) -> Result<(), RunError> {
+    let mut known = list_views(store).await?;
+    known.extend(declared(views_dir)?.0);
+    if known.contains(view) {
+        return Ok(());
+    }
+    let known = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(RunError::UnknownView { view: view.to_string(), known })
 }
 
 /// The versions as a table, ages as seen from `now`.

@@ -13,9 +13,12 @@ mod watch;
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::Context;
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use clap::{Args, ValueEnum, value_parser};
+use cli::exit::{CONFIGURATION, FAILED, TRY_AGAIN};
+use cli::print::say;
+use cli::{Output, Printed};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
@@ -50,9 +53,8 @@ pub(crate) struct Get {
     /// What there is at least between two answers of --watch, such as 250ms or 5s; one second if absent.
     #[arg(long, value_name = "TIME", requires = "watch", value_parser = parse_period)]
     interval: Option<Period>,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    printed: Printed,
     /// The server; by default the address in the settings.
     #[arg(long, value_name = "URL")]
     address: Option<String>,
@@ -67,12 +69,6 @@ pub(crate) struct Get {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     Bucket,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -91,7 +87,7 @@ pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> 
     if get.watch {
         return watch::run(get, &address).await;
     }
-    print(get.output, &ask(get, &address).await?)
+    print(get.printed.output, &ask(get, &address).await?)
 }
 
 fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
@@ -99,16 +95,12 @@ fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
         Output::Table => table::render(answer)?,
         Output::Json => json::render(answer)?,
     };
-    #[allow(clippy::print_stdout, reason = "this is what the command is for")]
-    {
-        print!("{text}");
-    }
-    Ok(())
+    Ok(say(text.trim_end_matches('\n'))?)
 }
 
 async fn ask(get: &Get, address: &str) -> anyhow::Result<GetUserStatsResponse> {
     let mut client = UserStatsServiceClient::new(connect(address).await?);
-    let response = client.get_user_stats(request(get)).await.map_err(|status| anyhow!(sentence(&status)))?;
+    let response = client.get_user_stats(request(get)).await.map_err(Unanswered::Refused)?;
     Ok(response.into_inner())
 }
 
@@ -116,10 +108,7 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
     let endpoint =
         Endpoint::from_shared(address.to_owned()).with_context(|| format!("\"{address}\" is no address; write http://host:port"))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
-    let Ok(channel) = endpoint.connect().await else {
-        bail!("no serving layer answers at {address}; start one with `serving-layer serve`");
-    };
-    Ok(channel)
+    Ok(endpoint.connect().await.map_err(|_| Unanswered::Nobody { address: address.to_owned() })?)
 }
 
 fn request(get: &Get) -> GetUserStatsRequest {
@@ -149,6 +138,34 @@ fn number(consistency: Option<Consistency>) -> i32 {
         Some(Consistency::BatchOnly) => v1::Consistency::BatchOnly,
     };
     consistency.into()
+}
+
+/// A question without an answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// There is no server.
+    #[error("no serving layer answers at {address}; start one with `serving-layer serve`")]
+    Nobody {
+        /// Where it was looked for.
+        address: String,
+    },
+    /// The server gives none.
+    #[error("{}", sentence(.0))]
+    Refused(Status),
+}
+
+impl Unanswered {
+    /// What the program ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Nobody { .. } => TRY_AGAIN,
+            Self::Refused(status) => match status.code() {
+                Code::InvalidArgument => CONFIGURATION,
+                Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded => TRY_AGAIN,
+                _ => FAILED,
+            },
+        }
+    }
 }
 
 fn sentence(status: &Status) -> String {

@@ -1,4 +1,4 @@
-//! `serving-layer serve` runs the server, `serving-layer get` asks one.
+//! `serving-layer serve` runs the server, `serving-layer get` and `rows` ask one.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
@@ -12,6 +12,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use cli::Printed;
+use cli::about::About;
+use cli::doctor::{self, Program};
+use cli::exit::{self, CONFIGURATION, DONE, FAILED, Meaning};
+use cli::print::STYLES;
 use serving_layer::run_then;
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
 use storage::store::Store;
@@ -25,11 +30,16 @@ use crate::logs::LogFormat;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Statistics of users, merged from the batch view and the live events.
+const NAME: &str = Program::ServingLayer.name();
+
+/// How it ends.
+const EXIT_CODES: [Meaning; 5] = exit::MEANINGS;
+
+/// Answers questions from the batch views and the live events
 #[derive(Parser)]
-#[command(version)]
+#[command(name = NAME, version, styles = STYLES, after_help = exit::help(&EXIT_CODES))]
 struct Cli {
-    /// Settings; `merganser.toml` if there is one, otherwise the built-in defaults.
+    /// Settings; merganser.toml if there is one, otherwise the built-in defaults
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How logs are written.
@@ -41,12 +51,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answers questions until it is stopped.
+    /// Answer questions until it is stopped.
     Serve(Serve),
-    /// Prints the statistics of one user.
+    /// Print the statistics of one user.
     Get(get::Get),
-    /// Prints rows of any view.
+    /// Print rows of any view.
     Rows(get::rows::Rows),
+    /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps the server from its work.
+    Doctor(Printed),
+    #[command(flatten)]
+    About(About),
 }
 
 #[derive(clap::Args)]
@@ -68,21 +82,19 @@ struct Serve {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    match start(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            #[allow(clippy::print_stderr, reason = "the last word of a command line program")]
-            {
-                eprintln!("serving-layer: {e:#}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = match cli.command {
+        Command::About(about) => about.run::<Cli>().map(|()| DONE),
+        Command::Doctor(printed) => doctor::run(Program::ServingLayer, cli.config.as_deref(), printed).await,
+        command => match Config::load(cli.config.as_deref(), std::env::vars()) {
+            Err(error) => return exit::end(NAME, Err(error.into()), |_| CONFIGURATION),
+            Ok(config) => Box::pin(execute(command, config, cli.log_format)).await.map(|()| DONE),
+        },
+    };
+    exit::end(NAME, outcome, |error| error.downcast_ref::<get::Unanswered>().map_or(FAILED, get::Unanswered::exit_code))
 }
 
-async fn start(cli: Cli) -> anyhow::Result<()> {
-    let mut config = Config::load(cli.config.as_deref(), std::env::vars())?;
-    match cli.command {
+async fn execute(command: Command, mut config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+    match command {
         Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
         Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
         Command::Serve(flags) => {
@@ -91,8 +103,10 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
             serving.http_address = flags.http.unwrap_or_else(|| serving.http_address.clone());
             serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
             config.store.url = flags.store.unwrap_or(config.store.url);
-            Box::pin(serve(config, cli.log_format)).await
+            Box::pin(serve(config, log_format)).await
         }
+        // They need no settings, and were done before these were read.
+        Command::Doctor(_) | Command::About(_) => Ok(()),
     }
 }
 

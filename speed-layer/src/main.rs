@@ -1,17 +1,21 @@
-//! `speed-layer`: serve, load, dead-letter.
+//! `speed-layer`: serve, load, dead-letter, and what every program has.
 
 /// Logs on stderr.
 mod logs;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
-use speed_layer::load::{self, LoadOptions};
+use cli::about::About;
+use cli::doctor::{self, Program};
+use cli::exit::{self, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, TRY_AGAIN};
+use cli::print::{STYLES, say};
+use cli::{Output, Printed};
+use speed_layer::dead_letter::{self, DeadLetterError, Place, ReplayOptions, ReplaySummary, Selection};
+use speed_layer::load::{self, LoadError, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
 use storage::machine::{Machine, RealMachine};
 use storage::store::Store;
@@ -24,14 +28,16 @@ use crate::logs::LogFormat;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Takes events in durably and keeps their recent aggregates.
+const NAME: &str = Program::SpeedLayer.name();
+
+/// Takes events in durably and keeps their recent aggregates
 #[derive(Parser)]
-#[command(version)]
+#[command(name = NAME, version, styles = STYLES, after_help = exit::help(&EXIT_CODES))]
 struct Cli {
-    /// Settings; merganser.toml if it is there, otherwise built-in defaults.
-    #[arg(long, global = true)]
+    /// Settings; merganser.toml if it is there, otherwise built-in defaults
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How logs are written.
+    /// How logs are written
     #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -47,7 +53,14 @@ enum Command {
     /// Look at refused rows, or send them again.
     #[command(subcommand)]
     DeadLetter(DeadLetter),
+    /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps the server from its work.
+    Doctor(Printed),
+    #[command(flatten)]
+    About(About),
 }
+
+/// How it ends.
+const EXIT_CODES: [Meaning; 5] = exit::MEANINGS;
 
 #[derive(Args)]
 struct Serve {
@@ -85,6 +98,8 @@ struct Load {
     /// Send from the first row, whatever was loaded before.
     #[arg(long)]
     again: bool,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Subcommand)]
@@ -107,6 +122,8 @@ enum DeadLetter {
         /// Outstanding rows too that were refused longer ago than this, such as 90d: they cannot be sent again then.
         #[arg(long, value_name = "TIME", value_parser = |text: &str| Period::try_from(text.to_owned()))]
         older_than: Option<Period>,
+        #[command(flatten)]
+        printed: Printed,
     },
 }
 
@@ -122,8 +139,8 @@ struct List {
     /// Settled rows too: those whose event is in the log by now, or for which another refused row speaks.
     #[arg(long)]
     all: bool,
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Args)]
@@ -140,6 +157,8 @@ struct Replay {
     /// Rows of one request.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Args)]
@@ -150,12 +169,6 @@ struct Filter {
     /// Only rows whose reason contains this text.
     #[arg(long)]
     reason: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Args)]
@@ -171,27 +184,41 @@ struct Letters {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match Config::load(cli.config.as_deref(), std::env::vars()) {
-        Err(e) => {
-            return fail(&anyhow::Error::new(e), 2);
-        }
-        Ok(config) => match cli.command {
-            Command::Serve(serve) => run_server(config, serve, cli.log_format).await,
-            Command::Load(load) => run_load(&config, load).await,
-            Command::DeadLetter(command) => dead_letters(&config, command).await,
+    let outcome = match cli.command {
+        Command::About(about) => about.run::<Cli>().map(|()| DONE),
+        Command::Doctor(printed) => doctor::run(Program::SpeedLayer, cli.config.as_deref(), printed).await,
+        command => match Config::load(cli.config.as_deref(), std::env::vars()) {
+            Err(error) => return exit::end(NAME, Err(error.into()), |_| CONFIGURATION),
+            Ok(config) => Box::pin(execute(command, config, cli.log_format)).await.map(|()| DONE),
         },
     };
-    outcome.unwrap_or_else(|e| fail(&e, 1))
+    exit::end(NAME, outcome, code_of)
 }
 
-#[allow(clippy::print_stderr, reason = "the last word of a command")]
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("speed-layer: {error:#}");
-    ExitCode::from(code)
+async fn execute(command: Command, config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(serve) => run_server(config, serve, log_format).await,
+        Command::Load(load) => run_load(&config, load).await,
+        Command::DeadLetter(command) => dead_letters(&config, command).await,
+        // They need no settings, and were done before these were read.
+        Command::Doctor(_) | Command::About(_) => Ok(()),
+    }
+}
+
+/// The exit code of a failure.
+fn code_of(error: &anyhow::Error) -> u8 {
+    let load = error.chain().find_map(|cause| cause.downcast_ref::<LoadError>());
+    match load {
+        Some(LoadError::Address { .. }) => CONFIGURATION,
+        Some(LoadError::Unreachable { .. }) => TRY_AGAIN,
+        Some(LoadError::Interrupted) => INTERRUPTED,
+        _ if matches!(error.downcast_ref(), Some(DeadLetterError::NoLog { .. } | DeadLetterError::UnknownId { .. })) => CONFIGURATION,
+        _ => FAILED,
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<ExitCode> {
+async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<()> {
     logs::start(log_format);
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
@@ -211,7 +238,7 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     let ready = || println!("speed-layer listening on http://{bound}");
     speed_layer::run_then(config, store, listener, http, shutdown, ready).await?;
     info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
@@ -243,8 +270,7 @@ async fn stop_signal() {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
-async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
+async fn run_load(config: &Config, flags: Load) -> anyhow::Result<()> {
     let options = LoadOptions {
         address: flags.address.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
         files: flags.files,
@@ -255,27 +281,16 @@ async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
         again: flags.again,
     };
     let summary = load::run(options, stop_signal()).await?;
-    println!("{summary}");
-    Ok(ExitCode::SUCCESS)
+    flags.printed.answer(&summary, &summary.document())
 }
 
-async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout();
-    let printed = match command {
-        DeadLetter::List(flags) => list(config, flags, &mut out).await,
-        DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
-        DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters, older_than } => prune(&letters.place(config)?, older_than, &mut out).await,
-    };
-    match printed {
-        // Whoever reads has seen enough.
-        Err(e) if e.chain().any(is_broken_pipe) => Ok(ExitCode::SUCCESS),
-        other => other.map(|()| ExitCode::SUCCESS),
+async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<()> {
+    match command {
+        DeadLetter::List(flags) => list(config, flags).await,
+        DeadLetter::Show { id, letters } => Ok(say(dead_letter::show(&letters.place(config)?, &id).await?)?),
+        DeadLetter::Replay(flags) => replay(config, flags).await,
+        DeadLetter::Prune { letters, older_than, printed } => prune(&letters.place(config)?, older_than, printed).await,
     }
-}
-
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 impl Letters {
@@ -295,24 +310,17 @@ impl Filter {
     }
 }
 
-async fn list(config: &Config, flags: List, out: &mut impl Write) -> anyhow::Result<()> {
-    let (place, selection, json) = (flags.letters.place(config)?, flags.filter.of(Vec::new()), flags.output == Output::Json);
+async fn list(config: &Config, flags: List) -> anyhow::Result<()> {
+    let (place, selection) = (flags.letters.place(config)?, flags.filter.of(Vec::new()));
     if flags.rows {
-        return Ok(dead_letter::rows(&place, &selection, flags.all, json, out).await?);
+        let json = flags.printed.output == Output::Json;
+        return Ok(dead_letter::rows(&place, &selection, flags.all, json, &mut std::io::stdout()).await?);
     }
     let listing = dead_letter::list(&place, &selection, flags.all).await?;
-    match json {
-        true => writeln!(out, "{}", serde_json::to_string_pretty(&listing)?)?,
-        false => writeln!(out, "{listing}")?,
-    }
-    Ok(())
+    flags.printed.answer(&listing, &listing)
 }
 
-async fn show(place: &Place, id: &str, out: &mut impl Write) -> anyhow::Result<()> {
-    Ok(writeln!(out, "{}", dead_letter::show(place, id).await?)?)
-}
-
-async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow::Result<()> {
+async fn replay(config: &Config, flags: Replay) -> anyhow::Result<()> {
     let options = ReplayOptions {
         address: flags.server.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
         place: flags.letters.place(config)?,
@@ -322,14 +330,15 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     let mut summary = ReplaySummary::default();
     let outcome = dead_letter::replay(&options, stop_signal(), &mut summary).await;
     // What was answered is settled, however it ended.
-    writeln!(out, "{summary}")?;
+    flags.printed.answer(&summary, &summary)?;
     Ok(outcome?)
 }
 
-async fn prune(place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
+async fn prune(place: &Place, older_than: Option<Period>, printed: Printed) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
-    let pruned = speed_layer::dead_letter::prune(place, before_us).await?;
+    let pruned = dead_letter::prune(place, before_us).await?;
     let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
-    Ok(writeln!(out, "{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
+    let text = format!("{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept);
+    printed.answer(text, &serde_json::json!({ "removed": pruned.removed, "kept": pruned.kept }))
 }

@@ -85,6 +85,18 @@ pub fn runs_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("runs/{view}"))
 }
 
+/// The folder of objects that are put only to see whether they can be, and removed at once.
+#[must_use]
+pub fn probes_folder() -> ObjectPath {
+    ObjectPath::from("probes")
+}
+
+/// Such an object.
+#[must_use]
+pub fn probe(random: u128) -> ObjectPath {
+    ObjectPath::from(format!("probes/{random:032x}"))
+}
+
 /// The folder of one version's files.
 #[must_use]
 pub fn version_folder(view: &ViewName, version: i64, run_id: &Id) -> ObjectPath {
