@@ -114,7 +114,8 @@ pub async fn run(
 }
 
 /// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits. On `http`,
-/// health, readiness and metrics are told meanwhile, and until the last call has ended.
+/// health, readiness and metrics are told meanwhile, and until the last call has ended; once questions are answered, pages in a browser may ask
+/// them there too.
 ///
 /// # Errors
 /// As [`run`].
@@ -174,9 +175,13 @@ where
     };
     let (reachable, _probe) = layer.speed.watch_health();
     http.started(layer.told(reachable.clone()));
+    let rules = server::rules(layer.calls.clone(), Authority::off());
+    let web = server::web(layer.routes(), &rules, &config.web_origins);
+    http.serve_beside(web.router(&server::WEB_SERVICES));
     info!("serving");
     ready();
-    server::serve(layer.routes(), layer.calls.clone(), Authority::off(), reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), rules, reachable, incoming, shutdown).await;
+    web.end().await;
     http.close().await;
     Ok(())
 }

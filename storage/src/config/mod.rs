@@ -228,8 +228,10 @@ impl Default for BatchConfig {
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
-    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    /// HTTP address of `/metrics`, `/healthz`, `/readyz` and calls from browsers; empty means there is none.
     pub http_address: String,
+    /// Origins of pages that may call from a browser beside this server's own, with spaces between them.
+    pub web_origins: String,
     /// The speed layer that has the other half.
     pub speed_layer: String,
     /// Memory for decoded blocks of batch views.
@@ -247,6 +249,7 @@ impl Default for ServingConfig {
         Self {
             grpc_address: "127.0.0.1:7402".into(),
             http_address: "127.0.0.1:7412".into(),
+            web_origins: String::new(),
             speed_layer: "http://127.0.0.1:7401".into(),
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
@@ -340,6 +343,13 @@ impl Config {
         if let Some((name, text)) = called.iter().find(|(name, text)| !(is_url(text) || (text.is_empty() && name.starts_with("batch")))) {
             return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port"));
         }
+        let is_origin =
+            |text: &str| url::Url::parse(text).is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == text);
+        if let Some(text) = self.serving_layer.web_origins.split_whitespace().find(|text| !is_origin(text)) {
+            return Err(format!(
+                "serving_layer.web_origins: \"{text}\" is no origin; write what a browser sends, scheme, host and port where it is no usual one, such as \"https://stats.example.com\""
+            ));
+        }
         if self.log.dir.as_os_str().is_empty() {
             return Err("log.dir is empty; name a folder".to_owned());
         }
@@ -419,6 +429,8 @@ mod tests {
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
         assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
+        let origins = "https://stats.example.com http://127.0.0.1:8000";
+        assert_eq!(parse("", &[("MERGANSER_SERVING_LAYER__WEB_ORIGINS", origins)]).unwrap().serving_layer.web_origins, origins);
     }
 
     /// Proves that a token comes from the environment only, is no setting, and is not printed with the settings.
@@ -446,6 +458,10 @@ mod tests {
             "[speed_layer]\ngrpc_address = \"localhost\"",
             "[speed_layer]\ngrpc_address = \"\"",
             "[serving_layer]\nhttp_address = \"localhost:7412\"",
+            "[serving_layer]\nweb_origins = \"*\"",
+            "[serving_layer]\nweb_origins = \"https://good.example https://bad.example/\"",
+            "[serving_layer]\nweb_origins = \"https://bad.example:443\"",
+            "[serving_layer]\nweb_origins = \"bad.example\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
             "[auth]\njwt_keys = \"keys.json\"",
