@@ -233,7 +233,17 @@ async fn main() -> ExitCode {
             return ExitCode::from(INTERRUPTED);
         }
     };
-    exit::end(NAME, outcome, |error| error.downcast_ref::<RunError>().map_or(FAILED, RunError::exit_code))
+    let code = outcome.as_ref().err().and_then(|error| error.downcast_ref::<RunError>()).map_or(FAILED, RunError::exit_code);
+    exit::end(NAME, outcome.map_err(plain), |_| code)
+}
+
+/// The same error without a shell around it, so that what is inside can be recognised.
+fn plain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast() {
+        Ok(RunError::Store(inside)) => inside.into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
 }
 
 /// Ctrl-C, or the signal of a service manager.
