@@ -16,6 +16,7 @@ use anyhow::Context;
 use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
+use batch_layer::versions::NO_VERSION;
 use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
 use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
@@ -64,7 +65,7 @@ struct Cli {
     #[arg(long, global = true)]
     view: Option<ViewName>,
     /// How logs are written
-    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
     /// How to print the answer
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -187,9 +188,6 @@ enum Command {
     #[command(flatten)]
     About(About),
 }
-
-/// Said of a view that is declared and was never published.
-const NO_VERSION: &str = "no version yet; `batch-layer run` makes the first";
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum InputFormat {
