@@ -10,7 +10,7 @@ const DAMAGED: &str = "bring the file back from a copy of the store; a view come
 
 /// What to do about the error, by the first of its causes that is known.
 #[must_use]
-pub fn step(error: &anyhow::Error) -> Option<&'static str> {
+pub(crate) fn step(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|cause| {
         let of_store = cause.downcast_ref().and_then(of_store);
         of_store.or_else(|| cause.downcast_ref().and_then(of_log)).or_else(|| cause.downcast_ref().and_then(of_io))
