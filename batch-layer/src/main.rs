@@ -16,6 +16,7 @@ use anyhow::Context;
 use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
+use batch_layer::versions::NO_VERSION;
 use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
 use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
@@ -64,7 +65,7 @@ struct Cli {
     #[arg(long, global = true)]
     view: Option<ViewName>,
     /// How logs are written
-    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
     /// How to print the answer
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -188,9 +189,6 @@ enum Command {
     About(About),
 }
 
-/// Said of a view that is declared and was never published.
-const NO_VERSION: &str = "no version yet; `batch-layer run` makes the first";
-
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum InputFormat {
     Csv,
@@ -233,7 +231,17 @@ async fn main() -> ExitCode {
             return ExitCode::from(INTERRUPTED);
         }
     };
-    exit::end(NAME, outcome, |error| error.downcast_ref::<RunError>().map_or(FAILED, RunError::exit_code))
+    let code = outcome.as_ref().err().and_then(|error| error.downcast_ref::<RunError>()).map_or(FAILED, RunError::exit_code);
+    exit::end(NAME, outcome.map_err(plain), |_| code)
+}
+
+/// The same error without a shell around it, so that what is inside can be recognised.
+fn plain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast() {
+        Ok(RunError::Store(inside)) => inside.into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
 }
 
 /// Ctrl-C, or the signal of a service manager.

@@ -158,7 +158,7 @@ impl Runs<'_> {
             }
             Err(error) => {
                 let code = error.exit_code();
-                let error = anyhow::Error::new(error);
+                let error = crate::plain(error.into());
                 if self.output == Output::Json {
                     documents.push(documents::of_failure(view.as_str(), code, &format!("{error:#}")));
                 }

@@ -12,6 +12,9 @@ use crate::definition::declared;
 use crate::error::RunError;
 use crate::table::aligned;
 
+/// Said of a view that is declared and was never published.
+pub const NO_VERSION: &str = "no version yet; `batch-layer run` makes the first";
+
 /// Every version of `view`, newest first.
 ///
 /// # Errors
@@ -55,7 +58,7 @@ pub async fn check_known(store: &Store, views_dir: &Path, view: &ViewName) -> Re
 #[must_use]
 pub fn table(versions: &[Manifest], now: DateTime<Utc>) -> String {
     if versions.is_empty() {
-        return "no version yet".to_owned();
+        return NO_VERSION.to_owned();
     }
     let notes = if versions.iter().any(|version| version.accepted_difference.is_some()) { "accepted difference" } else { "" };
     aligned(["version", "boundary", "events", "rows", "size", "age", "definition", notes], versions.iter().map(|m| cells(m, now)))

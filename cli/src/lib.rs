@@ -12,6 +12,8 @@ pub mod about;
 pub mod doctor;
 /// Exit codes.
 pub mod exit;
+/// What to do about failures that every command can meet.
+mod next;
 /// Answers and complaints.
 pub mod print;
 /// A command line as a page.

@@ -65,11 +65,14 @@ pub fn mention(text: impl Display) {
     let _said = say(text);
 }
 
-/// Says on stderr what went wrong, with its causes.
+/// Says on stderr what went wrong, with its causes, and the next step to take where its words do not have it.
 pub fn complain(program: &str, error: &anyhow::Error) {
     let mut err = anstream::stderr().lock();
     // There is nobody left to tell.
     let _said = writeln!(err, "{BAD}{program}:{BAD:#} {error:#}");
+    if let Some(next) = crate::next::step(error) {
+        let _said = writeln!(err, "  next: {next}");
+    }
 }
 
 /// Says something on stderr that is no failure.

@@ -38,7 +38,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How logs are written
-    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -65,35 +65,35 @@ const EXIT_CODES: [Meaning; 5] = exit::MEANINGS;
 #[derive(Args)]
 struct Serve {
     /// gRPC address; port 0 takes a free one and prints it.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
     /// Address of /metrics, /healthz and /readyz; "" for none.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// Object store: a folder or file:///….
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// Folder of the log and the dead letters.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct Load {
     /// Event files, loaded one after the other.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     address: Option<String>,
     /// Rows of one request.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
     /// Requests under way at once.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
     in_flight: u16,
     /// Where the progress of each file is kept; `load` in the folder of the log if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
     /// Send from the first row, whatever was loaded before.
     #[arg(long)]
@@ -146,16 +146,17 @@ struct List {
 #[derive(Args)]
 struct Replay {
     /// Ids of the rows, or beginnings of ids; all outstanding ones if absent.
+    #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     letters: Letters,
     /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Rows of one request.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
     #[command(flatten)]
     printed: Printed,
@@ -164,20 +165,20 @@ struct Replay {
 #[derive(Args)]
 struct Filter {
     /// Only rows with this field at fault.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     field: Option<String>,
     /// Only rows whose reason contains this text.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
 #[derive(Args)]
 struct Letters {
     /// Folder of the log and the dead letters.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Object store with the refused rows of imports: a folder or file:///….
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     store: Option<String>,
 }
 

@@ -55,7 +55,10 @@ async fn type_all(cli: &Cli) -> Result<usize> {
         let name = path.display();
         match (page.is_typed, typist::missing(&page, &root)) {
             (false, _) if page.blocks.is_empty() => {}
-            (false, _) => println!("{name}: NOT TYPED, {} blocks; the page has no `test-docs: page`", page.blocks.len()),
+            (false, _) => {
+                let reason = page.not_typed.as_deref().unwrap_or("the page has no `test-docs: page`");
+                println!("{name}: NOT TYPED, {} blocks; {reason}", page.blocks.len());
+            }
             (true, Some(missing)) => println!("{name}: SKIPPED, {} blocks, for there is no {}", page.blocks.len(), missing.display()),
             (true, None) => {
                 let since = Instant::now();

@@ -3,6 +3,7 @@
 //! | comment, on a line of its own | means |
 //! |---|---|
 //! | `<!-- test-docs: page -->` | this page is typed, from its first block to its last |
+//! | `<!-- test-docs: not typed, REASON -->` | no block of this page is |
 //! | `<!-- test-docs: needs PATH -->` | not where that is absent |
 //! | `<!-- test-docs: PyPI for NAME… -->` | commands that begin with one of the names need Python and its packages |
 //! | `<!-- test-docs: terminal NAME -->` | the next block is typed in another terminal, and its last command goes on running |
@@ -28,6 +29,8 @@ pub struct Page {
     pub path: PathBuf,
     /// Whether it is to be typed.
     pub is_typed: bool,
+    /// Why it is not to be typed, if it says so.
+    pub not_typed: Option<String>,
     /// What has to be there.
     pub needs: Vec<PathBuf>,
     /// Commands that need Python and its packages, by their first word.
@@ -95,6 +98,7 @@ impl Page {
                 let comment = comment.strip_suffix(CLOSES).with_context(at)?;
                 page.take(comment, &mut next).with_context(at)?;
             } else if let Some(language) = line.strip_prefix("```") {
+                // (A block within a comment of HTML is typed too, and shown to nobody.)
                 let inside: Vec<(usize, &str)> = lines.by_ref().take_while(|(_, line)| *line != "```").collect();
                 if language == "console" {
                     let block = Block { line: number, ..std::mem::take(&mut next) };
@@ -119,10 +123,12 @@ impl Page {
             self.needs_pypi.extend(names.split(' ').map(str::to_owned));
         } else if let Some(name) = comment.strip_prefix("terminal ") {
             next.terminal = Some(name.to_owned());
+        } else if let Some(reason) = comment.strip_prefix("not typed, ") {
+            self.not_typed = Some(reason.to_owned());
         } else if let Some(reason) = comment.strip_prefix("not run, ") {
             next.not_run = Some(reason.to_owned());
         } else {
-            bail!("test-docs knows no \"{comment}\"; it knows page, needs, PyPI for, terminal, not run");
+            bail!("test-docs knows no \"{comment}\"; it knows page, not typed, needs, PyPI for, terminal, not run");
         }
         Ok(())
     }

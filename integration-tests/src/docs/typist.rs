@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use tokio::time::{Instant, sleep};
 
 use super::page::{Act, Block, Page, Step};
 use super::pattern::{Difference, compare};
@@ -14,6 +16,14 @@ use super::world::World;
 const FIRST: &str = "";
 /// Words behind the time in a line of a log that says nothing wrong.
 const LOGGED: [&str; 4] = ["TRACE", "DEBUG", "INFO", "WARN"];
+
+/// Commands that ask a server, and change nothing.
+const ASKS: [&str; 3] = ["serving-layer get ", "serving-layer rows ", "ask "];
+/// A reader is slower than a serving layer, which looks for new versions twice a second: an answer that is not yet what the page says
+/// is asked for again, for so long.
+const SEEN_AFTER: Duration = Duration::from_secs(5);
+/// Between two such questions.
+const ASK_PAUSE: Duration = Duration::from_millis(200);
 
 /// What became of a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,10 +38,11 @@ pub struct Typed {
     pub differences: Vec<(String, Difference)>,
 }
 
-/// Types `page` in `world`, up to its first difference, or to its end if `goes_on`. `told` hears of each command.
+/// Types `page` in `world`, up to its first difference, or to its end if `goes_on`; a command that never ends ends the page too, and is a
+/// difference. `told` hears of each command.
 ///
 /// # Errors
-/// A shell that ends, a command that never does.
+/// There is no shell.
 pub async fn type_page(page: &Page, world: &World, goes_on: bool, told: impl Fn(&str)) -> Result<Typed> {
     let has_pypi = page.needs_pypi.is_empty() || world.has_pypi();
     let mut typist = Typist { page, world, has_pypi, terminals: BTreeMap::new(), typed: Typed::default() };
@@ -40,8 +51,8 @@ pub async fn type_page(page: &Page, world: &World, goes_on: bool, told: impl Fn(
             typist.typed.not_run.push((block.line, reason.clone()));
             continue;
         }
-        typist.type_block(block, &told).await?;
-        if !goes_on && !typist.typed.differences.is_empty() {
+        let can_go_on = typist.type_block(block, &told).await?;
+        if !can_go_on || (!goes_on && !typist.typed.differences.is_empty()) {
             break;
         }
     }
@@ -60,7 +71,8 @@ struct Typist<'a> {
 }
 
 impl Typist<'_> {
-    async fn type_block(&mut self, block: &Block, told: &impl Fn(&str)) -> Result<()> {
+    /// Gives whether the page can go on.
+    async fn type_block(&mut self, block: &Block, told: &impl Fn(&str)) -> Result<bool> {
         let name = block.terminal.as_deref().unwrap_or(FIRST);
         if !self.terminals.contains_key(name) {
             let commands = self.world.folder.join("target/typed").join(if name == FIRST { "first" } else { name });
@@ -84,21 +96,37 @@ impl Typist<'_> {
                 Act::Look => "what is printed next".to_owned(),
             };
             told(&format!("{}:{}: {what}", self.page.path.display(), step.line));
-            let at = || format!("{}:{}: {what}", self.page.path.display(), step.line);
             let terminal = self.terminals.get_mut(name).expect("it was opened above");
-            let outcome = act(step, self.world, terminal, goes_on).await.with_context(at)?;
-            match outcome {
-                Ok(()) => self.typed.commands += usize::from(matches!(step.act, Act::Type(_))),
-                Err(difference) => self.typed.differences.push((what, difference)),
+            match act_patiently(step, self.world, terminal, goes_on).await {
+                Ok(Ok(())) => self.typed.commands += usize::from(matches!(step.act, Act::Type(_))),
+                Ok(Err(difference)) => self.typed.differences.push((what, difference)),
+                Err(error) => {
+                    let difference = Difference { line: step.line, expected: None, printed: Some(format!("{error:#}")) };
+                    self.typed.differences.push((what, difference));
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn needs_what_is_not_there(&self, step: &Step) -> bool {
         let Act::Type(command) = &step.act else { return false };
         let first = command.split_whitespace().next().unwrap_or_default();
         !self.has_pypi && self.page.needs_pypi.contains(first)
+    }
+}
+
+/// Does what the step says and compares what is printed; asks again where the answer may come a moment later.
+async fn act_patiently(step: &Step, world: &World, terminal: &mut Terminal, goes_on: bool) -> Result<Result<(), Difference>> {
+    let deadline = Instant::now() + SEEN_AFTER;
+    let asks = matches!(&step.act, Act::Type(command) if !goes_on && ASKS.iter().any(|ask| command.starts_with(ask)));
+    loop {
+        let outcome = act(step, world, terminal, goes_on).await?;
+        if outcome.is_ok() || !asks || Instant::now() > deadline {
+            return Ok(outcome);
+        }
+        sleep(ASK_PAUSE).await;
     }
 }
 
