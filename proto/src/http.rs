@@ -1,4 +1,5 @@
-//! What a server tells over HTTP: `/healthz`, `/readyz` and `/metrics`, on a listener of its own, with a bound on everything.
+//! What a server tells over HTTP: `/healthz`, `/readyz` and `/metrics`, on a listener of its own, with a bound on everything. A layer that has
+//! pages for people shows them there too ([`Http::also`]), within the same bounds.
 //!
 //! It is there from the start of the process to its end: while a log is replayed or calls in flight come to theirs, `/healthz` says that
 //! the process lives, and `/readyz` says 503 and why, in words.
@@ -8,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -21,21 +22,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tower::util::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::metrics::{Numbers, text};
 
-/// Connections at once: some scrapers, some probes and a person. The next one waits until one of them ends.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections at once: some scrapers and probes, and people, whose browsers open up to six each. The next one waits until one of them ends.
+const MAX_CONNECTIONS: usize = 128;
 /// Headers of a request are there by then; a connection that asks for nothing more is closed after as long.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
-/// A connection ends then, whatever it is at.
+/// A connection takes no more requests then; what it is at has [`STOP_PATIENCE`]. A page that looks again and again opens the next one.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// Bytes of a request's headers.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Wait after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What is being answered when the server ends has so long.
+/// What is being answered when the server or a connection ends has so long.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// Prometheus reads this format, as every scraper that knows OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,6 +52,7 @@ pub trait Started: Numbers {
 /// The HTTP server of a layer. Ends when it is dropped.
 pub struct Http {
     layer: Arc<OnceLock<Layer>>,
+    pages: Arc<OnceLock<Router>>,
     stop: CancellationToken,
     server: Option<AbortOnDropHandle<()>>,
 }
@@ -64,6 +67,8 @@ struct Layer {
 #[derive(Clone)]
 struct Told {
     layer: Arc<OnceLock<Layer>>,
+    /// Everything else that it answers.
+    pages: Arc<OnceLock<Router>>,
     /// What the layer does until it has started.
     starting: &'static str,
     shutdown: CancellationToken,
@@ -74,21 +79,27 @@ impl Http {
     /// `shutdown` on it is not because it stops.
     #[must_use]
     pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
-        let (layer, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
-        let told = Told { layer: Arc::clone(&layer), starting, shutdown };
+        let (layer, pages, stop) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()), CancellationToken::new());
+        let told = Told { layer: Arc::clone(&layer), pages: Arc::clone(&pages), starting, shutdown };
         let routes = Router::new()
             .route("/healthz", get(async || "alive\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
+            .fallback(other)
             .with_state(told);
         let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, stop.clone()))));
-        Self { layer, stop, server }
+        Self { layer, pages, stop, server }
     }
 
     /// The layer has started.
     pub fn started(&self, layer: Arc<impl Started>) {
         let numbers: Arc<dyn Numbers> = Arc::clone(&layer) as Arc<dyn Numbers>;
         self.layer.get_or_init(|| Layer { started: layer, numbers });
+    }
+
+    /// Answers every other path with `pages` from now on. The first ones stay.
+    pub fn also(&self, pages: Router) {
+        self.pages.get_or_init(|| pages);
     }
 
     /// Ends the server, and lets go of the layer.
@@ -119,6 +130,15 @@ async fn metrics(State(told): State<Told>) -> Response {
     match tokio::task::spawn_blocking(move || text(&numbers)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Ok(Err(_)) | Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be read\n").into_response(),
+    }
+}
+
+/// What is neither health nor metrics. Somebody who looks at a server that starts is told so.
+async fn other(State(told): State<Told>, request: Request) -> Response {
+    match told.pages.get() {
+        Some(pages) => pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+        None if request.uri().path() == "/" && told.layer.get().is_none() => not_ready(told.starting),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
@@ -157,10 +177,15 @@ async fn connection(io: TcpStream, routes: Router, stop: CancellationToken, _pla
             .max_buf_size(MAX_HEADER_BYTES)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
     );
+    let old_or_stopped = async {
+        tokio::select! {
+            () = sleep(MAX_AGE) => {}
+            () = stop.cancelled() => {}
+        }
+    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = sleep(MAX_AGE) => return,
-        () = stop.cancelled() => {
+        () = old_or_stopped => {
             served.as_mut().graceful_shutdown();
             timeout(STOP_PATIENCE, served).await.unwrap_or(Ok(()))
         }

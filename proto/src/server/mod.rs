@@ -42,7 +42,7 @@ use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
 pub use calls::{Room, Rule, Rules, Shape};
-pub use counts::{CallCounts, MethodCounts};
+pub use counts::{CallCounts, MethodCalls, MethodCounts};
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;
