@@ -1,6 +1,7 @@
 //! The one settings file, `merganser.toml`, as all three layers read it: file, then environment
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
+mod console;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use views::EventSchema;
 
 use crate::store::{Store, StoreError};
 
+pub use console::ConsoleConfig;
 pub use units::{ByteSize, Period};
 
 /// Seconds.
@@ -60,6 +62,8 @@ pub struct Config {
     pub batch_layer: BatchConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
+    /// Its pages for people.
+    pub console: ConsoleConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -222,7 +226,7 @@ impl Default for BatchConfig {
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
-    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    /// HTTP address of the console, `/metrics`, `/healthz` and `/readyz`; empty means there is none.
     pub http_address: String,
     /// The speed layer that has the other half.
     pub speed_layer: String,
@@ -283,6 +287,7 @@ impl Config {
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
+        self.console.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -426,6 +431,7 @@ mod tests {
             "[serving_layer]\nhttp_address = \"localhost:7412\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
+            "[console]\nhosts = [\"http://console.example.com\"]",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
