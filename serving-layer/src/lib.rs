@@ -18,6 +18,8 @@
 
 /// Question → answer.
 mod answer;
+/// Who may call, and with what this layer's programs do.
+pub mod auth;
 /// Pages for people.
 pub mod console;
 /// Versions that answered before.
@@ -61,6 +63,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::Transport;
+use merganser_proto::auth::Authority;
 use merganser_proto::http::Http;
 use merganser_proto::server::CallCounts;
 use storage::batch_view::BlockCache;
@@ -188,7 +191,7 @@ where
     }
     info!("serving");
     ready();
-    server::serve(layer.routes(), layer.calls.clone(), reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), layer.calls.clone(), Authority::off(), reachable, incoming, shutdown).await;
     http.close().await;
     Ok(())
 }

@@ -9,12 +9,14 @@ mod logs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serving_layer::console::ConsoleOptions;
 use serving_layer::{HttpDoor, run_then};
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
+use storage::machine::RealMachine;
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,6 +108,7 @@ async fn serve(config: Config, config_file: Option<PathBuf>, log_format: LogForm
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     let http = http_listener(&config.serving_layer.http_address).await?;
+    let authority = serving_layer::auth::authority(&config.auth, Arc::new(RealMachine))?;
     let pages = http.as_ref().filter(|_| config.console.enabled).map(TcpListener::local_addr).transpose()?;
     let console = pages.map(|_| ConsoleOptions {
         config: config.console,
@@ -113,7 +116,8 @@ async fn serve(config: Config, config_file: Option<PathBuf>, log_format: LogForm
         store_url: config.store.url.clone(),
         speed_layer: config.serving_layer.speed_layer.clone(),
         grpc_address: bound.to_string(),
-        ..ConsoleOptions::default()
+        has_tls: false,
+        authority: Some(authority),
     });
     let http = http.map(|listener| HttpDoor { listener, console });
     let shutdown = CancellationToken::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use merganser_proto::auth::Authority;
 use merganser_proto::descriptors_of;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
@@ -65,11 +66,12 @@ pub(crate) fn calls() -> CallCounts {
     ])
 }
 
-/// Serves until `shutdown`, and counts calls in `calls`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
+/// Serves until `shutdown` whom `authority` lets in, and counts calls in `calls`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
 /// that need the batch half alone are answered.
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
+    authority: Arc<Authority>,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -95,7 +97,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls, authority), incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }
@@ -122,7 +124,7 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
     }
 }
 
-fn rules(calls: CallCounts) -> Rules {
+fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let point_questions = Room::per_core("questions about one user", POINT_QUESTIONS_PER_CORE, POINT_QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
@@ -140,6 +142,7 @@ fn rules(calls: CallCounts) -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream),
         };
-        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME, counts: Some(calls.method(path)) }
+        let (counts, authority) = (Some(calls.method(path)), Arc::clone(&authority));
+        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME, counts, authority }
     })
 }

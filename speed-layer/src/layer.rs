@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{select_all, try_join_all};
+use merganser_proto::auth::Authority;
 use merganser_proto::server::CallCounts;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
@@ -62,6 +63,7 @@ pub struct SpeedLayer {
     tasks: JoinSet<Task>,
     folder: Arc<LogFolder>,
     calls: CallCounts,
+    authority: Arc<Authority>,
     data_dir: PathBuf,
     /// When it was opened, in microseconds since 1970.
     began_us: i64,
@@ -74,6 +76,7 @@ impl SpeedLayer {
     /// As [`crate::run`].
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
         let (schema, began_us) = (Arc::new(config.events.clone()), now_us(&*machine));
+        let authority = crate::auth::authority(&config.auth, Arc::clone(&machine))?;
         let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
             blocking(move || open_folder(&*machine, &dir, partitions)).await?
@@ -142,7 +145,8 @@ impl SpeedLayer {
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
         let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
         let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender, metrics };
-        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls: server::calls(), data_dir, began_us })
+        let calls = server::calls();
+        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls, authority, data_dir, began_us })
     }
 
     /// `IngestService`, `RealtimeViewService` and `SpeedStatusService`.
@@ -167,10 +171,22 @@ impl SpeedLayer {
         &self.calls
     }
 
+    /// Who decides what its clients may do.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
     /// What it tells over HTTP. Let go of it before the layer is closed.
     pub(crate) fn told(&self) -> Arc<Told> {
         let (ingest, archive) = (self.ingest.clone(), Arc::clone(&self.realtime.archive));
-        Arc::new(Told { ingest, archive, calls: self.calls.clone(), log_failed: self.log_failed(), data_dir: self.data_dir.clone() })
+        Arc::new(Told {
+            ingest,
+            archive,
+            calls: self.calls.clone(),
+            authority: self.authority(),
+            log_failed: self.log_failed(),
+            data_dir: self.data_dir.clone(),
+        })
     }
 
     /// How many rows were refused since the start, by field and reason; at most a few hundred reasons are told apart.

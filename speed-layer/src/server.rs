@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use merganser_proto::auth::Authority;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
@@ -62,10 +63,11 @@ pub(crate) fn calls() -> CallCounts {
     ])
 }
 
-/// Serves until `shutdown`, and counts calls in `calls`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
+/// Serves until `shutdown` whom `authority` lets in, and counts calls in `calls`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
+    authority: Arc<Authority>,
     log_failed: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -89,7 +91,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls, authority), incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }
 }
@@ -109,7 +111,7 @@ async fn report(health: HealthReporter, mut log_failed: watch::Receiver<bool>) {
     }
 }
 
-fn rules(calls: CallCounts) -> Rules {
+fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let appends = Room::new("appends", APPENDS, APPEND_PATIENCE);
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
@@ -134,6 +136,6 @@ fn rules(calls: CallCounts) -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream, Some(QUESTION_TIME), UNREAD_TIME),
         };
-        Rule { room: room.cloned(), shape, within, unread, counts: Some(calls.method(path)) }
+        Rule { room: room.cloned(), shape, within, unread, counts: Some(calls.method(path)), authority: Arc::clone(&authority) }
     })
 }

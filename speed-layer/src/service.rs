@@ -262,7 +262,8 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::LogTrimmed { .. } | SpeedError::Trimmed { .. } => (Code::FailedPrecondition, "LOG_TRIMMED"),
         SpeedError::Fenced { .. } => (Code::FailedPrecondition, "FENCED"),
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
-        SpeedError::Thread { .. }
+        SpeedError::Auth(_)
+        | SpeedError::Thread { .. }
         | SpeedError::NotRestorable { .. }
         | SpeedError::NotArchived { .. }
         | SpeedError::ArchiveBehindLog { .. }

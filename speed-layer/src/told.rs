@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use merganser_proto::auth::Authority;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
@@ -27,6 +28,7 @@ pub(crate) struct Told {
     pub(crate) ingest: Ingest,
     pub(crate) archive: Arc<Archive>,
     pub(crate) calls: CallCounts,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
 }
@@ -45,6 +47,7 @@ impl Numbers for Told {
         self.write_room(sheet)?;
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
+        self.authority.write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
-use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode};
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -23,8 +23,11 @@ use tower::Service;
 
 use super::counts::MethodCounts;
 use super::memory::{Memory, Taken, Weighed};
+use super::metered::Metered;
+use super::peer::Peer;
 use super::unread::Unread;
 use super::watch::{Ending, WATCHES_PER_CONNECTION};
+use crate::auth::{Admitted, Authority};
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -121,6 +124,8 @@ pub struct Rule {
     pub unread: Duration,
     /// Where its calls are counted by their codes, if they are.
     pub counts: Option<MethodCounts>,
+    /// Who decides whether a call is let in, before anything else and before anything of its body is read.
+    pub authority: Arc<Authority>,
 }
 
 /// The rule of a method by its path, `/package.Service/Method`. Unknown paths have one too.
@@ -131,6 +136,7 @@ pub type Rules = Arc<dyn Fn(&str) -> Rule + Send + Sync>;
 pub(super) struct Calls {
     routes: Routes,
     rules: Rules,
+    peer: Peer,
     cut: CancellationToken,
     stop: CancellationToken,
     watches: Arc<Semaphore>,
@@ -138,8 +144,8 @@ pub(super) struct Calls {
 
 impl Calls {
     /// `cut` ends the connection; `stop` tells that it takes no more calls.
-    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken, stop: CancellationToken) -> Self {
-        Self { routes, rules, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
+    pub(super) fn new(routes: Routes, rules: Rules, peer: Peer, cut: CancellationToken, stop: CancellationToken) -> Self {
+        Self { routes, rules, peer, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
     }
 }
 
@@ -158,11 +164,23 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let Rule { room, shape, within, unread, counts } = (self.rules)(request.uri().path());
+        request.extensions_mut().insert(self.peer.clone());
+        let Rule { room, shape, within, unread, counts, authority } = (self.rules)(request.uri().path());
         let begun = counts.map(MethodCounts::begin);
+        let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
         let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
         let answer = async move {
+            let Admitted { identity, allowance } = match admitted {
+                Ok(admitted) => admitted,
+                Err(refusal) => {
+                    drain(request.into_body()).await;
+                    return Ok(refusal.status().into_http());
+                }
+            };
+            // What a service may know is who calls, not how that was shown.
+            request.headers_mut().remove(AUTHORIZATION);
+            identity.into_iter().for_each(|identity| drop(request.extensions_mut().insert(identity)));
             let Ok(watch) = watch.transpose() else {
                 drain(request.into_body()).await;
                 return Ok(too_many_watches().into_http());
@@ -179,6 +197,9 @@ impl Service<Request<Body>> for Calls {
             let memory = room.as_ref().map(|room| Arc::new(Mutex::new(room.questions.nothing())));
             if shape != Shape::Stream {
                 request = request.map(|body| Body::new(Weighed::new(body, memory.clone())));
+            }
+            if let Some(allowance) = allowance {
+                request = request.map(|body| Body::new(Metered::new(body, allowance, shape == Shape::Stream)));
             }
             // It is ready whenever its clone was.
             let answer = routes.call(request);

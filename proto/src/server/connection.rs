@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::STOP_PATIENCE;
 use super::calls::{Calls, Rules};
+use super::peer::Peer;
 
 /// Streams of one connection; a client opens another connection for more.
 const MAX_STREAMS: u32 = 128;
@@ -49,6 +50,7 @@ pub(super) async fn serve<IO>(io: IO, routes: Routes, rules: Rules, shutdown: Ca
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let peer = Peer::of(&io.connect_info());
     let (closed, cut, no_more_calls) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let io = Connection {
         io,
@@ -67,7 +69,7 @@ where
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .serve_with_incoming_shutdown(
-            Calls::new(routes, rules, cut.clone(), no_more_calls.clone()),
+            Calls::new(routes, rules, peer, cut.clone(), no_more_calls.clone()),
             only_this,
             no_more_calls.clone().cancelled_owned(),
         );

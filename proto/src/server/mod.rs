@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! incoming ─► connections: at most so many, each with a time to say hello, an age, an end
-//!                └─► calls: at most so many in flight of a kind, each with a time to be answered and a time to be read
+//!                └─► calls: of whoever may, at most so many in flight of a kind, each with a time to be answered and a time to be read
 //!                       └─► the services
 //! ```
 //!
@@ -21,6 +21,10 @@ mod connection;
 mod counts;
 /// The bytes of questions and answers.
 mod memory;
+/// The bytes of events, by whose they are.
+mod metered;
+/// Who is at the other end.
+mod peer;
 /// What is answered, until its reader has it.
 mod unread;
 /// Streams of answers, to the end of their connection.
@@ -43,6 +47,7 @@ use tracing::{info, warn};
 
 pub use calls::{Room, Rule, Rules, Shape};
 pub use counts::{CallCounts, MethodCalls, MethodCounts};
+pub use peer::{AltName, Peer, PeerCertificate};
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;

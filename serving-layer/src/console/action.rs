@@ -14,6 +14,9 @@ use axum::extract::{Path as PathOf, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use merganser_proto::audit::{Act, Audit};
+use merganser_proto::auth::{Identity, Scope};
+use merganser_proto::server::Peer;
 use storage::machine::{Machine, now_us};
 use storage::paths::ViewName;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -21,10 +24,8 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use super::command::CommandLine;
-use super::door::Scope;
 use super::shell::{self, Again, Page, Tab};
 use super::{Console, ConsoleOptions, words};
 
@@ -42,6 +43,15 @@ pub(super) enum Request {
     Rollback { view: ViewName, version: i64 },
     /// One user, counted again from the raw events.
     Recount { user_id: String },
+}
+
+impl Request {
+    fn act(&self) -> Act {
+        match self {
+            Self::Rollback { view, version } => Act::new("rollback").with("view", view.as_str()).with("version", *version),
+            Self::Recount { user_id } => Act::new("recount").with("user_id", user_id.as_str()),
+        }
+    }
 }
 
 /// What was done, and what is being done.
@@ -117,13 +127,13 @@ impl Actions {
     }
 
     /// Starts it, unless another one goes.
-    fn start(&self, request: Request, by: String) -> Result<Arc<Action>, String> {
+    fn start(&self, request: Request, by: Identity, audit: Audit) -> Result<Arc<Action>, String> {
         let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else {
             return Err("another action goes on; one goes at a time".to_owned());
         };
         let (line, id, began_us) = (self.line(&request), format!("{:032x}", self.machine.random()), now_us(&*self.machine));
-        info!(target: "audit", by, action = ?request, "an action was begun in the console");
-        let action = Arc::new(Action { id, request, by, line, began_us, outcome: Mutex::default() });
+        let act = request.act().by(&by).with("in", "console");
+        let action = Arc::new(Action { id, request, by: by.name().to_owned(), line, began_us, outcome: Mutex::default() });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() == KEPT {
             known.remove(0);
@@ -133,10 +143,16 @@ impl Actions {
         let (done, machine, shutdown) = (Arc::clone(&action), Arc::clone(&self.machine), self.shutdown.clone());
         tokio::spawn(async move {
             let _turn = turn;
+            audit.record(act.clone().begun()).await;
             // A server that stops ends what it has begun: nobody would hear of it any more.
             let ended = shutdown.run_until_cancelled(done_by(&done.line)).await;
             let (exit_code, said, complained) = ended.unwrap_or_else(|| (None, String::new(), "the server stopped".to_owned()));
-            info!(target: "audit", by = done.by, action = ?done.request, exit_code, "an action has ended");
+            let ended = match exit_code {
+                Some(0) => act,
+                Some(code) => act.failed(&format!("exit code {code}")),
+                None => act.failed("it did not end by itself"),
+            };
+            audit.record(ended).await;
             let outcome = Outcome { exit_code, said, complained, ended_us: now_us(&*machine) };
             *done.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         });
@@ -190,16 +206,19 @@ async fn bounded(mut from: impl AsyncRead + Unpin) -> String {
 }
 
 /// Begins what is asked for, if the token may, and goes to its page.
-pub(super) async fn begin(console: &Console, request: Request, token: &str) -> Response {
+pub(super) async fn begin(console: &Console, request: Request, token: &str, peer: Peer) -> Response {
     let refused = async |status, reason: &str| shell::failed(console, status, "Nothing was done", reason).await;
     if console.actions.program.is_none() {
         return refused(StatusCode::FORBIDDEN, "console.batch_layer is empty: this console shows commands and runs none").await;
     }
-    let by = match console.doors.check(token.trim(), Scope::Admin) {
-        Ok(name) => name,
-        Err(reason) => return refused(StatusCode::FORBIDDEN, &format!("The token may not do that: {reason}.")).await,
+    if !console.doors.are_locked() {
+        return refused(StatusCode::FORBIDDEN, "This server has no tokens, so nobody may act in its console: set up [auth] first.").await;
+    }
+    let by = match console.doors.check(Some(token.trim()), &peer, Scope::Admin) {
+        Ok(identity) => identity,
+        Err(reason) => return refused(StatusCode::FORBIDDEN, &format!("The token is not let do that: {reason}.")).await,
     };
-    match console.actions.start(request, by) {
+    match console.actions.start(request, by, console.doors.audit()) {
         Ok(action) => Redirect::to(&format!("/actions/{}", action.id)).into_response(),
         Err(reason) => refused(StatusCode::CONFLICT, &reason).await,
     }
@@ -284,7 +303,7 @@ fn back(request: &Request) -> Markup {
 /// The form that asks for it, or the command where the console may not.
 pub(super) fn offer(console: &Console, request: &Request, path: &str, name: &str, fields: &[(&str, &str)]) -> Markup {
     let line = console.actions.line(request).text();
-    let may = console.actions.program.is_some() && console.doors.keys.is_some();
+    let may = console.actions.program.is_some() && console.doors.are_locked();
     html! {
         @if may {
             form.act method="post" action=(path) {
@@ -303,6 +322,8 @@ pub(super) fn offer(console: &Console, request: &Request, path: &str, name: &str
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderMap;
+    use merganser_proto::auth::Authority;
     use storage::config::ConsoleConfig;
     use storage::machine::RealMachine;
 
@@ -348,16 +369,17 @@ mod tests {
     /// Proves that what a program says and how it ends is shown, that one goes at a time, and that a program which is not there is no crash.
     #[tokio::test]
     async fn one_at_a_time() {
-        let request = || Request::Recount { user_id: "u".to_owned() };
+        let ann = Authority::off().identify(&HeaderMap::new(), &Peer::default()).unwrap();
+        let start = |actions: &Actions| actions.start(Request::Recount { user_id: "u".to_owned() }, ann.clone(), Audit::off());
         let echo = actions("/bin/echo");
-        let action = echo.start(request(), "ann".to_owned()).unwrap();
-        assert!(echo.start(request(), "bob".to_owned()).is_err());
+        let action = start(&echo).unwrap();
+        assert!(start(&echo).is_err());
         let said = outcome(&action).await;
         assert_eq!((said.exit_code, said.said.contains("verify --recompute --live --key=u")), (Some(0), true));
         assert!(echo.find(&action.id).is_some() && echo.find("0").is_none());
-        let failed = outcome(&actions("/bin/false").start(request(), String::new()).unwrap()).await;
+        let failed = outcome(&start(&actions("/bin/false")).unwrap()).await;
         assert_eq!(failed.exit_code, Some(1));
-        let absent = outcome(&actions("/nowhere/batch-layer").start(request(), String::new()).unwrap()).await;
+        let absent = outcome(&start(&actions("/nowhere/batch-layer")).unwrap()).await;
         assert!(absent.exit_code.is_none() && absent.complained.contains("could not be started"), "{absent:?}");
     }
 

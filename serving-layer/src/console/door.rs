@@ -4,22 +4,24 @@
 //!   this address ("DNS rebinding") asks under that name, and gets nothing.
 //! - **Origin.** What changes something is a POST from one of these pages: a browser says where a form comes from, in `Sec-Fetch-Site`
 //!   or `Origin`, and what comes from elsewhere, or does not say, is refused.
-//! - **Tokens.** With [`Keys`], pages are for whoever has signed in with a token that may ask, and an action takes one that may administer,
+//! - **Tokens.** With `[auth]`, pages are for whoever has signed in with a token that may ask, and an action takes one that may administer,
 //!   typed for that action. Tokens travel in the bodies of forms, never in an address. The browser keeps a random number in a cookie
 //!   that scripts cannot read; the token it stands for is in this process alone, and is asked about again at each page, so that one that
 //!   expires or is taken back ends its sessions. So does [`SESSION_TIME`].
 //! - **Headers.** Pages may load and send nothing but to and from here, run no script but ours, and be shown in no other page.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, ORIGIN};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
+use merganser_proto::audit::Audit;
+use merganser_proto::auth::{Authority, Identity, Scope};
+use merganser_proto::server::Peer;
 use storage::machine::Machine;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -50,28 +52,10 @@ const HEADERS: [(&str, &str); 5] = [
     ("cross-origin-resource-policy", "same-origin"),
 ];
 
-/// What a token may be for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Looking.
-    Query,
-    /// Changing something.
-    Admin,
-}
-
-/// Whose tokens may do what.
-pub trait Keys: fmt::Debug + Send + Sync {
-    /// The name of whoever has the token, if it is for `scope`.
-    ///
-    /// # Errors
-    /// Why not, in words that hold nothing of the token.
-    fn check(&self, token: &str, scope: Scope) -> Result<String, String>;
-}
-
 /// See the module.
 pub(super) struct Doors {
     hosts: Vec<String>,
-    pub(super) keys: Option<Arc<dyn Keys>>,
+    authority: Arc<Authority>,
     has_tls: bool,
     machine: Arc<dyn Machine>,
     places: Semaphore,
@@ -84,17 +68,33 @@ struct Session {
 }
 
 impl Doors {
-    pub(super) fn new(hosts: Vec<String>, keys: Option<Arc<dyn Keys>>, has_tls: bool, machine: Arc<dyn Machine>) -> Self {
-        Self { hosts, keys, has_tls, machine, places: Semaphore::new(PLACES), sessions: Mutex::default() }
+    pub(super) fn new(hosts: Vec<String>, authority: Arc<Authority>, has_tls: bool, machine: Arc<dyn Machine>) -> Self {
+        Self { hosts, authority, has_tls, machine, places: Semaphore::new(PLACES), sessions: Mutex::default() }
     }
 
-    /// The name of whoever has the token, if it is for `scope`.
+    /// Whether anybody is asked for a token.
+    pub(super) fn are_locked(&self) -> bool {
+        self.authority.is_on()
+    }
+
+    /// Where acts are written down.
+    pub(super) fn audit(&self) -> Audit {
+        self.authority.audit().clone()
+    }
+
+    /// Whoever has the token, if it is for `scope`; without one whoever the connection's certificate is for.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub(super) fn check(&self, token: &str, scope: Scope) -> Result<String, String> {
-        let Some(keys) = &self.keys else { return Err("this server has no tokens: set up [auth] first".to_owned()) };
-        keys.check(token, scope)
+    /// Why not, for people, in words that hold nothing of the token.
+    pub(super) fn check(&self, token: Option<&str>, peer: &Peer, scope: Scope) -> Result<Identity, String> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            let mut bearer =
+                HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "it has characters that no token has".to_owned())?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        self.authority.allow(&headers, peer, scope).map_err(|refusal| refusal.to_string())
     }
 
     /// Opens a session for whoever has the token; the answer is its cookie.
@@ -123,14 +123,13 @@ impl Doors {
         format!("{SESSION_COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", time.as_secs())
     }
 
-    /// Whoever has opened the session of a request.
-    fn visitor(&self, headers: &HeaderMap) -> Option<String> {
-        let id = session_id(headers)?;
-        let token = {
+    /// Whether a request is from somebody who may look: by the token of its session, or by its connection's certificate.
+    fn may_look(&self, headers: &HeaderMap, peer: &Peer) -> bool {
+        let token = session_id(headers).and_then(|id| {
             let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.get(id).filter(|session| session.since.elapsed() < SESSION_TIME)?.token.clone()
-        };
-        self.check(&token, Scope::Query).ok()
+            sessions.get(id).filter(|session| session.since.elapsed() < SESSION_TIME).map(|session| session.token.clone())
+        });
+        (token.is_some() || peer.certificate.is_some()) && self.check(token.as_deref(), peer, Scope::Query).is_ok()
     }
 
     fn knows_host(&self, host: &str) -> bool {
@@ -196,7 +195,8 @@ async fn admitted(console: &Console, request: Request, next: Next) -> Response {
     if path.starts_with("/assets/") {
         return next.run(request).await;
     }
-    if doors.keys.is_some() && path != "/sign-in" && doors.visitor(request.headers()).is_none() {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    if doors.are_locked() && path != "/sign-in" && !doors.may_look(request.headers(), &peer) {
         return to_sign_in(request.method(), request.uri(), request.headers());
     }
     let Ok(Ok(_place)) = timeout(PLACE_PATIENCE, doors.places.acquire()).await else {
@@ -226,18 +226,8 @@ mod tests {
     use super::*;
 
     fn doors(hosts: &[&str]) -> Doors {
-        Doors::new(hosts.iter().map(|host| (*host).to_owned()).collect(), Some(Arc::new(Ring::default())), false, Arc::new(RealMachine))
-    }
-
-    /// Everybody's token is a name, until it is taken back.
-    #[derive(Debug, Default)]
-    struct Ring(Mutex<Vec<String>>);
-
-    impl Keys for Ring {
-        fn check(&self, token: &str, _: Scope) -> Result<String, String> {
-            let taken_back = self.0.lock().unwrap().iter().any(|back| back == token);
-            if taken_back { Err("it was taken back".to_owned()) } else { Ok(token.to_owned()) }
-        }
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Doors::new(hosts, Authority::off(), false, Arc::new(RealMachine))
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -289,35 +279,29 @@ mod tests {
         assert!(!ours(&[("sec-fetch-site", "same-origin"), ("origin", "http://evil.example")]));
     }
 
-    /// Proves that a session is known by its cookie and no other, ends with its time, with its token and when it is left, and that there are so many
-    /// at most.
+    /// Proves that a session is known by its cookie and no other, ends with its time and when it is left, and that there are so many at most.
     #[tokio::test(start_paused = true)]
     async fn sessions() {
-        let ring = Arc::new(Ring::default());
-        let doors = Doors { keys: Some(Arc::clone(&ring) as Arc<dyn Keys>), ..doors(&[]) };
+        let doors = doors(&[]);
         let with = |cookie: &str| {
             let pair = cookie.split(';').next().unwrap().to_owned();
             HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&format!("other=1; {pair}")).unwrap())])
         };
-        let cookie = doors.open_session("ann".to_owned());
-        assert!(cookie.contains("; HttpOnly; SameSite=Strict; "), "{cookie}");
-        assert_eq!(doors.visitor(&with(&cookie)).as_deref(), Some("ann"));
-        assert_eq!(doors.visitor(&HeaderMap::new()), None);
-        assert_eq!(doors.visitor(&with("merganser_session=0000")), None);
+        // Nobody is asked here who they are, so that whoever has a session may look.
+        let knows = |headers: &HeaderMap| doors.may_look(headers, &Peer::default());
+        let cookie = doors.open_session("a token".to_owned());
+        assert!(cookie.contains("; HttpOnly; SameSite=Strict; ") && !cookie.contains("a token"), "{cookie}");
+        assert!(knows(&with(&cookie)) && !knows(&HeaderMap::new()) && !knows(&with("merganser_session=0000")));
         tokio::time::advance(SESSION_TIME).await;
-        assert_eq!(doors.visitor(&with(&cookie)), None);
+        assert!(!knows(&with(&cookie)));
 
-        let cookie = doors.open_session("bob".to_owned());
+        let cookie = doors.open_session("another".to_owned());
         assert!(doors.close_session(&with(&cookie)).contains("Max-Age=0"));
-        assert_eq!(doors.visitor(&with(&cookie)), None);
-        let cookie = doors.open_session("eve".to_owned());
-        assert_eq!(doors.visitor(&with(&cookie)).as_deref(), Some("eve"));
-        ring.0.lock().unwrap().push("eve".to_owned());
-        assert_eq!(doors.visitor(&with(&cookie)), None);
+        assert!(!knows(&with(&cookie)));
         let first = doors.open_session("first".to_owned());
         tokio::time::advance(Duration::from_secs(1)).await;
         (0..MAX_SESSIONS).for_each(|n| drop(doors.open_session(n.to_string())));
-        assert_eq!(doors.visitor(&with(&first)), None);
+        assert!(!knows(&with(&first)));
         assert_eq!(doors.sessions.lock().unwrap().len(), MAX_SESSIONS);
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
-use axum::Form;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use axum::{Extension, Form};
 use maud::{Markup, html};
+use merganser_proto::server::Peer;
 use serde::Deserialize;
 use views::definition::EVENT_COUNT_COLUMN;
 use views::event::MAX_USER_ID_BYTES;
@@ -69,10 +70,14 @@ pub(super) async fn show(State(console): State<Arc<Console>>, Query(Who { id }):
     }
 }
 
-pub(super) async fn verify(State(console): State<Arc<Console>>, Form(Recount { id, token }): Form<Recount>) -> Response {
+pub(super) async fn verify(
+    State(console): State<Arc<Console>>,
+    peer: Option<Extension<Peer>>,
+    Form(Recount { id, token }): Form<Recount>,
+) -> Response {
     match check(&id) {
         Err(reason) => shell::failed(&console, StatusCode::BAD_REQUEST, "Nobody has such an id", &reason).await,
-        Ok(()) => action::begin(&console, Request::Recount { user_id: id }, &token).await,
+        Ok(()) => action::begin(&console, Request::Recount { user_id: id }, &token, peer.unwrap_or_default().0).await,
     }
 }
 
@@ -134,7 +139,7 @@ fn totals(part: &Part) -> Markup {
         }
         div.scroll {
             table.totals {
-                caption.quiet { "The answer, and what each half says alone" }
+                caption.hidden { "The answer, and what each half says alone" }
                 thead { tr { th scope="col" { "measure" } th.num scope="col" { "answer" } th.num scope="col" { span.swatch.batch {} "batch view" } th.num scope="col" { span.swatch.speed {} "live" } } }
                 tbody {
                     @for (at, name) in names.iter().enumerate() {

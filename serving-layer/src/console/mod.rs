@@ -58,6 +58,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use maud::html;
+use merganser_proto::auth::Authority;
 use merganser_proto::server::CallCounts;
 use storage::config::ConsoleConfig;
 use storage::machine::now_us;
@@ -69,12 +70,11 @@ use crate::speed::SpeedClient;
 use action::Actions;
 use command::Callers;
 use door::Doors;
-pub use door::{Keys, Scope};
 use pulse::Pulse;
 use shell::{Page, Tab};
 
 /// What the console needs to know of the process that it is in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ConsoleOptions {
     /// `[console]`.
     pub config: ConsoleConfig,
@@ -88,8 +88,8 @@ pub struct ConsoleOptions {
     pub grpc_address: String,
     /// Whether its servers speak TLS.
     pub has_tls: bool,
-    /// Whose tokens may do what; without it everybody may look and nobody may act.
-    pub keys: Option<Arc<dyn Keys>>,
+    /// Whose tokens may do what; without one everybody may look and nobody may act.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// What pages are made of.
@@ -115,11 +115,12 @@ impl Console {
         speed_reachable: watch::Receiver<bool>,
         shutdown: &CancellationToken,
     ) -> Self {
-        let callers = Callers { grpc_address: options.grpc_address.clone(), has_tls: options.has_tls, has_tokens: options.keys.is_some() };
+        let authority = options.authority.clone().unwrap_or_else(Authority::off);
+        let callers = Callers { grpc_address: options.grpc_address.clone(), has_tls: options.has_tls, has_tokens: authority.is_on() };
         Self {
             pulse: Pulse::start(speed.clone(), calls, shutdown.child_token()),
             actions: Actions::of(&options, Arc::clone(&service.machine), shutdown.child_token()),
-            doors: Doors::new(options.config.hosts, options.keys, options.has_tls, Arc::clone(&service.machine)),
+            doors: Doors::new(options.config.hosts, authority, options.has_tls, Arc::clone(&service.machine)),
             service,
             speed,
             speed_reachable,

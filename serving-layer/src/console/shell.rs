@@ -85,7 +85,7 @@ impl Page {
             Again::Soon => Some("2000"),
             Again::Later => Some("5000"),
         };
-        let has_keys = console.doors.keys.is_some();
+        let has_keys = console.doors.are_locked();
         let content = html! {
             header.top {
                 div.bar {

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Form;
 use axum::extract::{Query, State};
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 use maud::html;
+use merganser_proto::auth::Scope;
+use merganser_proto::server::Peer;
 use serde::Deserialize;
+use tracing::info;
 
-use super::door::Scope;
 use super::{Console, shell};
 
 /// Where to go on.
@@ -32,11 +34,15 @@ pub(super) async fn show(Query(There { then }): Query<There>) -> Response {
     page(StatusCode::OK, &then, None)
 }
 
-pub(super) async fn enter(State(console): State<Arc<Console>>, Form(Entry { token, then }): Form<Entry>) -> Response {
-    let token = token.trim().to_owned();
-    match console.doors.check(&token, Scope::Query) {
-        Ok(name) => {
-            tracing::info!(name, "signed in to the console");
+pub(super) async fn enter(
+    State(console): State<Arc<Console>>,
+    peer: Option<Extension<Peer>>,
+    Form(Entry { token, then }): Form<Entry>,
+) -> Response {
+    let (token, Extension(peer)) = (token.trim().to_owned(), peer.unwrap_or_default());
+    match console.doors.check(Some(&token), &peer, Scope::Query) {
+        Ok(identity) => {
+            info!(name = identity.name(), "signed in to the console");
             ([(SET_COOKIE, console.doors.open_session(token))], Redirect::to(here(&then))).into_response()
         }
         Err(reason) => page(StatusCode::UNAUTHORIZED, &then, Some(&reason)),

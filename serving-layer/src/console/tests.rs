@@ -1,24 +1,35 @@
 use axum::body::{Body, to_bytes};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderValue, Request};
+use merganser_proto::audit::Audit;
+use merganser_proto::auth::AuthOptions;
 use tower::ServiceExt;
 
 use super::*;
 use crate::tests::fixture::InProcess;
 
 /// `may-look` may look, `may-act` may do both.
-#[derive(Debug)]
-struct Ring;
+const LOOK_SHA256: &str = "09d089f2828f373b0ace84245d4fcd5eecc38d9a1311ece8f2d90823ebeddbeb";
+const ACT_SHA256: &str = "b567d8e7884d5ebab02ae2d396fc5e93a399f5568121c49eb1b6db3c0ec7e84e";
+const TOKENS: &str = r#"
+[[client]]
+name = "ann"
+token_sha256 = "LOOK"
+scopes = ["query"]
+[[client]]
+name = "root"
+token_sha256 = "ACT"
+scopes = ["query", "admin"]
+"#;
 
-impl Keys for Ring {
-    fn check(&self, token: &str, scope: Scope) -> Result<String, String> {
-        match (token, scope) {
-            ("may-act", _) => Ok("root".to_owned()),
-            ("may-look", Scope::Query) => Ok("ann".to_owned()),
-            ("may-look", Scope::Admin) => Err("its scopes are query".to_owned()),
-            _ => Err("it is not known".to_owned()),
-        }
-    }
+/// Whoever has one of these tokens is known.
+fn locked(folder: &std::path::Path) -> Arc<Authority> {
+    let tokens = folder.join("tokens.toml");
+    // SHA-256 of both, as `sha256sum` has them.
+    let text = TOKENS.replace("LOOK", LOOK_SHA256).replace("ACT", ACT_SHA256);
+    std::fs::write(&tokens, text).unwrap();
+    let options = AuthOptions { tokens: Some(tokens), ..AuthOptions::default() };
+    Authority::open(options, Arc::new(std::time::SystemTime::now), Audit::off()).unwrap()
 }
 
 struct Browser {
@@ -38,9 +49,9 @@ struct Shown {
 
 impl Browser {
     /// At the console of a layer with `published` versions.
-    async fn at(published: &[i64], head: i64, keys: Option<Arc<dyn Keys>>) -> Self {
+    async fn at(published: &[i64], head: i64, authority: Option<Arc<Authority>>) -> Self {
         let layer = InProcess::new(published, head).await;
-        let mut options = ConsoleOptions { grpc_address: "127.0.0.1:7402".to_owned(), keys, ..ConsoleOptions::default() };
+        let mut options = ConsoleOptions { grpc_address: "127.0.0.1:7402".to_owned(), authority, ..ConsoleOptions::default() };
         options.config.batch_layer = "/bin/echo".into();
         options.store_url = "data/store".to_owned();
         let (_, reachable) = watch::channel(true);
@@ -86,8 +97,8 @@ async fn every_page() {
             "/",
             "/views",
             "/views/user_stats",
-            "/views/user_stats?k0=u0",
-            "/views/user_stats?k0=u0&by=bucket",
+            "/views/user_stats?k0=user-0",
+            "/views/user_stats?k0=user-0&by=bucket",
             "/runs",
             "/live",
             "/refused",
@@ -129,7 +140,7 @@ async fn every_page() {
 #[tokio::test]
 async fn a_user() {
     let mut browser = Browser::at(&[4], 8, None).await;
-    let page = browser.get("/users?id=u0").await.text;
+    let page = browser.get("/users?id=user-0").await.text;
     for expected in [
         "event count",
         "batch view",
@@ -144,8 +155,8 @@ async fn a_user() {
         assert!(page.contains(expected), "{expected}: {page}");
     }
     // Nobody may act where there are no tokens; the command is shown.
-    assert!(page.contains("--key=u0") && !page.contains("name=\"token\""), "{page}");
-    assert_eq!(browser.post("/users/verify", "id=u0&token=may-act").await.status, 403);
+    assert!(page.contains("--key=user-0") && !page.contains("name=\"token\""), "{page}");
+    assert_eq!(browser.post("/users/verify", "id=user-0&token=may-act").await.status, 403);
 }
 
 /// Proves that a speed layer which is away takes no page away, and that what may be missing is said.
@@ -156,7 +167,7 @@ async fn speed_layer_away() {
     for path in ["/", "/views", "/views/user_stats", "/runs", "/live", "/refused"] {
         assert_eq!(browser.get(path).await.status, 200, "{path}");
     }
-    let page = browser.get("/users?id=u0").await;
+    let page = browser.get("/users?id=user-0").await;
     assert!(page.status == 200 && page.text.contains("Events may be missing."), "{page:?}");
     assert!(browser.get("/refused").await.text.contains("does not say"));
 }
@@ -164,25 +175,29 @@ async fn speed_layer_away() {
 /// Proves that with tokens nobody looks without one, that a session is opened by one that may look, and that only one that may act does anything.
 #[tokio::test]
 async fn with_tokens() {
-    let mut browser = Browser::at(&[4], 8, Some(Arc::new(Ring))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Browser::at(&[4], 8, Some(locked(folder.path()))).await;
     let away = browser.get("/users?id=a%20b").await;
     assert_eq!((away.status, away.to.as_str()), (303, "/sign-in?then=%2Fusers%3Fid%3Da%2520b"));
     assert_eq!(browser.send(Request::get("/").header("x-live", "1"), "").await.status, 401);
-    assert_eq!(browser.post("/users/verify", "id=u0&token=may-act").await.status, 401);
+    assert_eq!(browser.post("/users/verify", "id=user-0&token=may-act").await.status, 401);
     assert_eq!(browser.get("/assets/console.css").await.status, 200);
     assert!(browser.get("/sign-in").await.text.contains("name=\"token\""));
     assert_eq!(browser.post("/sign-in", "token=wrong").await.status, 401);
     let entered = browser.post("/sign-in", "token=may-look&then=%2Fusers%3Fid%3Da%2520b").await;
     assert_eq!((entered.status, entered.to.as_str()), (303, "/users?id=a%20b"));
-    let page = browser.get("/users?id=u0").await;
+    let page = browser.get("/users?id=user-0").await;
     assert!(
         page.status == 200 && page.text.contains("name=\"token\"") && page.text.contains("authorization: Bearer $MERGANSER_TOKEN"),
         "{page:?}"
     );
 
-    let refused = browser.post("/users/verify", "id=u0&token=may-look").await;
-    assert!(refused.status == 403 && refused.text.contains("its scopes are query") && !refused.text.contains("may-look"), "{refused:?}");
-    let begun = browser.post("/users/verify", "id=u0&token=may-act").await;
+    let refused = browser.post("/users/verify", "id=user-0&token=may-look").await;
+    assert!(
+        refused.status == 403 && refused.text.contains("it takes the scope admin") && !refused.text.contains("may-look"),
+        "{refused:?}"
+    );
+    let begun = browser.post("/users/verify", "id=user-0&token=may-act").await;
     assert!(begun.status == 303 && begun.to.starts_with("/actions/"), "{begun:?}");
     let action = loop {
         let page = browser.get(&begun.to).await;
@@ -191,7 +206,7 @@ async fn with_tokens() {
         }
         tokio::task::yield_now().await;
     };
-    assert!(action.text.contains("It went well.") && action.text.contains("verify --recompute --live --key=u0"), "{action:?}");
+    assert!(action.text.contains("It went well.") && action.text.contains("verify --recompute --live --key=user-0"), "{action:?}");
     let confirm = browser.get("/views/user_stats/rollback?to=1").await;
     assert!(confirm.status == 200 && confirm.text.contains("rollback 1"), "{confirm:?}");
     assert_eq!(browser.get("/views/user_stats/rollback?to=9").await.status, 404);
@@ -204,15 +219,16 @@ async fn with_tokens() {
 /// Proves that a page of another site gets nothing and does nothing: not under its own name for this address, and not by a form.
 #[tokio::test]
 async fn other_sites() {
-    let mut browser = Browser::at(&[4], 8, Some(Arc::new(Ring))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Browser::at(&[4], 8, Some(locked(folder.path()))).await;
     assert_eq!(browser.send(Request::get("/").header(HOST, "evil.example:7412"), "").await.status, 421);
     browser.post("/sign-in", "token=may-look").await;
     let form = |origin: &'static str| {
         Request::post("/users/verify").header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ORIGIN, origin)
     };
-    assert_eq!(browser.send(form("http://evil.example"), "id=u0&token=may-act").await.status, 403);
-    assert_eq!(browser.send(Request::post("/users/verify"), "id=u0&token=may-act").await.status, 403);
+    assert_eq!(browser.send(form("http://evil.example"), "id=user-0&token=may-act").await.status, 403);
+    assert_eq!(browser.send(Request::post("/users/verify"), "id=user-0&token=may-act").await.status, 403);
     assert_eq!(browser.send(Request::delete("/"), "").await.status, 403);
-    let large = format!("id=u0&token={}", "x".repeat(32 << 10));
+    let large = format!("id=user-0&token={}", "x".repeat(32 << 10));
     assert_eq!(browser.post("/users/verify", &large).await.status, 413);
 }

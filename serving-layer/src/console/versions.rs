@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Form;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use axum::{Extension, Form};
 use maud::{Markup, html};
+use merganser_proto::server::Peer;
 use serde::Deserialize;
 use storage::manifest::{Manifest, Manifests};
 use storage::paths::ViewName;
@@ -145,9 +146,14 @@ pub(super) async fn confirm(State(console): State<Arc<Console>>, Path(view): Pat
     Page::new(&format!("Roll back {name}"), Tab::Views, body).show(&console).await
 }
 
-pub(super) async fn rollback(State(console): State<Arc<Console>>, Path(view): Path<String>, Form(To { to, token }): Form<To>) -> Response {
+pub(super) async fn rollback(
+    State(console): State<Arc<Console>>,
+    Path(view): Path<String>,
+    peer: Option<Extension<Peer>>,
+    Form(To { to, token }): Form<To>,
+) -> Response {
     match find(&console, &view, to).await {
-        Ok((view, _)) => action::begin(&console, Request::Rollback { view, version: to }, &token).await,
+        Ok((view, _)) => action::begin(&console, Request::Rollback { view, version: to }, &token, peer.unwrap_or_default().0).await,
         Err(reason) => shell::failed(&console, StatusCode::NOT_FOUND, "There is no such version", &reason).await,
     }
 }

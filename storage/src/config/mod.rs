@@ -1,6 +1,7 @@
 //! The one settings file, `merganser.toml`, as all three layers read it: file, then environment
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
+mod auth;
 mod console;
 mod units;
 
@@ -11,6 +12,7 @@ use views::EventSchema;
 
 use crate::store::{Store, StoreError};
 
+pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
 pub use console::ConsoleConfig;
 pub use units::{ByteSize, Period};
 
@@ -64,6 +66,10 @@ pub struct Config {
     pub serving_layer: ServingConfig,
     /// Its pages for people.
     pub console: ConsoleConfig,
+    /// Whom servers let in.
+    pub auth: AuthConfig,
+    /// With what a program calls a server.
+    pub client: ClientConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -272,14 +278,20 @@ impl Config {
         // Once from the text itself, for errors with their lines; then again with the environment on top.
         toml::from_str::<Self>(text).map_err(|e| invalid(with_nearest(&e)))?;
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| invalid(e.to_string()))?;
+        let mut token = None;
         for (name, value) in environment {
+            if name == TOKEN_VARIABLE {
+                token = Some(value).filter(|value| !value.is_empty()).map(Secret::new);
+                continue;
+            }
             let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|_| name != LOG_FORMAT_VARIABLE) else { continue };
             set(&mut table, path, &value).map_err(|message| ConfigError::Invalid { origin: name.clone(), message })?;
         }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
+        let mut config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
             origin: format!("{origin} with {ENV_PREFIX}… from the environment"),
             message: with_nearest(&e),
         })?;
+        config.client.token = token;
         config.validate().map_err(invalid)?;
         Ok(config)
     }
@@ -288,6 +300,7 @@ impl Config {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
         self.console.validate()?;
+        self.auth.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -413,6 +426,15 @@ mod tests {
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
     }
 
+    /// Proves that a token comes from the environment only, is no setting, and is not printed with the settings.
+    #[test]
+    fn token_of_the_environment() {
+        let config = parse("", &[(TOKEN_VARIABLE, "mgs_secret")]).unwrap();
+        assert_eq!(config.client.token.as_ref().map(Secret::reveal), Some("mgs_secret"));
+        assert!(!format!("{config:?}").contains("mgs_") && !toml::to_string(&config).unwrap().contains("mgs_"));
+        assert_eq!(parse("", &[(TOKEN_VARIABLE, "")]).unwrap(), Config::default());
+    }
+
     /// Proves that a misspelt key is refused with the one that was meant, and a bad value with its line.
     #[test]
     fn refusals() {
@@ -432,6 +454,12 @@ mod tests {
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
             "[console]\nhosts = [\"http://console.example.com\"]",
+            "[auth]\njwt_keys = \"keys.json\"",
+            "[auth]\njwt_keys = \"keys.json\"\njwt_issuer = \"x\"",
+            "[auth]\njwt_audience = \"merganser\"",
+            "[auth]\nmetrics = \"query\"",
+            "[auth]\nmetrics = \"closed\"",
+            "[client]\ntoken = \"mgs_0\"",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
