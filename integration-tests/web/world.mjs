@@ -36,6 +36,13 @@ export class World {
     cpSync(process.env.VIEWS, join(folder, "views"), { recursive: true, filter: (path) => !path.includes("/src") && !path.includes("/tests") });
     const at = (name) => `127.0.0.1:${ports[name]}`;
     writeFileSync(world.config, `
+[events.attributes]
+country = "string"
+description = "string"
+invoice_no = "string"
+quantity = "int64"
+stock_code = "string"
+unit_price = "decimal(18,4)"
 [store]
 url = "${join(folder, "store")}"
 [views]
@@ -125,5 +132,5 @@ let serial = 0;
 export function event(user, day, more = {}) {
   const time = new Date(Date.UTC(2026, 10, 1 + day, 12, 0, 0)).toISOString();
   serial += 1;
-  return { event_id: `e${serial}`, user_id: user, event_time: time, event_type: "purchase", amount: "12.50", attributes: { stock_code: `item-${serial % 40}`, country: "Norway" }, ...more };
+  return { event_id: `e${serial}`, user_id: user, event_time: time, event_type: "purchase", amount: "12.50", attributes: { stock_code: `item-${serial % 40}`, country: "Norway", quantity: "2", unit_price: "6.25" }, ...more };
 }

@@ -37,20 +37,15 @@ pub(super) fn of(column: &ArrayRef, row: usize) -> Cell {
     Cell { text: cut(&text), is_number, is_null: false }
 }
 
-/// The digits before the point in groups, those behind it without zeros at the end.
+/// The digits before the point in groups; behind it those that say something, and two at least where the type has any, as money has.
 fn grouped(decimal: &str) -> String {
-    let (whole, rest) = decimal.split_once('.').unwrap_or((decimal, ""));
-    let rest = rest.trim_end_matches('0');
+    let (whole, rest) = decimal.split_once('.').map_or((decimal, None), |(whole, rest)| (whole, Some(rest)));
     // More digits than an integer has stay as they are.
     let whole = match whole.parse::<i64>() {
         Ok(number) if number != 0 => words::count(number),
         _ => whole.replace('-', "−"),
     };
-    match rest {
-        "" => whole,
-        // An amount of money has two digits.
-        rest => format!("{whole}.{rest:0<2}"),
-    }
+    rest.map_or_else(|| whole.clone(), |rest| format!("{whole}.{:0<2}", rest.trim_end_matches('0')))
 }
 
 fn float(value: f64) -> String {
@@ -84,8 +79,8 @@ mod tests {
     #[test]
     fn as_read() {
         let decimal = |unscaled: i128| text(Arc::new(Decimal128Array::from(vec![unscaled]).with_precision_and_scale(38, 4).unwrap()));
-        assert_eq!([12_345_678_900, -5_000, 123_450, 0, -20_000].map(decimal), ["1,234,567.89", "−0.50", "12.345", "0", "−2"]);
-        assert_eq!(decimal(i128::from(i64::MAX) * 100_000_000), "92233720368547758070000");
+        assert_eq!([12_345_678_900, -5_000, 123_450, 0, -20_000].map(decimal), ["1,234,567.89", "−0.50", "12.345", "0.00", "−2.00"]);
+        assert_eq!(decimal(i128::from(i64::MAX) * 100_000_000), "92233720368547758070000.00");
         assert_eq!(text(Arc::new(Int64Array::from(vec![-1234]))), "−1,234");
         assert_eq!(text(Arc::new(Float64Array::from(vec![0.5]))), "0.5");
         assert_eq!(text(Arc::new(Float64Array::from(vec![1e20]))), "1e20");

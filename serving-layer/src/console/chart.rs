@@ -14,8 +14,9 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
 /// Least width of a bar, and least height of a half that has any event.
 const LEAST: f64 = 2.0;
-/// Part of its place that a bar leaves free.
+/// Part of its place that a bar leaves free, and its greatest width: two days are no two walls.
 const GAP: f64 = 0.12;
+const MOST: f64 = 40.0;
 
 /// Events of one bucket, by half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Bars {
         );
         html! {
             figure.chart {
-                div.scale aria-hidden="true" { span { (words::count(self.most)) } span { "events" } }
+                div.scale aria-hidden="true" { (words::counted(self.most, "event", "events")) }
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" role="img" aria-label=(label) {
                     line.grid x1="0" x2=(WIDTH) y1="0.5" y2="0.5" {}
                     line.grid x1="0" x2=(WIDTH) y1=(HEIGHT / 2.0) y2=(HEIGHT / 2.0) {}
@@ -121,7 +122,8 @@ impl Bars {
 
     fn bar(&self, bar: &Bar) -> Markup {
         let (left, right) = (self.x(bar.start_us), self.x(bar.end_us));
-        let width = ((right - left) * (1.0 - GAP)).max(LEAST);
+        let width = ((right - left) * (1.0 - GAP)).min(MOST).max(LEAST);
+        let from = left + (right - left - width) / 2.0;
         let height = |count: i64| if count == 0 { 0.0 } else { (count as f64 / self.most.max(1) as f64 * (HEIGHT - 2.0)).max(LEAST) };
         let (batch, speed) = (height(bar.batch), height(bar.speed));
         let buckets = if bar.buckets > 1 { format!(" ({} buckets)", bar.buckets) } else { String::new() };
@@ -132,8 +134,8 @@ impl Bars {
                 title { (title) }
                 // The whole place answers to the pointer.
                 rect.hit x=(round(left)) y="0" width=(round((right - left).max(LEAST))) height=(HEIGHT) {}
-                @if batch > 0.0 { rect.batch x=(round(left)) y=(round(HEIGHT - batch)) width=(round(width)) height=(round(batch)) {} }
-                @if speed > 0.0 { rect.speed x=(round(left)) y=(round(HEIGHT - batch - speed)) width=(round(width)) height=(round(speed)) {} }
+                @if batch > 0.0 { rect.batch x=(round(from)) y=(round(HEIGHT - batch)) width=(round(width)) height=(round(batch)) {} }
+                @if speed > 0.0 { rect.speed x=(round(from)) y=(round(HEIGHT - batch - speed)) width=(round(width)) height=(round(speed)) {} }
             }
         }
     }
@@ -188,7 +190,7 @@ pub(super) fn line(points: &[(f64, f64)], span_s: f64, label: &str) -> Markup {
     let ends = (points.first().map(place), points.last().map(place));
     html! {
         figure.chart.rate {
-            div.scale aria-hidden="true" { span { (words::rate(most)) } span { "rows a second" } }
+            div.scale aria-hidden="true" { (words::rate(most)) " rows a second" }
             svg viewBox=(format!("0 0 {WIDTH} {TALL}")) preserveAspectRatio="none" role="img" aria-label=(label) {
                 line.grid x1="0" x2=(WIDTH) y1=(TALL / 2.0) y2=(TALL / 2.0) {}
                 line.base x1="0" x2=(WIDTH) y1=(TALL) y2=(TALL) {}
@@ -228,7 +230,7 @@ mod tests {
             [(0, 1_000_000, 1), (3, 0, 2)]
         );
         let svg = bars.draw(Some(DAY_US)).into_string();
-        assert!(svg.contains(r#"<rect class="speed" x="750" y="198" width="220" height="2">"#), "{svg}");
+        assert!(svg.contains(r#"<rect class="speed" x="855" y="198" width="40" height="2">"#), "{svg}");
         assert!(svg.contains(r#"<line class="seam" x1="250""#) && svg.contains("1970-01-01: 1,000,000 batch, 1 live"), "{svg}");
         assert!(!bars.draw(Some(9 * DAY_US)).into_string().contains("class=\"seam\""));
     }

@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use merganser_proto::metrics::Spread;
 
-use super::pulse::{Heard, WINDOW};
+use super::pulse::Heard;
 use super::shell::{self, Again, Page, Tab, nothing, warning};
 use super::{Console, chart, health, words};
 use crate::speed::{PartitionStatus, SpeedStatus};
@@ -129,7 +129,7 @@ pub(super) fn questions(heard: &Heard) -> Markup {
     html! {
         section aria-labelledby="asked" {
             h2 #asked { "Questions to the serving layer" }
-            p.quiet { "Over the last " (words::age(WINDOW)) ". Looks at these pages are not among them." }
+            p.quiet { "Over the last minute. Looks at these pages are not among them." }
             div.scroll {
                 table {
                     thead { tr { th scope="col" { "call" } th.num scope="col" { "a second" } th.num scope="col" { "half within" } th.num scope="col" { "99 % within" } th.num scope="col" { "failed" } } }

@@ -251,7 +251,9 @@ fn provenance(console: &Console, id: &str, answer: &Answer, part: &Part) -> Mark
                     "."
                 }
             }
-            @if !head.is_empty() {
+            @if answer.incomplete.is_some() {
+                p { "What came after it could not be asked for, so nobody can say here whether there is any." }
+            } @else if !head.is_empty() {
                 p { "The halves meet at an offset of the log, not at a moment: this user is in partition " (partition) ", of which the batch view covers everything below " (words::count(boundary)) " and the speed layer everything from there to " (words::count(reached)) ". An event that comes late counts at once, in whichever bucket its time is." }
                 (chart::seam(partition, boundary, reached))
             }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Beats that are kept: ten minutes.
 const KEPT: usize = 300;
 /// Rates and latencies are those of so long.
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(60);
 /// The rate of now is that of so long.
 const NOW: Duration = Duration::from_secs(10);
 
