@@ -15,6 +15,8 @@
 
 /// Every finished value, compared before anybody sees it.
 mod audit;
+/// How far a run is, in the store.
+mod beacon;
 /// States on their way to the shard they belong to.
 mod chunk;
 /// What dead runs left.

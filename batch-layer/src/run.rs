@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use views::{Definition, key};
 
 use crate::audit::{Audit, Audited, Evidence, Touched};
+use crate::beacon::Beacon;
 use crate::collect::{Collected, collect};
 use crate::compute::{self, Base, Computed, Target};
 use crate::cut::Cut;
@@ -74,7 +75,9 @@ pub async fn run_on(
 ) -> Result<RunOutcome, RunError> {
     let began = Instant::now();
     let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
+    let (progress, beacon) = Beacon::light(&machine, &store, &options.view, &run_id, started, progress);
     let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, (started, began), run_id, &keeper)).await;
+    beacon.put_out().await;
     keeper.release().await;
     outcome
 }

@@ -7,6 +7,7 @@
 //! - `user_stats.proto`: merged statistics of users come out (serving layer)
 //! - `view.proto`: the same for any declared view (serving layer)
 //! - `realtime.proto`: the handover between the layers, not for clients (speed layer)
+//! - `speed_status.proto`: how the speed layer is, for the console, not for clients (speed layer)
 //! - `types.proto`: what they share
 //!
 //! Maps are `BTreeMap`s, so that equal messages have equal bytes, and `bytes` fields are `Bytes`, so that Arrow can read them

@@ -31,6 +31,8 @@ const STREAMS: usize = 64;
 const QUESTIONS: usize = 256;
 /// Cuts and exports in flight: those of one batch run, or two. They may take minutes, so questions do not share their places.
 const EXPORTS: usize = 64;
+/// Whoever shows people how the layer is asks now and then. One that reads the dead letters may take seconds.
+const STATES: usize = 8;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -57,6 +59,7 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.RealtimeViewService/EraseUser",
         "/merganser.v1.RealtimeViewService/Cut",
         "/merganser.v1.RealtimeViewService/ExportStates",
+        "/merganser.v1.SpeedStatusService/GetSpeedStatus",
     ])
 }
 
@@ -78,7 +81,7 @@ pub(crate) async fn serve<IO, I>(
     health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
+            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService", "SpeedStatusService"]))
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the descriptor set was generated with the code";
@@ -113,6 +116,7 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
+    let states = Room::new("questions about the state", STATES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
@@ -122,6 +126,7 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
             "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
                 (Some(&questions), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME)
             }
+            "/merganser.v1.SpeedStatusService/GetSpeedStatus" => (Some(&states), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)

@@ -1,4 +1,8 @@
-//! The gRPC surface: protobuf in, domain calls, protobuf out. The only file of this crate's server that names its types.
+//! The gRPC surface: protobuf in, domain calls, protobuf out. With the file below it the only one of this crate's server that
+//! names its types.
+
+/// How the layer is.
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -23,6 +27,7 @@ use views::event::MAX_EVENT_ID_BYTES;
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
 use crate::realtime::{ErasedUser, Export, Realtime, SliceRows, States};
+pub(crate) use status::StatusAdapter;
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
@@ -171,10 +176,7 @@ impl RealtimeViewService for RealtimeAdapter {
         let (realtime, user_id) = (Arc::clone(&self.0), request.into_inner().user_id);
         let erase = tokio::spawn(async move { realtime.erase(user_id).await });
         let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
-        let erase_time = prost_types::Timestamp {
-            seconds: erased.append_time_us.div_euclid(1_000_000),
-            nanos: (erased.append_time_us.rem_euclid(1_000_000) * 1000) as i32,
-        };
+        let erase_time = timestamp(erased.append_time_us);
         Ok(Response::new(pb::EraseUserResponse {
             log_id: self.0.log_id.to_string(),
             partition: erased.partition.cast_signed(),
@@ -182,6 +184,11 @@ impl RealtimeViewService for RealtimeAdapter {
             erase_time: Some(erase_time),
         }))
     }
+}
+
+/// Microseconds since 1970.
+fn timestamp(time_us: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time_us.div_euclid(1_000_000), nanos: (time_us.rem_euclid(1_000_000) * 1000) as i32 }
 }
 
 fn idle() -> Status {

@@ -70,6 +70,22 @@ async fn from_start_to_end() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+/// Proves that the pages of a layer are shown once there are some, on every path but the server's own, and that until then whoever looks is told
+/// that the server starts.
+#[tokio::test]
+async fn pages_beside() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = Http::start(Some(listener), "the views are being opened", CancellationToken::new());
+    let answer = get_from(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("not ready: the views are being opened\n"), "{answer}");
+    http.serve_beside(Router::new().route("/", get(async || "a page")).route("/healthz", get(async || "not this")));
+    assert!(get_from(address, "/").await.ends_with("\r\n\r\na page"));
+    assert!(get_from(address, "/healthz").await.ends_with("\r\n\r\nalive\n"));
+    assert!(get_from(address, "/else").await.starts_with("HTTP/1.1 404 "));
+    http.close().await;
+}
+
 /// Proves that other paths, methods and headers without end are refused, and that connections which say nothing keep nobody out for
 /// long, however many there are.
 #[tokio::test]
@@ -77,7 +93,9 @@ async fn strangers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let http = Http::start(Some(listener), "starting", CancellationToken::new());
-    assert!(get_from(address, "/").await.starts_with("HTTP/1.1 404 "));
+    assert!(get_from(address, "/else").await.ends_with("not ready: starting\n"));
+    http.started(Arc::new(Fake::default()));
+    assert!(get_from(address, "/else").await.starts_with("HTTP/1.1 404 "));
     assert!(
         ask(address, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             .await

@@ -51,7 +51,7 @@ use tracing::{info, warn};
 
 pub use calls::{Room, Rule, Rules, Shape};
 pub(crate) use connection::age_of_next;
-pub use counts::{CallCounts, MethodCounts};
+pub use counts::{CallCounts, MethodCalls, MethodCounts};
 pub use peer::{AltName, Peer, PeerCertificate};
 pub use web::Web;
 

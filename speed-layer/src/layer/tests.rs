@@ -19,6 +19,8 @@ use crate::ingest::WhenFull;
 use crate::partition::Verdict;
 use crate::trim::trim;
 
+/// How it is.
+mod status;
 mod types;
 
 /// A data folder with a log of one partition, and a store.

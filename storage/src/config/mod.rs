@@ -2,6 +2,7 @@
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
 mod auth;
+mod console;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use views::EventSchema;
 use crate::store::{Store, StoreError};
 
 pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
+pub use console::ConsoleConfig;
 pub use units::{ByteSize, Period};
 
 /// Seconds.
@@ -62,6 +64,8 @@ pub struct Config {
     pub batch_layer: BatchConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
+    /// Its pages for people.
+    pub console: ConsoleConfig,
     /// Whom servers let in.
     pub auth: AuthConfig,
     /// With what a program calls a server.
@@ -228,7 +232,7 @@ impl Default for BatchConfig {
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
-    /// HTTP address of `/metrics`, `/healthz`, `/readyz` and calls from browsers; empty means there is none.
+    /// HTTP address of the console, `/metrics`, `/healthz`, `/readyz` and calls from browsers; empty means there is none.
     pub http_address: String,
     /// Origins of pages that may call from a browser beside this server's own, with spaces between them.
     pub web_origins: String,
@@ -298,6 +302,7 @@ impl Config {
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
+        self.console.validate()?;
         self.auth.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
@@ -464,6 +469,7 @@ mod tests {
             "[serving_layer]\nweb_origins = \"bad.example\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
+            "[console]\nhosts = [\"http://console.example.com\"]",
             "[auth]\njwt_keys = \"keys.json\"",
             "[auth]\njwt_keys = \"keys.json\"\njwt_issuer = \"x\"",
             "[auth]\njwt_audience = \"merganser\"",
