@@ -86,6 +86,12 @@ pub fn runs_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("runs/{view}"))
 }
 
+/// The folder of the folders of the runs of all views.
+#[must_use]
+pub fn all_runs_folder() -> ObjectPath {
+    ObjectPath::from("runs")
+}
+
 /// The folder of what a view's runs say while they go.
 #[must_use]
 pub fn progress_folder(view: &ViewName) -> ObjectPath {
