@@ -1,6 +1,6 @@
 // The layers as processes, on free ports, with a folder of their own. Everything that is started is stopped by its own handle.
 import { spawn } from "node:child_process";
-import { appendFileSync, createWriteStream, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ async function freePort() {
 
 export class World {
   constructor(folder, ports) {
-    Object.assign(this, { folder, ports, running: new Map(), environment: {} });
+    Object.assign(this, { folder, ports, running: new Map() });
     this.config = join(folder, "settings.toml");
     this.console = `http://127.0.0.1:${ports.console}`;
   }
@@ -66,14 +66,17 @@ poll_interval = "100ms"
     return world;
   }
 
-  addToSettings(text) {
-    appendFileSync(this.config, text);
+  /** The same settings and some more, in a file of their own. */
+  settingsWith(text) {
+    const file = join(this.folder, "more settings.toml");
+    writeFileSync(file, readFileSync(this.config, "utf8") + text);
+    return file;
   }
 
   /** Starts `<name> serve` and waits until it says that it listens. */
-  async serve(name) {
+  async serve(name, config = this.config) {
     const log = createWriteStream(join(this.folder, "logs", `${name}.log`), { flags: "a" });
-    const child = spawn(join(BIN, name), ["--config", this.config, "serve"], { env: { ...process.env, ...this.environment }, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(join(BIN, name), ["--config", config, "serve"], { stdio: ["ignore", "pipe", "pipe"] });
     this.running.set(name, child);
     child.stderr.pipe(log);
     let said = "";
@@ -101,7 +104,7 @@ poll_interval = "100ms"
 
   /** Starts a program; `ended` is what it came to. */
   start(name, ...args) {
-    const child = spawn(join(BIN, name), ["--config", this.config, ...args], { env: { ...process.env, ...this.environment }, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(join(BIN, name), ["--config", this.config, ...args], { stdio: ["ignore", "pipe", "pipe"] });
     let said = "";
     child.stdout.on("data", (data) => { said += data; });
     child.stderr.on("data", (data) => { said += data; });
@@ -119,6 +122,15 @@ poll_interval = "100ms"
     const file = join(this.folder, `events-${Math.random().toString(36).slice(2)}.jsonl`);
     writeFileSync(file, events.map((event) => JSON.stringify(event)).join("\n") + "\n");
     return await this.run("speed-layer", "load", file);
+  }
+
+  /** Whether a run has said in the store how far it is. */
+  saysHowFar() {
+    const runs = join(this.folder, "store", "runs");
+    return existsSync(runs) && readdirSync(runs).some((view) => {
+      const progress = join(runs, view, "progress");
+      return existsSync(progress) && readdirSync(progress).some((file) => file.endsWith(".json"));
+    });
   }
 
   async end() {

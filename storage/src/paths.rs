@@ -86,6 +86,12 @@ pub fn runs_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("runs/{view}"))
 }
 
+/// The folder of the folders of the runs of all views.
+#[must_use]
+pub fn all_runs_folder() -> ObjectPath {
+    ObjectPath::from("runs")
+}
+
 /// The folder of objects that are put only to see whether they can be, and removed at once.
 #[must_use]
 pub fn probes_folder() -> ObjectPath {

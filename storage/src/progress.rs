@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::paths::{Id, ProgressPath, ViewName, progress_folder};
+use crate::paths::{Id, ProgressPath, ViewName, all_runs_folder, progress_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Store, StoreError};
 
@@ -123,6 +123,16 @@ impl Progress {
     }
 }
 
+/// The views that somebody has begun a run of, published or not, by name.
+///
+/// # Errors
+/// What the store says.
+pub async fn views(store: &Store) -> Result<BTreeSet<ViewName>, StoreError> {
+    let folders = store.folders(&all_runs_folder()).await?;
+    // That of the master dataset is no view's.
+    Ok(folders.iter().filter_map(|folder| folder.filename()?.parse().ok()).collect())
+}
+
 /// The runs of `view` that go, and those that died, by their ids, which sort by time.
 ///
 /// # Errors
@@ -163,7 +173,9 @@ mod tests {
         let dead = Progress { beat: 7, ..progress("20261130T010000000Z-00000001") };
         dead.write(&store).await.unwrap();
         let run = Progress { beat: 1, ..progress("20261130T020000000Z-00000002") };
+        assert_eq!(views(&Store::open("memory://").unwrap()).await.unwrap(), BTreeSet::new());
         run.write(&store).await.unwrap();
+        assert_eq!(views(&store).await.unwrap(), BTreeSet::from([view.clone()]));
         assert_eq!(read(&store, &view).await.unwrap(), std::slice::from_ref(&run));
         let next = Progress { beat: 2, stage: Stage::Fold, total_rows: 10, read_rows: 10, folded_rows: 5, ..run };
         next.write(&store).await.unwrap();

@@ -12,7 +12,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
-use storage::manifest::list_views;
 use storage::paths::{Id, RunPath, ViewName, runs_folder};
 use storage::progress::{self, Progress, Stage};
 use storage::store::{Store, StoreError};
@@ -152,7 +151,7 @@ pub(super) async fn going(console: &Console, say_if_none: bool) -> Markup {
     let (store, now_us) = (console.service.served.store(), console.now_us());
     let mut runs = Vec::new();
     let listed = async {
-        for view in list_views(store).await? {
+        for view in progress::views(store).await? {
             runs.extend(progress::read(store, &view).await?);
         }
         Ok::<_, StoreError>(())
@@ -199,7 +198,7 @@ fn progress_of(run: &Progress, is_alive: bool, now_us: i64) -> Markup {
 async fn reports(console: &Console) -> Markup {
     let (store, now_us) = (console.service.served.store(), console.now_us());
     let found = async {
-        let views = list_views(store).await?;
+        let views = progress::views(store).await?;
         console.runs.newest(store, views.iter()).await
     };
     let (reports, all) = match found.await {
