@@ -174,7 +174,7 @@ where
     http.started(layer.told(reachable.clone()));
     let rules = server::rules(layer.calls.clone());
     let web = server::web(layer.routes(), &rules, &config.web_origins);
-    http.serve_beside(web.router(&server::WEB_SERVICES));
+    http.also(web.router(&server::WEB_SERVICES));
     info!("serving");
     ready();
     server::serve(layer.routes(), rules, reachable, incoming, shutdown).await;
