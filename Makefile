@@ -50,8 +50,8 @@ bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch 
 	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
 	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, docs, load test, peers, console; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 test-docs:6 load-test-smoke:3 bench-peers-smoke:2 test-web:3
+ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, docs, load test, peers, console, clients; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 test-docs:6 load-test-smoke:3 bench-peers-smoke:2 test-web:3 test-clients:4
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -67,6 +67,9 @@ deps: ## exactly one version of arrow, parquet, object_store and tonic
 
 buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 	@.ci/buf
+
+test-clients: build ## the clients of examples/clients in four languages and a browser, against servers on free ports; what this machine has not is skipped
+	@$(BIN)/test-clients
 
 test-alerts: ## the alert rules in deploy/prometheus with promtool, installed or Debian's; skipped where there is neither
 	@.ci/promtool

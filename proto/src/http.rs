@@ -67,7 +67,7 @@ pub trait Started: Numbers {
 /// The HTTP server of a layer. Ends when it is dropped.
 pub struct Http {
     layer: Arc<OnceLock<Layer>>,
-    beside: Arc<OnceLock<Router>>,
+    pages: Arc<OnceLock<Router>>,
     stop: CancellationToken,
     server: Option<AbortOnDropHandle<()>>,
 }
@@ -83,7 +83,7 @@ struct Layer {
 struct Told {
     layer: Arc<OnceLock<Layer>>,
     /// What the layer answers itself.
-    beside: Arc<OnceLock<Router>>,
+    pages: Arc<OnceLock<Router>>,
     /// What the layer does until it has started.
     starting: &'static str,
     shutdown: CancellationToken,
@@ -94,8 +94,8 @@ impl Http {
     /// `shutdown` on it is not because it stops.
     #[must_use]
     pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
-        let (layer, beside, stop) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()), CancellationToken::new());
-        let told = Told { layer: Arc::clone(&layer), beside: Arc::clone(&beside), starting, shutdown: shutdown.clone() };
+        let (layer, pages, stop) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()), CancellationToken::new());
+        let told = Told { layer: Arc::clone(&layer), pages: Arc::clone(&pages), starting, shutdown: shutdown.clone() };
         let routes = Router::new()
             .route("/healthz", get(async || "alive\n"))
             .route("/readyz", get(readyz))
@@ -104,7 +104,7 @@ impl Http {
             .with_state(told);
         let ends = Ends { shutdown, stop: stop.clone() };
         let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, ends))));
-        Self { layer, beside, stop, server }
+        Self { layer, pages, stop, server }
     }
 
     /// The layer has started.
@@ -114,8 +114,8 @@ impl Http {
     }
 
     /// Answers `routes` too, from now on. Each request has its [`Line`] among its extensions. Once only.
-    pub fn serve_beside(&self, routes: Router) {
-        self.beside.get_or_init(|| routes);
+    pub fn also(&self, routes: Router) {
+        self.pages.get_or_init(|| routes);
     }
 
     /// Ends the server, and lets go of the layer.
@@ -151,7 +151,7 @@ async fn metrics(State(told): State<Told>) -> Response {
 
 /// Whatever the layer answers itself, once it has started.
 async fn other(State(told): State<Told>, request: Request) -> Response {
-    match (told.beside.get(), told.layer.get()) {
+    match (told.pages.get(), told.layer.get()) {
         (Some(routes), _) => routes.clone().oneshot(request).await.into_response(),
         (None, Some(_)) => StatusCode::NOT_FOUND.into_response(),
         (None, None) => not_ready(told.starting),

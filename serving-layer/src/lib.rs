@@ -190,7 +190,7 @@ where
     let rules = server::rules(layer.calls.clone(), Authority::off());
     let web = server::web(layer.routes(), &rules, &config.web_origins);
     let calls = web.router(&server::WEB_SERVICES);
-    http.serve_beside(match console {
+    http.also(match console {
         Some(options) => calls.merge(layer.console(options, reachable.clone(), &shutdown).router()),
         None => calls,
     });
