@@ -63,6 +63,8 @@ pub mod progress;
 mod recount;
 /// What a run did, for people and for the store.
 mod report;
+/// How long events are kept, and what that asks of views.
+mod retention;
 /// An older version, published again.
 mod rollback;
 /// Where every row went.

@@ -174,6 +174,7 @@ impl RealtimeViewService for RealtimeAdapter {
     /// In a task of its own: a client that hangs up cannot stop it half way.
     async fn erase_user(&self, request: Request<pb::EraseUserRequest>) -> Result<Response<pb::EraseUserResponse>, Status> {
         let (realtime, user_id) = (Arc::clone(&self.0), request.into_inner().user_id);
+        realtime.check_erasable(&user_id).await.map_err(|e| status(&e))?;
         let erase = tokio::spawn(async move { realtime.erase(user_id).await });
         let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         let erase_time = timestamp(erased.append_time_us);

@@ -62,6 +62,8 @@ pub struct Config {
     pub speed_layer: SpeedConfig,
     /// The batch layer.
     pub batch_layer: BatchConfig,
+    /// How long events are kept.
+    pub retention: RetentionConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
     /// Its pages for people.
@@ -226,6 +228,20 @@ impl Default for BatchConfig {
     }
 }
 
+/// `[retention]`, read by the batch layer only.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Events whose own time is longer ago may go, and every view must have a limit of at most so long; 0 means that none ever goes.
+    pub events: Period,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { events: Period::from_secs(0) }
+    }
+}
+
 /// `[serving_layer]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -323,6 +339,9 @@ impl Config {
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} must be at least 1")),
             None if self.log.partitions > 1024 => Err("log.partitions must be at most 1024".to_owned()),
+            None if !self.retention.events.0.is_zero() && self.retention.events.0.as_secs() < DAY => {
+                Err("retention.events must be at least 1d, for events go by whole days; or \"0s\", and none goes".to_owned())
+            }
             None => Ok(()),
         }
     }
@@ -476,6 +495,8 @@ mod tests {
             "[auth]\nmetrics = \"query\"",
             "[auth]\nmetrics = \"closed\"",
             "[client]\ntoken = \"mgs_0\"",
+            "[retention]\nevents = \"12h\"",
+            "[retention]\nevents = \"500ms\"",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
