@@ -30,6 +30,9 @@ const STREAMS: usize = 64;
 const QUESTIONS: usize = 256;
 /// Cuts and exports in flight: those of one batch run, or two. They may take minutes, so questions do not share their places.
 const EXPORTS: usize = 64;
+/// Streams of all states in flight. Each keeps the states of its moment in memory, whatever takes their place meanwhile. The serving layer
+/// has as many exports; a second one finds room too.
+const STATE_STREAMS: usize = 4;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -56,6 +59,7 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.RealtimeViewService/EraseUser",
         "/merganser.v1.RealtimeViewService/Cut",
         "/merganser.v1.RealtimeViewService/ExportStates",
+        "/merganser.v1.RealtimeViewService/StreamStates",
     ])
 }
 
@@ -111,6 +115,7 @@ fn rules(calls: CallCounts) -> Rules {
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
+    let state_streams = Room::new("streams of states", STATE_STREAMS, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
@@ -123,6 +128,10 @@ fn rules(calls: CallCounts) -> Rules {
             "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
+            }
+            // The serving layer reads on when its own client does, who has to every thirty seconds.
+            "/merganser.v1.RealtimeViewService/StreamStates" => {
+                (Some(&state_streams), Shape::Export, Some(QUESTION_TIME), UNREAD_EXPORT_TIME)
             }
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),
