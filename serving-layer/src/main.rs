@@ -1,4 +1,4 @@
-//! `serving-layer serve` runs the server, `serving-layer get` asks one.
+//! `serving-layer serve` runs the server; `get`, `rows` and `export` ask one.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
@@ -47,6 +47,8 @@ enum Command {
     Get(get::Get),
     /// Prints rows of any view.
     Rows(get::rows::Rows),
+    /// Writes the rows of every key of a view into a file.
+    Export(get::export::Export),
 }
 
 #[derive(clap::Args)]
@@ -85,6 +87,7 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
         Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
+        Command::Export(export) => get::export::run(export, &config.serving_layer.grpc_address).await,
         Command::Serve(flags) => {
             let serving = &mut config.serving_layer;
             serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());
