@@ -267,6 +267,54 @@ pub enum RunError {
         #[source]
         source: FoldError,
     },
+    /// A retention is declared, and the view counts events of any age.
+    #[error(
+        "[retention] events = \"{retention}\" lets older events go, and {view} keeps its buckets for ever; give it a limit of at most that, such as -- keep: {retention} in {file}"
+    )]
+    NoLimit {
+        /// The view.
+        view: String,
+        /// Where its SQL is, or should be.
+        file: String,
+        /// As declared.
+        retention: String,
+    },
+    /// A retention is declared, and the view keeps its buckets longer.
+    #[error(
+        "[retention] events = \"{retention}\" lets older events go, and {view} keeps its buckets for {keep}; write -- keep: {retention} or less in {file}"
+    )]
+    LongLimit {
+        /// The view.
+        view: String,
+        /// Where its SQL is.
+        file: String,
+        /// Its limit.
+        keep: String,
+        /// As declared.
+        retention: String,
+    },
+    /// The definition counts events that have expired.
+    #[error("events before {before} have expired and are gone, and {view} counts events {from}, which would be only some of them; {instead}")]
+    BelowFloor {
+        /// The view.
+        view: String,
+        /// The floor.
+        before: String,
+        /// What it counts.
+        from: String,
+        /// What can be declared.
+        instead: String,
+    },
+    /// A version counts events that have expired since.
+    #[error("version {version} of {view} counts events before {before}, which have expired since and are gone; take a later one")]
+    ExpiredSince {
+        /// The view.
+        view: String,
+        /// The version.
+        version: i64,
+        /// The floor.
+        before: String,
+    },
     /// The definition fails, on no event alone but on many together.
     #[error("the view fails on events of partition {partition} taken together")]
     Fold {
@@ -520,6 +568,9 @@ impl RunError {
             | Self::NothingJudged { .. }
             | Self::Partitions { .. }
             | Self::OtherCold { .. }
+            | Self::NoLimit { .. }
+            | Self::LongLimit { .. }
+            | Self::BelowFloor { .. }
             | Self::UserId { .. }
             | Self::NoSpeedLayer
             | Self::SpeedAddress { .. } => 2,

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use views::{Definition, key};
 
 use crate::audit::{Audit, Audited, Evidence, Touched};
+use crate::beacon::Beacon;
 use crate::collect::{Collected, collect};
 use crate::compute::{self, Base, Computed, Target};
 use crate::cut::Cut;
@@ -33,6 +34,7 @@ use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
 use crate::piece::{Master, Piece};
 use crate::progress::Progress;
+use crate::retention;
 use crate::report::RunReport;
 use crate::service::SpeedLayer;
 use crate::shard::Work;
@@ -74,7 +76,9 @@ pub async fn run_on(
 ) -> Result<RunOutcome, RunError> {
     let began = Instant::now();
     let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
+    let (progress, beacon) = Beacon::light(&machine, &store, &options.view, &run_id, started, progress);
     let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, (started, began), run_id, &keeper)).await;
+    beacon.put_out().await;
     keeper.release().await;
     outcome
 }
@@ -99,6 +103,7 @@ async fn run_alone(
         None => None,
     };
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
+    retention::check_limit(&definition, options)?;
     if let Some(parent) = &parent {
         definition::check_types(&definition, options, store, parent).await?;
     }
@@ -235,6 +240,7 @@ impl Run<'_> {
         self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
+        retention::check_floor(self.store, self.options, &self.definition, as_of).await?;
         let kept_from = definition::kept_from(&self.definition, as_of)?;
         let mut computed = self.compute(&sources, base.as_ref(), kept_from).await?;
         let removed = std::mem::take(&mut computed.removed);
@@ -331,8 +337,8 @@ impl Run<'_> {
     }
 
     async fn compute(&self, sources: &[Source], base: Option<&Base>, kept_from: Option<i64>) -> Result<Computed, RunError> {
-        let spill = self.spill_folder().await?;
-        let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / self.options.threads.get();
+        let spill = spill_folder(self.options).await?;
+        let memory_bytes = self.options.memory_bytes_a_thread();
         let work = Work {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
@@ -346,13 +352,6 @@ impl Run<'_> {
             Some(base) => compute::from_base(&work, sources, base, &self.cut.boundary, &self.master, &target).await,
             None => compute::from_all(&work, sources, self.parent.as_ref(), &self.new_imports, &target).await,
         }
-    }
-
-    /// Waits for others that look through the same parent, and may have much to remove.
-    async fn spill_folder(&self) -> Result<SpillFolder, RunError> {
-        let parent = self.options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let place = parent.clone();
-        blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
     }
 
     /// The manifest as it will be published, but for what the audit has to say.
@@ -429,6 +428,13 @@ impl Run<'_> {
             }),
         }
     }
+}
+
+/// Waits for others that look through the same parent, and may have much to remove.
+pub(crate) async fn spill_folder(options: &RunOptions) -> Result<SpillFolder, RunError> {
+    let parent = options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let place = parent.clone();
+    blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
 }
 
 /// Puts the manifest of the next version.

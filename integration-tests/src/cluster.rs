@@ -195,7 +195,7 @@ impl Cluster {
 
     async fn run_serving(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store, events) = (self.config.serving_layer.clone(), self.store.clone(), self.config.events.clone());
-        let http = Some(self.serving.tell().await?);
+        let http = Some(serving_layer::HttpDoor { listener: self.serving.tell().await?, console: None });
         self.serving.run(|shutdown| Box::pin(serving_layer::run_then(config, store, events, listener, http, shutdown, || {})));
         self.wait_for(Consistency::BatchOnly).await
     }

@@ -7,14 +7,22 @@
 //! - `user_stats.proto`: merged statistics of users come out (serving layer)
 //! - `view.proto`: the same for any declared view (serving layer)
 //! - `realtime.proto`: the handover between the layers, not for clients (speed layer)
+//! - `speed_status.proto`: how the speed layer is, for the console, not for clients (speed layer)
 //! - `types.proto`: what they share
 //!
 //! Maps are `BTreeMap`s, so that equal messages have equal bytes, and `bytes` fields are `Bytes`, so that Arrow can read them
 //! in place.
 //!
 //! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
-//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`].
+//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`], [`auth`] decides who may call
+//! what, and [`audit`] writes down who changed something.
 
+/// Who did what.
+pub mod audit;
+/// Who may call what.
+pub mod auth;
+/// The token that a program's own calls carry.
+mod bearer;
 /// Messages, decoded within bounds.
 pub mod codec;
 /// Health, readiness and metrics over HTTP.
@@ -30,6 +38,8 @@ use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::codegen::{Service, http as wire};
 use tower::util::{BoxCloneSyncService, ServiceExt};
+
+pub use bearer::{Bearer, BearerError};
 
 /// Package `merganser.v1`: messages, clients and server traits.
 #[allow(missing_docs, unreachable_pub)]
@@ -55,6 +65,16 @@ impl Transport {
         S::Error: Into<BoxError>,
     {
         Self(BoxCloneSyncService::new(service.map_err(Into::into)))
+    }
+
+    /// The same, whose calls carry the token if there is one.
+    #[must_use]
+    pub fn carrying(self, token: Option<Bearer>) -> Self {
+        let Some(token) = token else { return self };
+        Self::new(self.map_request(move |mut request: wire::Request<Body>| {
+            request.headers_mut().insert(wire::header::AUTHORIZATION, token.value());
+            request
+        }))
     }
 }
 

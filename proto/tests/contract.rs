@@ -18,6 +18,7 @@ const CALLS: &[&str] = &[
     "RealtimeViewService/GetStates(GetStatesRequest) -> GetStatesResponse",
     "RealtimeViewService/ExportStates(ExportStatesRequest) -> stream ExportStatesResponse",
     "RealtimeViewService/EraseUser(EraseUserRequest) -> EraseUserResponse",
+    "SpeedStatusService/GetSpeedStatus(GetSpeedStatusRequest) -> GetSpeedStatusResponse",
     "UserStatsService/GetUserStats(GetUserStatsRequest) -> GetUserStatsResponse",
     "UserStatsService/BatchGetUserStats(BatchGetUserStatsRequest) -> BatchGetUserStatsResponse",
     "UserStatsService/WatchUserStats(WatchUserStatsRequest) -> stream WatchUserStatsResponse",

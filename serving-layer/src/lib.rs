@@ -18,6 +18,10 @@
 
 /// Question → answer.
 mod answer;
+/// Who may call, and with what this layer's programs do.
+pub mod auth;
+/// Pages for people.
+pub mod console;
 /// Versions that answered before.
 mod earlier;
 /// Users who were erased.
@@ -59,6 +63,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merganser_proto::Transport;
+use merganser_proto::auth::Authority;
 use merganser_proto::http::Http;
 use merganser_proto::server::CallCounts;
 use storage::batch_view::BlockCache;
@@ -79,6 +84,7 @@ use views::EventSchema;
 pub use error::ServingError;
 pub use position::Position;
 
+use console::{Console, ConsoleOptions};
 use earlier::Turns;
 use erasures::Known;
 use metrics::Metrics;
@@ -91,6 +97,14 @@ use told::Told;
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// What of [`server::QUESTION_TIME`] the speed layer may use up at most: the rest is for saying that it did not answer.
 const SPEED_TIMEOUT_MAX: Duration = Duration::from_millis(4500);
+
+/// Where it tells over HTTP, and shows people what.
+pub struct HttpDoor {
+    /// For health, readiness and metrics, and the console if there is one.
+    pub listener: TcpListener,
+    /// The console, if there is to be one.
+    pub console: Option<ConsoleOptions>,
+}
 
 /// Serves the view from `store` on `listener` until `shutdown`, then lets calls in flight end within five seconds.
 ///
@@ -111,7 +125,8 @@ pub async fn run(
 }
 
 /// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits. On `http`,
-/// health, readiness and metrics are told meanwhile, and until the last call has ended.
+/// health, readiness and metrics are told meanwhile, and until the last call has ended; once `ready` is called the console is there too, and
+/// pages in a browser may ask.
 ///
 /// # Errors
 /// As [`run`].
@@ -120,7 +135,7 @@ pub async fn run_then(
     store: Store,
     events: EventSchema,
     listener: TcpListener,
-    http: Option<TcpListener>,
+    http: Option<HttpDoor>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError> {
@@ -156,13 +171,14 @@ async fn run_and_tell<IO>(
     events: EventSchema,
     speed: Transport,
     incoming: impl Stream<Item = io::Result<IO>>,
-    http: Option<TcpListener>,
+    http: Option<HttpDoor>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError>
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let (http, console) = http.map_or((None, None), |door| (Some(door.listener), door.console));
     let http = Http::start(http, "the newest version is being opened and verified", shutdown.clone());
     let layer = tokio::select! {
         biased;
@@ -171,9 +187,17 @@ where
     };
     let (reachable, _probe) = layer.speed.watch_health();
     http.started(layer.told(reachable.clone()));
+    let rules = server::rules(layer.calls.clone(), Authority::off());
+    let web = server::web(layer.routes(), &rules, &config.web_origins);
+    let calls = web.router(&server::WEB_SERVICES);
+    http.also(match console {
+        Some(options) => calls.merge(layer.console(options, reachable.clone(), &shutdown).router()),
+        None => calls,
+    });
     info!("serving");
     ready();
-    server::serve(layer.routes(), layer.calls.clone(), reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), rules, reachable, incoming, shutdown).await;
+    web.end().await;
     http.close().await;
     Ok(())
 }
@@ -224,6 +248,11 @@ impl ServingLayer {
     /// What it tells over HTTP.
     fn told(&self, speed_reachable: watch::Receiver<bool>) -> Arc<Told> {
         Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), speed_reachable })
+    }
+
+    /// What it shows people.
+    fn console(&self, options: ConsoleOptions, speed_reachable: watch::Receiver<bool>, shutdown: &CancellationToken) -> Console {
+        Console::new(options, self.service.clone(), self.speed.clone(), self.calls.clone(), speed_reachable, shutdown)
     }
 
     /// `UserStatsService` and `ViewService`.

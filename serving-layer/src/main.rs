@@ -9,6 +9,7 @@ mod logs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -17,8 +18,10 @@ use cli::about::About;
 use cli::doctor::{self, Program};
 use cli::exit::{self, CONFIGURATION, DONE, FAILED, Meaning};
 use cli::print::STYLES;
-use serving_layer::run_then;
+use serving_layer::console::ConsoleOptions;
+use serving_layer::{HttpDoor, run_then};
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
+use storage::machine::RealMachine;
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,7 +71,7 @@ struct Serve {
     /// Address to listen on, such as 127.0.0.1:7402; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Address of /metrics, /healthz and /readyz; "" for none.
+    /// Address of the console, /metrics, /healthz and /readyz; "" for none.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// The object store: a folder or a URL.
@@ -87,13 +90,13 @@ async fn main() -> ExitCode {
         Command::Doctor(printed) => doctor::run(Program::ServingLayer, cli.config.as_deref(), printed).await,
         command => match Config::load(cli.config.as_deref(), std::env::vars()) {
             Err(error) => return exit::end(NAME, Err(error.into()), |_| CONFIGURATION),
-            Ok(config) => Box::pin(execute(command, config, cli.log_format)).await.map(|()| DONE),
+            Ok(config) => Box::pin(execute(command, cli.config, config, cli.log_format)).await.map(|()| DONE),
         },
     };
     exit::end(NAME, outcome, |error| error.downcast_ref::<get::Unanswered>().map_or(FAILED, get::Unanswered::exit_code))
 }
 
-async fn execute(command: Command, mut config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+async fn execute(command: Command, config_file: Option<PathBuf>, mut config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     match command {
         Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
         Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
@@ -103,7 +106,7 @@ async fn execute(command: Command, mut config: Config, log_format: LogFormat) ->
             serving.http_address = flags.http.unwrap_or_else(|| serving.http_address.clone());
             serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
             config.store.url = flags.store.unwrap_or(config.store.url);
-            Box::pin(serve(config, log_format)).await
+            Box::pin(serve(config, config_file, log_format)).await
         }
         // They need no settings, and were done before these were read.
         Command::Doctor(_) | Command::About(_) => Ok(()),
@@ -111,7 +114,7 @@ async fn execute(command: Command, mut config: Config, log_format: LogFormat) ->
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+async fn serve(config: Config, config_file: Option<PathBuf>, log_format: LogFormat) -> anyhow::Result<()> {
     logs::start(log_format);
     info!(store = config.store.url, settings = ?config.serving_layer, "starting");
     let store = Store::open(&config.store.url)?;
@@ -119,15 +122,32 @@ async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     let http = http_listener(&config.serving_layer.http_address).await?;
+    let authority = serving_layer::auth::authority(&config.auth, Arc::new(RealMachine))?;
+    let pages = http.as_ref().filter(|_| config.console.enabled).map(TcpListener::local_addr).transpose()?;
+    let console = pages.map(|_| ConsoleOptions {
+        config: config.console,
+        config_file,
+        store_url: config.store.url.clone(),
+        speed_layer: config.serving_layer.speed_layer.clone(),
+        grpc_address: bound.to_string(),
+        has_tls: false,
+        authority: Some(authority),
+    });
+    let http = http.map(|listener| HttpDoor { listener, console });
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_when_told(shutdown.clone()));
     // Scripts that wait for this line find a server that answers.
-    let ready = || println!("serving-layer listening on http://{bound}");
+    let ready = || {
+        println!("serving-layer listening on http://{bound}");
+        if let Some(pages) = pages {
+            println!("serving-layer console at http://{pages}/");
+        }
+    };
     run_then(config.serving_layer, store, config.events, listener, http, shutdown, ready).await?;
     Ok(())
 }
 
-/// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
+/// The listener of the console, `/metrics`, `/healthz` and `/readyz`, if there is to be one.
 async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
     if address.is_empty() {
         return Ok(None);

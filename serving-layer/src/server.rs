@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use merganser_proto::auth::Authority;
 use merganser_proto::descriptors_of;
-use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::http::Origins;
+use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape, Web};
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic_health::server::HealthReporter;
@@ -65,11 +68,19 @@ pub(crate) fn calls() -> CallCounts {
     ])
 }
 
-/// Serves until `shutdown`, and counts calls in `calls`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
+/// What pages in a browser may call, behind `rules`, which are those of [`serve`].
+pub(crate) fn web(routes: Routes, rules: &Rules, web_origins: &str) -> Web {
+    Web::new(routes, Arc::clone(rules), Origins::of(web_origins))
+}
+
+/// The services that [`web`] has.
+pub(crate) const WEB_SERVICES: [&str; 2] = [UserStatsServiceServer::<Service>::NAME, ViewServiceServer::<Service>::NAME];
+
+/// Serves until `shutdown`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
 /// that need the batch half alone are answered.
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
-    calls: CallCounts,
+    rules: Rules,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -95,7 +106,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules, incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }
@@ -122,7 +133,8 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
     }
 }
 
-fn rules(calls: CallCounts) -> Rules {
+/// What each method may take, of whom `authority` lets in; its calls are counted in `calls`.
+pub(crate) fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let point_questions = Room::per_core("questions about one user", POINT_QUESTIONS_PER_CORE, POINT_QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
@@ -140,6 +152,7 @@ fn rules(calls: CallCounts) -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream),
         };
-        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME, counts: Some(calls.method(path)) }
+        let (counts, authority) = (Some(calls.method(path)), Arc::clone(&authority));
+        Rule { room: room.cloned(), shape, within: Some(QUESTION_TIME), unread: UNREAD_TIME, counts, authority }
     })
 }

@@ -2,6 +2,8 @@
 
 /// One call for all who wait.
 mod shared;
+/// How it is.
+mod status;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use arrow::array::RecordBatch;
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use merganser_proto::v1::speed_status_service_client::SpeedStatusServiceClient;
 use merganser_proto::v1::{GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -33,6 +36,7 @@ use crate::question::Resolved;
 use crate::states::RowsByKey;
 use crate::version::{Version, rows_in};
 use shared::{MAX_SHARED_KEYS, SharedCalls};
+pub(crate) use status::{PartitionStatus, Refusals, SpeedStatus};
 
 /// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -64,6 +68,7 @@ pub(crate) struct SpeedClient {
     realtime: RealtimeViewServiceClient<Transport>,
     calls: SharedCalls,
     health: HealthClient<Transport>,
+    status: SpeedStatusServiceClient<Transport>,
     metrics: Arc<Metrics>,
 }
 
@@ -71,7 +76,8 @@ impl SpeedClient {
     /// A client over whatever carries its calls.
     pub(crate) fn new(transport: Transport, metrics: Arc<Metrics>) -> Self {
         let realtime = RealtimeViewServiceClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Self { calls: SharedCalls::new(realtime.clone(), Arc::clone(&metrics)), realtime, health: HealthClient::new(transport), metrics }
+        let (calls, status) = (SharedCalls::new(realtime.clone(), Arc::clone(&metrics)), SpeedStatusServiceClient::new(transport.clone()));
+        Self { calls, realtime, health: HealthClient::new(transport), status, metrics }
     }
 
     /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.

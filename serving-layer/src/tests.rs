@@ -2,7 +2,7 @@
 
 mod answers;
 mod as_of;
-mod fixture;
+pub(crate) mod fixture;
 mod sharing;
 mod swaps;
 mod watches;

@@ -1,5 +1,6 @@
 //! What can go wrong in the speed layer, and what becomes of it at the gRPC surface in `service.rs`.
 
+use merganser_proto::auth::AuthError;
 use storage::log::LogError;
 use storage::manifest::UnusableDefinition;
 use storage::record::RecordError;
@@ -12,6 +13,9 @@ pub enum SpeedError {
     /// The log or the dead letters.
     #[error("the log failed")]
     Log(#[from] LogError),
+    /// What `[auth]` names cannot be used.
+    #[error("nobody can be let in")]
+    Auth(#[from] AuthError),
     /// The object store.
     #[error("the object store failed")]
     Store(#[from] StoreError),

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{select_all, try_join_all};
+use merganser_proto::auth::Authority;
 use merganser_proto::server::CallCounts;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use merganser_proto::v1::speed_status_service_server::SpeedStatusServiceServer;
 use storage::config::Config;
 use storage::dead_letter::DeadLetters;
 use storage::log::{LogFolder, LogId, PartitionLog};
-use storage::machine::{Machine, Owner, blocking};
+use storage::machine::{Machine, Owner, blocking, now_us};
 use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::{Retry, Store, StoreError};
@@ -25,6 +27,7 @@ use views::Definition;
 
 use crate::archive::{Archive, roll_by_age};
 use crate::check::check_against_store;
+use crate::dead_letter::{Overviews, Place};
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, QueueRoom};
 use crate::metrics::Metrics;
@@ -35,12 +38,14 @@ use crate::refused::{DeadLetterQueue, RefusedCount, RefusedCounts};
 use crate::restore::open_partition;
 use crate::scrub::Scrub;
 use crate::server;
-use crate::service::{IngestAdapter, RealtimeAdapter};
+use crate::service::{IngestAdapter, RealtimeAdapter, StatusAdapter};
 use crate::told::Told;
 use crate::trim::trim_as_versions_come;
 
 /// Largest request.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Largest question about the state.
+const MAX_STATUS_REQUEST_BYTES: usize = 1 << 10;
 /// Largest answer to a producer: what gRPC clients take unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
@@ -58,7 +63,10 @@ pub struct SpeedLayer {
     tasks: JoinSet<Task>,
     folder: Arc<LogFolder>,
     calls: CallCounts,
+    authority: Arc<Authority>,
     data_dir: PathBuf,
+    /// When it was opened, in microseconds since 1970.
+    began_us: i64,
 }
 
 impl SpeedLayer {
@@ -67,7 +75,8 @@ impl SpeedLayer {
     /// # Errors
     /// As [`crate::run`].
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
-        let schema = Arc::new(config.events.clone());
+        let (schema, began_us) = (Arc::new(config.events.clone()), now_us(&*machine));
+        let authority = crate::auth::authority(&config.auth, Arc::clone(&machine))?;
         let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
             blocking(move || open_folder(&*machine, &dir, partitions)).await?
@@ -136,16 +145,20 @@ impl SpeedLayer {
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
         let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
         let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender, metrics };
-        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls: server::calls(), data_dir })
+        let calls = server::calls();
+        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls, authority, data_dir, began_us })
     }
 
-    /// `IngestService` and `RealtimeViewService`.
+    /// `IngestService`, `RealtimeViewService` and `SpeedStatusService`.
     pub fn routes(&self) -> Routes {
         let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime)));
-        Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES))
+        let place = Place { data_dir: self.data_dir.clone(), store: self.realtime.store.clone() };
+        let status = StatusAdapter { told: self.told(), began_us: self.began_us, letters: Arc::new(Overviews::of(place)) };
+        let status = SpeedStatusServiceServer::new(status).max_decoding_message_size(MAX_STATUS_REQUEST_BYTES);
+        Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES)).add_service(status)
     }
 
     /// Becomes true once the log takes no more events.
@@ -158,10 +171,22 @@ impl SpeedLayer {
         &self.calls
     }
 
+    /// Who decides what its clients may do.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
     /// What it tells over HTTP. Let go of it before the layer is closed.
     pub(crate) fn told(&self) -> Arc<Told> {
         let (ingest, archive) = (self.ingest.clone(), Arc::clone(&self.realtime.archive));
-        Arc::new(Told { ingest, archive, calls: self.calls.clone(), log_failed: self.log_failed(), data_dir: self.data_dir.clone() })
+        Arc::new(Told {
+            ingest,
+            archive,
+            calls: self.calls.clone(),
+            authority: self.authority(),
+            log_failed: self.log_failed(),
+            data_dir: self.data_dir.clone(),
+        })
     }
 
     /// How many rows were refused since the start, by field and reason; at most a few hundred reasons are told apart.

@@ -14,6 +14,8 @@
 
 /// Closed segments into the object store.
 mod archive;
+/// Who may call, and with what this layer's programs do.
+pub mod auth;
 /// Whether the log is the one that the store was filled from.
 mod check;
 /// `speed-layer dead-letter`.
@@ -129,7 +131,7 @@ where
     let mut layer = SpeedLayer::open(machine, config, store).await?;
     http.started(layer.told());
     ready();
-    let serving = server::serve(layer.routes(), layer.calls().clone(), layer.log_failed(), incoming, shutdown);
+    let serving = server::serve(layer.routes(), layer.calls().clone(), layer.authority(), layer.log_failed(), incoming, shutdown);
     let served = tokio::select! {
         biased;
         () = serving => Ok(()),

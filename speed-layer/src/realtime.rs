@@ -153,11 +153,16 @@ impl Realtime {
         Ok(Export { parts, erased: since.map(|(user_id, offset)| partition.erased(user_id, *offset)).collect() })
     }
 
+    /// Whether a user can be erased here at all. It waits for the store, so it comes before anything is done: a caller who gives up while
+    /// it waits, and asks again, must not have the user erased once more long after the second answer.
+    pub(crate) async fn check_erasable(&self, user_id: &str) -> Result<(), SpeedError> {
+        check_user_id(user_id).map_err(|refusal| SpeedError::BadRequest(format!("{} {}", refusal.field, refusal.reason)))?;
+        // Whoever must not archive any more has a log that nobody goes on with.
+        self.archive.check_epoch().await
+    }
+
     /// Erases a user. When this returns, the erasure is durable in the log and in the store, and shown.
     pub(crate) async fn erase(&self, user_id: String) -> Result<Erasure, SpeedError> {
-        check_user_id(&user_id).map_err(|refusal| SpeedError::BadRequest(format!("{} {}", refusal.field, refusal.reason)))?;
-        // Whoever must not archive any more has a log that nobody goes on with.
-        self.archive.check_epoch().await?;
         let partition = &self.partitions[shard_of(&user_id, self.partitions.len() as u32) as usize];
         let erasure = partition.erase(user_id).await?;
         // Whatever becomes of the put, and of whoever waits for it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use merganser_proto::auth::Authority;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
@@ -30,6 +31,8 @@ const STREAMS: usize = 64;
 const QUESTIONS: usize = 256;
 /// Cuts and exports in flight: those of one batch run, or two. They may take minutes, so questions do not share their places.
 const EXPORTS: usize = 64;
+/// Whoever shows people how the layer is asks now and then. One that reads the dead letters may take seconds.
+const STATES: usize = 8;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -56,13 +59,15 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.RealtimeViewService/EraseUser",
         "/merganser.v1.RealtimeViewService/Cut",
         "/merganser.v1.RealtimeViewService/ExportStates",
+        "/merganser.v1.SpeedStatusService/GetSpeedStatus",
     ])
 }
 
-/// Serves until `shutdown`, and counts calls in `calls`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
+/// Serves until `shutdown` whom `authority` lets in, and counts calls in `calls`. While `log_failed` says so, the health of `IngestService` is NOT_SERVING.
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
+    authority: Arc<Authority>,
     log_failed: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -76,7 +81,7 @@ pub(crate) async fn serve<IO, I>(
     health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
+            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService", "SpeedStatusService"]))
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the descriptor set was generated with the code";
@@ -86,7 +91,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls, authority), incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }
 }
@@ -106,11 +111,12 @@ async fn report(health: HealthReporter, mut log_failed: watch::Receiver<bool>) {
     }
 }
 
-fn rules(calls: CallCounts) -> Rules {
+fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let appends = Room::new("appends", APPENDS, APPEND_PATIENCE);
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
+    let states = Room::new("questions about the state", STATES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
@@ -120,6 +126,7 @@ fn rules(calls: CallCounts) -> Rules {
             "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
                 (Some(&questions), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME)
             }
+            "/merganser.v1.SpeedStatusService/GetSpeedStatus" => (Some(&states), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
@@ -129,6 +136,6 @@ fn rules(calls: CallCounts) -> Rules {
             // Health watches and reflection are streams.
             _ => (Some(&others), Shape::Stream, Some(QUESTION_TIME), UNREAD_TIME),
         };
-        Rule { room: room.cloned(), shape, within, unread, counts: Some(calls.method(path)) }
+        Rule { room: room.cloned(), shape, within, unread, counts: Some(calls.method(path)), authority: Arc::clone(&authority) }
     })
 }

@@ -1,4 +1,8 @@
-//! The gRPC surface: protobuf in, domain calls, protobuf out. The only file of this crate's server that names its types.
+//! The gRPC surface: protobuf in, domain calls, protobuf out. With the file below it the only one of this crate's server that
+//! names its types.
+
+/// How the layer is.
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -23,6 +27,7 @@ use views::event::MAX_EVENT_ID_BYTES;
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
 use crate::realtime::{ErasedUser, Export, Realtime, SliceRows, States};
+pub(crate) use status::StatusAdapter;
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
@@ -169,12 +174,10 @@ impl RealtimeViewService for RealtimeAdapter {
     /// In a task of its own: a client that hangs up cannot stop it half way.
     async fn erase_user(&self, request: Request<pb::EraseUserRequest>) -> Result<Response<pb::EraseUserResponse>, Status> {
         let (realtime, user_id) = (Arc::clone(&self.0), request.into_inner().user_id);
+        realtime.check_erasable(&user_id).await.map_err(|e| status(&e))?;
         let erase = tokio::spawn(async move { realtime.erase(user_id).await });
         let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
-        let erase_time = prost_types::Timestamp {
-            seconds: erased.append_time_us.div_euclid(1_000_000),
-            nanos: (erased.append_time_us.rem_euclid(1_000_000) * 1000) as i32,
-        };
+        let erase_time = timestamp(erased.append_time_us);
         Ok(Response::new(pb::EraseUserResponse {
             log_id: self.0.log_id.to_string(),
             partition: erased.partition.cast_signed(),
@@ -182,6 +185,11 @@ impl RealtimeViewService for RealtimeAdapter {
             erase_time: Some(erase_time),
         }))
     }
+}
+
+/// Microseconds since 1970.
+fn timestamp(time_us: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time_us.div_euclid(1_000_000), nanos: (time_us.rem_euclid(1_000_000) * 1000) as i32 }
 }
 
 fn idle() -> Status {
@@ -255,7 +263,8 @@ fn status(error: &SpeedError) -> Status {
         SpeedError::LogTrimmed { .. } | SpeedError::Trimmed { .. } => (Code::FailedPrecondition, "LOG_TRIMMED"),
         SpeedError::Fenced { .. } => (Code::FailedPrecondition, "FENCED"),
         SpeedError::BadRequest(_) => (Code::InvalidArgument, "BAD_REQUEST"),
-        SpeedError::Thread { .. }
+        SpeedError::Auth(_)
+        | SpeedError::Thread { .. }
         | SpeedError::NotRestorable { .. }
         | SpeedError::NotArchived { .. }
         | SpeedError::ArchiveBehindLog { .. }

@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use merganser_proto::auth::Authority;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
@@ -26,6 +28,7 @@ pub(crate) struct Told {
     pub(crate) ingest: Ingest,
     pub(crate) archive: Arc<Archive>,
     pub(crate) calls: CallCounts,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
 }
@@ -44,6 +47,7 @@ impl Numbers for Told {
         self.write_room(sheet)?;
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
+        self.authority.write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }
@@ -126,6 +130,13 @@ impl Told {
         sheet.gauge("merganser_speed_damaged_segments", "Those that the last round left damaged.", one(damaged))
     }
 
+    /// How old the oldest record of a partition that is not archived is; nothing if all are, or it cannot be read. It reads the log.
+    pub(crate) fn unarchived_age(&self, partition: &Partition) -> Option<Duration> {
+        let append_time_us = self.oldest_unarchived_us(partition)??;
+        let age_us = now_us(&*self.ingest.machine).saturating_sub(append_time_us);
+        Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
+    }
+
     /// When the first record that is not archived was appended; nothing if all are, and no answer if it cannot be read.
     fn oldest_unarchived_us(&self, partition: &Partition) -> Option<Option<i64>> {
         let offset = self.archive.archived(partition.number).max(partition.log.start());
@@ -151,7 +162,7 @@ impl Told {
 
 impl Partition {
     /// What the slices of all its views weigh.
-    fn weight(&self) -> Weight {
+    pub(crate) fn weight(&self) -> Weight {
         let visible = self.visible.read().expect("no writer panics while it holds the lock");
         let weights = visible.views.values().map(Slices::weight);
         weights.fold(Weight::default(), |all, one| Weight {

@@ -39,5 +39,7 @@ pub mod master;
 pub mod paths;
 // An event as the log keeps it.
 pub mod record;
+// How far batch runs are.
+pub mod progress;
 // The object store.
 pub mod store;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream;
 use h2::client::SendRequest;
+use merganser_proto::auth::Authority;
 use merganser_proto::server::{Room, Rule, Rules, Shape, serve};
 use storage::config::Config;
 use storage::machine::RealMachine;
@@ -35,7 +36,11 @@ impl Server {
     fn start(places: usize, unread: Duration) -> Self {
         let (connect, mut connections) = mpsc::unbounded_channel();
         let room = Room::new("watches", places, Duration::from_millis(10));
-        let rules: Rules = Arc::new(move |_| Rule { room: Some(room.clone()), shape: Shape::Stream, within: None, unread, counts: None });
+        let authority = Authority::off();
+        let rules: Rules = Arc::new(move |_| {
+            let authority = Arc::clone(&authority);
+            Rule { room: Some(room.clone()), shape: Shape::Stream, within: None, unread, counts: None, authority }
+        });
         let shutdown = CancellationToken::new();
         let incoming = stream::poll_fn(move |cx| connections.poll_recv(cx).map(|io| io.map(Ok)));
         let (_, health) = tonic_health::server::health_reporter();

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
-use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode};
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -23,8 +23,12 @@ use tower::Service;
 
 use super::counts::MethodCounts;
 use super::memory::{Memory, Taken, Weighed};
+use super::metered::Metered;
+use super::peer::Peer;
+use super::pushback;
 use super::unread::Unread;
-use super::watch::{Ending, WATCHES_PER_CONNECTION};
+use super::watch::{Ending, Lane};
+use crate::auth::{Admitted, Authority};
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -121,6 +125,8 @@ pub struct Rule {
     pub unread: Duration,
     /// Where its calls are counted by their codes, if they are.
     pub counts: Option<MethodCounts>,
+    /// Who decides whether a call is let in, before anything else and before anything of its body is read.
+    pub authority: Arc<Authority>,
 }
 
 /// The rule of a method by its path, `/package.Service/Method`. Unknown paths have one too.
@@ -131,15 +137,23 @@ pub type Rules = Arc<dyn Fn(&str) -> Rule + Send + Sync>;
 pub(super) struct Calls {
     routes: Routes,
     rules: Rules,
+    peer: Peer,
     cut: CancellationToken,
     stop: CancellationToken,
-    watches: Arc<Semaphore>,
+    lane: Lane,
 }
 
 impl Calls {
-    /// `cut` ends the connection; `stop` tells that it takes no more calls.
-    pub(super) fn new(routes: Routes, rules: Rules, cut: CancellationToken, stop: CancellationToken) -> Self {
-        Self { routes, rules, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
+    /// `cut` ends the connection of `peer`; `stop` tells that it takes no more calls; long answers find a place in `lane`.
+    pub(super) fn new(
+        routes: Routes,
+        rules: Rules,
+        peer: Peer,
+        cut: CancellationToken,
+        stop: CancellationToken,
+        lane: Lane,
+    ) -> Self {
+        Self { routes, rules, peer, cut, stop, lane }
     }
 }
 
@@ -158,14 +172,29 @@ impl Service<Request<Body>> for Calls {
             *response.status_mut() = status;
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let Rule { room, shape, within, unread, counts } = (self.rules)(request.uri().path());
+        request.extensions_mut().insert(self.peer.clone());
+        let Rule { room, shape, within, unread, counts, authority } = (self.rules)(request.uri().path());
         let begun = counts.map(MethodCounts::begin);
+        let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
-        let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
+        let held = self.lane.hold(shape);
         let answer = async move {
-            let Ok(watch) = watch.transpose() else {
-                drain(request.into_body()).await;
-                return Ok(too_many_watches().into_http());
+            let Admitted { identity, allowance } = match admitted {
+                Ok(admitted) => admitted,
+                Err(refusal) => {
+                    drain(request.into_body()).await;
+                    return Ok(refusal.status().into_http());
+                }
+            };
+            // What a service may know is who calls, not how that was shown.
+            request.headers_mut().remove(AUTHORIZATION);
+            identity.into_iter().for_each(|identity| drop(request.extensions_mut().insert(identity)));
+            let held = match held {
+                Ok(held) => held,
+                Err(refused) => {
+                    drain(request.into_body()).await;
+                    return Ok(refused.into_http());
+                }
             };
             let mut place = None;
             if let Some(room) = &room {
@@ -180,6 +209,9 @@ impl Service<Request<Body>> for Calls {
             if shape != Shape::Stream {
                 request = request.map(|body| Body::new(Weighed::new(body, memory.clone())));
             }
+            if let Some(allowance) = allowance {
+                request = request.map(|body| Body::new(Metered::new(body, allowance, shape == Shape::Stream)));
+            }
             // It is ready whenever its clone was.
             let answer = routes.call(request);
             let response = match within {
@@ -191,10 +223,11 @@ impl Service<Request<Body>> for Calls {
             };
             drop(memory);
             if shape == Shape::Watch {
-                let place = (place, watch);
+                let place = (place, held);
                 return Ok(response.map(|body| Body::new(Unread::new(None, Body::new(Ending::new(body, stop)), true, place, unread, cut))));
             }
             let (Some(room), Shape::Call) = (room, shape) else {
+                let place = (place, held);
                 return Ok(response.map(|body| Body::new(Unread::new(None, body, false, place, unread, cut))));
             };
             let (head, mut body) = response.into_parts();
@@ -211,10 +244,12 @@ impl Service<Request<Body>> for Calls {
         };
         Box::pin(async move {
             let response: Result<Response<Body>, Infallible> = answer.await;
-            if let (Some(begun), Ok(response)) = (begun, &response) {
-                begun.answered(response);
+            let Ok(mut response) = response;
+            pushback::tell(&mut response);
+            if let Some(begun) = begun {
+                begun.answered(&response);
             }
-            response
+            Ok(response)
         })
     }
 }
@@ -249,13 +284,6 @@ pub(super) fn refusal(reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(Code::ResourceExhausted, message, details)
-}
-
-fn too_many_watches() -> Status {
-    refusal(
-        "TOO_MANY_WATCHES",
-        format!("{WATCHES_PER_CONNECTION} watches are open on this connection; end one, or open another connection"),
-    )
 }
 
 /// For a method that takes small questions only.

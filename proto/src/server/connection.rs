@@ -21,6 +21,8 @@ use tracing::debug;
 
 use super::STOP_PATIENCE;
 use super::calls::{Calls, Rules};
+use super::peer::Peer;
+use super::watch::Lane;
 
 /// Streams of one connection; a client opens another connection for more.
 const MAX_STREAMS: u32 = 128;
@@ -49,6 +51,7 @@ pub(super) async fn serve<IO>(io: IO, routes: Routes, rules: Rules, shutdown: Ca
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    let peer = Peer::of(&io.connect_info());
     let (closed, cut, no_more_calls) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let io = Connection {
         io,
@@ -67,7 +70,7 @@ where
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .serve_with_incoming_shutdown(
-            Calls::new(routes, rules, cut.clone(), no_more_calls.clone()),
+            Calls::new(routes, rules, peer, cut.clone(), no_more_calls.clone(), Lane::shared()),
             only_this,
             no_more_calls.clone().cancelled_owned(),
         );
@@ -92,7 +95,7 @@ where
 }
 
 /// Ages from 0.9 to 1.1 of the usual one, spread as evenly as the multiples of the golden ratio are (Weyl).
-fn age_of_next() -> Duration {
+pub(crate) fn age_of_next() -> Duration {
     static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     MAX_AGE.mul_f64(0.9 + 0.2 * (f64::from(number) * 0.618_033_988_75).fract())

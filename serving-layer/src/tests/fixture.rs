@@ -68,11 +68,11 @@ fn view() -> ViewName {
 
 /// What the fake speed layer says, changed by tests as they go.
 #[derive(Debug, Default)]
-pub(super) struct Speed {
+pub(crate) struct Speed {
     pub(super) head: i64,
     /// Questions from a lower boundary are refused.
     pub(super) oldest_boundary: i64,
-    pub(super) down: bool,
+    pub(crate) down: bool,
     /// Whether it is not ready for any version.
     pub(super) unprepared: bool,
     /// What it says of slices, if it knows of them: start, end and rows.
@@ -219,16 +219,16 @@ impl Fixture {
 }
 
 /// The same without sockets, for a clock that is told the time; it looks for versions every second.
-pub(super) struct InProcess {
+pub(crate) struct InProcess {
     pub(super) client: UserStatsServiceClient<Transport>,
     pub(super) store: Store,
     pub(super) definition: Arc<Definition>,
     state: Arc<Mutex<Speed>>,
-    _layer: ServingLayer,
+    pub(crate) layer: ServingLayer,
 }
 
 impl InProcess {
-    pub(super) async fn new(published: &[i64], head: i64) -> Self {
+    pub(crate) async fn new(published: &[i64], head: i64) -> Self {
         let speed = FakeSpeed::new(head);
         let (definition, state) = (Arc::clone(&speed.definition), Arc::clone(&speed.state));
         let store = Store::open("memory://").unwrap();
@@ -239,11 +239,11 @@ impl InProcess {
         let config = ServingConfig { poll_interval: Period::from_millis(1000), ..ServingConfig::default() };
         let layer = ServingLayer::open(Arc::new(RealMachine), &config, store.clone(), &EventSchema::default(), speed).await.unwrap();
         let client = UserStatsServiceClient::new(Transport::new(layer.routes()));
-        Self { client, store, definition, state, _layer: layer }
+        Self { client, store, definition, state, layer }
     }
 
     /// The fake speed layer. Do not hold it across an await.
-    pub(super) fn speed(&self) -> MutexGuard<'_, Speed> {
+    pub(crate) fn speed(&self) -> MutexGuard<'_, Speed> {
         self.state.lock().unwrap()
     }
 

@@ -1,6 +1,8 @@
 //! The one settings file, `merganser.toml`, as all three layers read it: file, then environment
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
+mod auth;
+mod console;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use views::EventSchema;
 
 use crate::store::{Store, StoreError};
 
+pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
+pub use console::ConsoleConfig;
 pub use units::{ByteSize, Period};
 
 /// Seconds.
@@ -58,8 +62,16 @@ pub struct Config {
     pub speed_layer: SpeedConfig,
     /// The batch layer.
     pub batch_layer: BatchConfig,
+    /// How long events are kept.
+    pub retention: RetentionConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
+    /// Its pages for people.
+    pub console: ConsoleConfig,
+    /// Whom servers let in.
+    pub auth: AuthConfig,
+    /// With what a program calls a server.
+    pub client: ClientConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -216,14 +228,30 @@ impl Default for BatchConfig {
     }
 }
 
+/// `[retention]`, read by the batch layer only.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Events whose own time is longer ago may go, and every view must have a limit of at most so long; 0 means that none ever goes.
+    pub events: Period,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { events: Period::from_secs(0) }
+    }
+}
+
 /// `[serving_layer]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
-    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    /// HTTP address of the console, `/metrics`, `/healthz`, `/readyz` and calls from browsers; empty means there is none.
     pub http_address: String,
+    /// Origins of pages that may call from a browser beside this server's own, with spaces between them.
+    pub web_origins: String,
     /// The speed layer that has the other half.
     pub speed_layer: String,
     /// Memory for decoded blocks of batch views.
@@ -241,6 +269,7 @@ impl Default for ServingConfig {
         Self {
             grpc_address: "127.0.0.1:7402".into(),
             http_address: "127.0.0.1:7412".into(),
+            web_origins: String::new(),
             speed_layer: "http://127.0.0.1:7401".into(),
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
@@ -268,14 +297,20 @@ impl Config {
         // Once from the text itself, for errors with their lines; then again with the environment on top.
         toml::from_str::<Self>(text).map_err(|e| invalid(with_nearest(&e)))?;
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| invalid(e.to_string()))?;
+        let mut token = None;
         for (name, value) in environment {
+            if name == TOKEN_VARIABLE {
+                token = Some(value).filter(|value| !value.is_empty()).map(Secret::new);
+                continue;
+            }
             let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|_| name != LOG_FORMAT_VARIABLE) else { continue };
             set(&mut table, path, &value).map_err(|message| ConfigError::Invalid { origin: name.clone(), message })?;
         }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
+        let mut config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
             origin: format!("{origin} with {ENV_PREFIX}… from the environment"),
             message: with_nearest(&e),
         })?;
+        config.client.token = token;
         config.validate().map_err(invalid)?;
         Ok(config)
     }
@@ -283,6 +318,8 @@ impl Config {
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
+        self.console.validate()?;
+        self.auth.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -302,6 +339,9 @@ impl Config {
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} must be at least 1")),
             None if self.log.partitions > 1024 => Err("log.partitions must be at most 1024".to_owned()),
+            None if !self.retention.events.0.is_zero() && self.retention.events.0.as_secs() < DAY => {
+                Err("retention.events must be at least 1d, for events go by whole days; or \"0s\", and none goes".to_owned())
+            }
             None => Ok(()),
         }
     }
@@ -326,6 +366,13 @@ impl Config {
         let is_url = |text: &str| url::Url::parse(text).is_ok_and(|url| url.scheme() == "http" && url.has_host());
         if let Some((name, text)) = called.iter().find(|(name, text)| !(is_url(text) || (text.is_empty() && name.starts_with("batch")))) {
             return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port"));
+        }
+        let is_origin =
+            |text: &str| url::Url::parse(text).is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == text);
+        if let Some(text) = self.serving_layer.web_origins.split_whitespace().find(|text| !is_origin(text)) {
+            return Err(format!(
+                "serving_layer.web_origins: \"{text}\" is no origin; write what a browser sends, scheme, host and port where it is no usual one, such as \"https://stats.example.com\""
+            ));
         }
         if self.log.dir.as_os_str().is_empty() {
             return Err("log.dir is empty; name a folder".to_owned());
@@ -406,6 +453,17 @@ mod tests {
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
         assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
+        let origins = "https://stats.example.com http://127.0.0.1:8000";
+        assert_eq!(parse("", &[("MERGANSER_SERVING_LAYER__WEB_ORIGINS", origins)]).unwrap().serving_layer.web_origins, origins);
+    }
+
+    /// Proves that a token comes from the environment only, is no setting, and is not printed with the settings.
+    #[test]
+    fn token_of_the_environment() {
+        let config = parse("", &[(TOKEN_VARIABLE, "mgs_secret")]).unwrap();
+        assert_eq!(config.client.token.as_ref().map(Secret::reveal), Some("mgs_secret"));
+        assert!(!format!("{config:?}").contains("mgs_") && !toml::to_string(&config).unwrap().contains("mgs_"));
+        assert_eq!(parse("", &[(TOKEN_VARIABLE, "")]).unwrap(), Config::default());
     }
 
     /// Proves that a misspelt key is refused with the one that was meant, and a bad value with its line.
@@ -424,8 +482,21 @@ mod tests {
             "[speed_layer]\ngrpc_address = \"localhost\"",
             "[speed_layer]\ngrpc_address = \"\"",
             "[serving_layer]\nhttp_address = \"localhost:7412\"",
+            "[serving_layer]\nweb_origins = \"*\"",
+            "[serving_layer]\nweb_origins = \"https://good.example https://bad.example/\"",
+            "[serving_layer]\nweb_origins = \"https://bad.example:443\"",
+            "[serving_layer]\nweb_origins = \"bad.example\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
+            "[console]\nhosts = [\"http://console.example.com\"]",
+            "[auth]\njwt_keys = \"keys.json\"",
+            "[auth]\njwt_keys = \"keys.json\"\njwt_issuer = \"x\"",
+            "[auth]\njwt_audience = \"merganser\"",
+            "[auth]\nmetrics = \"query\"",
+            "[auth]\nmetrics = \"closed\"",
+            "[client]\ntoken = \"mgs_0\"",
+            "[retention]\nevents = \"12h\"",
+            "[retention]\nevents = \"500ms\"",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }

@@ -1,0 +1,43 @@
+//! `[auth]` and `[client]` as the protocol crate takes them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use merganser_proto::audit::Audit;
+use merganser_proto::auth::{AuthError, AuthOptions, Authority, JwtOptions, Limits};
+use merganser_proto::{Bearer, BearerError};
+use storage::config::{AuthConfig, ClientConfig, TOKEN_VARIABLE};
+use storage::machine::Machine;
+
+/// Who decides what this layer's clients may do. Inside a runtime.
+///
+/// # Errors
+/// A file cannot be used.
+pub fn authority(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Arc<Authority>, AuthError> {
+    let set = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    let (issuer, audience) = (config.jwt_issuer.clone(), config.jwt_audience.clone());
+    let limits = Limits {
+        calls_per_second: Some(config.calls_per_second).filter(|calls| *calls > 0),
+        ingest_bytes_per_second: Some(config.ingest_bytes_per_second.0).filter(|bytes| *bytes > 0),
+    };
+    let jwt = set(&config.jwt_keys).map(|keys| JwtOptions { keys, issuer, audience });
+    let clock: merganser_proto::auth::Clock = Arc::new(move || machine.now());
+    let audit = match set(&config.audit_file) {
+        Some(path) => Audit::open("serving-layer", path.clone(), Arc::clone(&clock)).map_err(|source| AuthError::Audit { path, source })?,
+        None => Audit::to_log("serving-layer"),
+    };
+    Authority::open(AuthOptions { tokens: set(&config.tokens), jwt, limits }, clock, audit)
+}
+
+/// The token that calls to the server at `address` carry, if there is one.
+///
+/// # Errors
+/// It cannot be read, or everyone on the way to that server could.
+pub fn token(config: &ClientConfig, address: &str) -> Result<Option<Bearer>, BearerError> {
+    let token = match &config.token {
+        Some(token) => Some(Bearer::new(token.reveal(), TOKEN_VARIABLE)?),
+        None if config.token_file.as_os_str().is_empty() => None,
+        None => Some(Bearer::from_file(&config.token_file)?),
+    };
+    token.map(|token| token.for_address(address, config.token_in_plaintext)).transpose()
+}
