@@ -119,7 +119,8 @@ async fn twenty_days(store: Store, declared: &Declared) -> (Master, Vec<Event>) 
     let mut all = Vec::new();
     for day in 0..20 {
         master.append_time_us = day * DAY_US + DAY_US / 2;
-        let events: Vec<_> = (0..12).map(|i| event(&format!("user-{}", i % 5), &format!("d{day}-{i}"), day, 100 * i128::from(i + day))).collect();
+        let events: Vec<_> =
+            (0..12).map(|i| event(&format!("user-{}", i % 5), &format!("d{day}-{i}"), day, 100 * i128::from(i + day))).collect();
         master.append(&events).await;
         all.extend(events);
     }
@@ -277,7 +278,10 @@ async fn what_is_gone_is_not_counted() {
 
     for (sql, said) in [
         (USERS.replace("-- keep: 6d", ""), "counts events of any age"),
-        (USERS.replace("6d", "9d"), "counts events from 1970-01-11T00:00:00Z on, which would be only some of them; write -- keep: 8d or less"),
+        (
+            USERS.replace("6d", "9d"),
+            "counts events from 1970-01-11T00:00:00Z on, which would be only some of them; write -- keep: 8d or less",
+        ),
         ("SELECT user_id, count(*) AS n FROM events GROUP BY user_id".to_owned(), "group it by a date_trunc of event_time"),
         (USERS.replace("6d", "9d").replace("'day'", "'month'"), "no bucket of it is whole yet"),
     ] {
@@ -421,7 +425,9 @@ async fn one_history(seed: u64) -> [usize; 4] {
             let repeats = !sent.is_empty() && random.random_range(0..4) == 0;
             let mut next = match repeats {
                 true => sent[random.random_range(0..sent.len())].clone(),
-                false => event(&format!("user-{}", random.random_range(0..6)), &format!("s{step}-{number}"), 0, random.random_range(-99..9999)),
+                false => {
+                    event(&format!("user-{}", random.random_range(0..6)), &format!("s{step}-{number}"), 0, random.random_range(-99..9999))
+                }
             };
             if !repeats || random.random_range(0..3) == 0 {
                 next.event_time_us = (day - random.random_range(-1..14)) * DAY_US + 1;
@@ -467,7 +473,9 @@ async fn one_history(seed: u64) -> [usize; 4] {
                 let from_us = (newest.as_of.unwrap() - 6 * DAY_US).div_euclid(DAY_US) * DAY_US;
                 assert_eq!(master.answers().await, model.answers(from_us), "{case}");
             }
-            if random.random_range(0..6) == 0 && newest.version > 1 && rollback(&options_alone(&options), &master.store, newest.version - 1).await.is_ok()
+            if random.random_range(0..6) == 0
+                && newest.version > 1
+                && rollback(&options_alone(&options), &master.store, newest.version - 1).await.is_ok()
             {
                 seen[1] += 1;
             }
@@ -494,7 +502,11 @@ async fn one_history(seed: u64) -> [usize; 4] {
                 (held, _) => seen[2] += usize::from(held.is_some()),
             }
             seen[3] += done.expired_rows as usize;
-            assert!(left >= model.visible().len(), "seed {seed}, step {step}: {left} rows in files, {} in the model", model.visible().len());
+            assert!(
+                left >= model.visible().len(),
+                "seed {seed}, step {step}: {left} rows in files, {} in the model",
+                model.visible().len()
+            );
             for (_, options) in declared.both(&master) {
                 let manifests = Manifests::new(master.store.clone(), options.view.clone());
                 let newest = manifests.newest().await.unwrap();
@@ -549,7 +561,13 @@ async fn every_call() {
     assert_eq!(master.answers().await, expected);
     let of = |store: &FaultyStore| {
         let store = Store::from_object_store(Arc::new(store.clone()));
-        Master { store, log: master.log.clone(), archived: master.archived.clone(), append_time_us: master.append_time_us, ..Master::new(schema()) }
+        Master {
+            store,
+            log: master.log.clone(),
+            archived: master.archived.clone(),
+            append_time_us: master.append_time_us,
+            ..Master::new(schema())
+        }
     };
     async fn forget_leases(master: &Master) {
         for object in master.store.list(&"runs".into()).await.unwrap() {

@@ -9,6 +9,8 @@ mod clock;
 mod config;
 /// Folders: room, syncs, what kind of file system.
 mod disk;
+/// Who is let in, and with what this program calls.
+mod doors;
 /// What one program found.
 mod finding;
 /// How many files may be open.
@@ -65,6 +67,7 @@ async fn examine(program: Program, file: Option<&Path>) -> Report {
         return report;
     };
     disk::check(program, &config, &mut report);
+    doors::check(program, &config, &mut report);
     clock::check(program, &config, &mut report).await;
     ports::check(program, &config, &mut report).await;
     store::check(&config, &mut report).await;

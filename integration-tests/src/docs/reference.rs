@@ -206,14 +206,17 @@ fn structs_of(source: &str) -> BTreeMap<String, Struct> {
     let (mut structs, mut lines) = (BTreeMap::new(), source.lines());
     while let Some(line) = lines.next() {
         let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.strip_suffix(" {")) else { continue };
-        let (mut found, mut doc) = (Struct::default(), Vec::new());
+        let (mut found, mut doc, mut is_skipped) = (Struct::default(), Vec::new(), false);
         for line in lines.by_ref().take_while(|line| *line != "}") {
             let line = line.trim();
             if let Some(sentence) = line.strip_prefix("/// ") {
                 doc.push(sentence);
+            } else if line == "#[serde(skip)]" {
+                is_skipped = true;
             } else if let Some((name, kind)) = line.strip_prefix("pub ").and_then(|field| field.strip_suffix(',')?.split_once(": ")) {
                 let kind = kind.rsplit("::").next().unwrap_or(kind);
-                found.fields.push(Field { name: name.to_owned(), kind: kind.to_owned(), doc: std::mem::take(&mut doc).join(" ") });
+                let field = Field { name: name.to_owned(), kind: kind.to_owned(), doc: std::mem::take(&mut doc).join(" ") };
+                found.fields.extend((!std::mem::take(&mut is_skipped)).then_some(field));
             }
         }
         structs.insert(name.to_owned(), found);
@@ -228,7 +231,7 @@ mod tests {
     /// Proves that fields are read with their types and all of their sentences, and nothing that is no field.
     #[test]
     fn sources() {
-        let source = "/// Of it.\npub struct A {\n    /// One.\n    /// More.\n    #[serde(default)]\n    pub a: super::Period,\n    /// Two.\n    pub b_c: Vec<String>,\n}\n\nstruct B {\n    pub d: u8,\n}\n";
+        let source = "/// Of it.\npub struct A {\n    /// One.\n    /// More.\n    #[serde(default)]\n    pub a: super::Period,\n    /// Not set.\n    #[serde(skip)]\n    pub not: u8,\n    /// Two.\n    pub b_c: Vec<String>,\n}\n\nstruct B {\n    pub d: u8,\n}\n";
         let structs = structs_of(source);
         let fields: Vec<_> = structs["A"].fields.iter().map(|f| (f.name.as_str(), f.kind.as_str(), f.doc.as_str())).collect();
         assert_eq!(fields, [("a", "Period", "One. More."), ("b_c", "Vec<String>", "Two.")]);

@@ -228,7 +228,17 @@ async fn age() {
     let stop = shutdown.clone();
     let server = tokio::spawn(async move {
         let ready = || ready.send(()).unwrap();
-        serving_layer::run_then(config.serving_layer, store, config.events, grpc, Some(serving_layer::HttpDoor { listener: http, console: None }), stop, ready).await.unwrap();
+        serving_layer::run_then(
+            config.serving_layer,
+            store,
+            config.events,
+            grpc,
+            Some(serving_layer::HttpDoor { listener: http, console: None }),
+            stop,
+            ready,
+        )
+        .await
+        .unwrap();
     });
     is_ready.await.unwrap();
     let consistency = Consistency::BatchOnly.into();

@@ -145,14 +145,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// `cut` ends the connection of `peer`; `stop` tells that it takes no more calls; long answers find a place in `lane`.
-    pub(super) fn new(
-        routes: Routes,
-        rules: Rules,
-        peer: Peer,
-        cut: CancellationToken,
-        stop: CancellationToken,
-        lane: Lane,
-    ) -> Self {
+    pub(super) fn new(routes: Routes, rules: Rules, peer: Peer, cut: CancellationToken, stop: CancellationToken, lane: Lane) -> Self {
         Self { routes, rules, peer, cut, stop, lane }
     }
 }
