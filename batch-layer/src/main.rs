@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod acts;
 mod logs;
 mod runs;
 mod upkeep;
@@ -28,6 +29,7 @@ use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use views::calendar::Zone;
 
+use crate::acts::Acts;
 use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
 use crate::upkeep::{Upkeep, UpkeepFlags};
@@ -181,7 +183,7 @@ enum InputFormat {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     logs::start(cli.log_format);
-    let (config, store) = match open(&cli) {
+    let (config, store, acts) = match open(&cli) {
         Ok(opened) => opened,
         Err(error) => {
             eprintln!("batch-layer: {error:#}");
@@ -196,9 +198,16 @@ async fn main() -> ExitCode {
         Command::Schedule { .. } => "no version is half published, and nothing that counts is half done; the same command goes on",
         _ => "nothing was published, and what was written is not part of any version",
     };
+    let begun = match acts::of(&cli.command, cli.view.as_ref()) {
+        Some(act) => Some(acts.begin(act).await),
+        None => None,
+    };
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store, &at_work)) => outcome,
+        outcome = Box::pin(execute(cli, &config, &store, &acts, &at_work)) => outcome,
         () = stop_signal() => {
+            if let Some(begun) = begun {
+                begun.interrupted().await;
+            }
             if is_schedule && !at_work.load(Ordering::Relaxed) {
                 eprintln!("batch-layer: stopped between two runs");
                 return ExitCode::SUCCESS;
@@ -207,6 +216,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(INTERRUPTED);
         }
     };
+    if let Some(begun) = begun {
+        begun.ended(&outcome).await;
+    }
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -229,14 +241,16 @@ async fn stop_signal() {
     }
 }
 
-fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
+    batch_layer::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
-    Ok((config, store))
+    let acts = Acts::open(&config)?;
+    Ok((config, store, acts))
 }
 
 /// Does what was asked; the answer is the exit code.
-async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool) -> anyhow::Result<u8> {
+async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work: &AtomicBool) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     match cli.command {
         Command::Run { flags, incremental, force, accept_difference } => {
@@ -250,7 +264,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
         Command::Schedule { flags, cron, zone, every, on_new_data, upkeep } => {
             let cron = cron.map(|cron| (*cron, zone));
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
-            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable, Upkeep::new(upkeep)).await;
+            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable, Upkeep::new(upkeep, acts.clone())).await;
         }
         Command::Versions => {
             println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into()));
@@ -333,7 +347,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
                     &anyhow::anyhow!("an erasure goes through the speed layer; name one with --speed-layer"),
                 ));
             };
-            println!("{}", batch_layer::erase::erase(store, &url, &user).await?);
+            println!("{}", batch_layer::erase::erase(store, &url, &config.tls, &config.client, &user).await?);
         }
         Command::Erasures => println!("{}", batch_layer::erase::table(&batch_layer::erase::erasures(store).await?)),
     }

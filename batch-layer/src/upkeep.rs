@@ -12,6 +12,8 @@ use storage::paths::ViewName;
 use storage::store::Store;
 use tracing::warn;
 
+use crate::acts::{self, Acts};
+
 /// Least time between two upkeeps. It is less than a day, for one night's run may end sooner than the last one's.
 const PAUSE: Duration = Duration::from_secs(20 * 3600);
 
@@ -29,13 +31,14 @@ pub(crate) struct UpkeepFlags {
 /// Upkeep on schedule.
 pub(crate) struct Upkeep {
     flags: UpkeepFlags,
+    acts: Acts,
     /// When everything that is asked for went well last.
     last: Option<DateTime<Utc>>,
 }
 
 impl Upkeep {
-    pub(crate) fn new(flags: UpkeepFlags) -> Self {
-        Self { flags, last: None }
+    pub(crate) fn new(flags: UpkeepFlags, acts: Acts) -> Self {
+        Self { flags, acts, last: None }
     }
 
     /// Does what is due behind a run that began at `now`. What fails is told, is tried again behind the next run, and keeps nothing else
@@ -44,8 +47,8 @@ impl Upkeep {
         if !self.is_due(now) {
             return;
         }
-        let expired = if self.flags.expire { expire(config, store, None, false).await } else { Ok(()) };
-        let compacted = if self.flags.compact { compact(config, store).await } else { Ok(()) };
+        let expired = if self.flags.expire { self.acted("expire", expire(config, store, None, false)).await } else { Ok(()) };
+        let compacted = if self.flags.compact { self.acted("compact", compact(config, store)).await } else { Ok(()) };
         let went_well = expired.is_ok() && compacted.is_ok();
         for (what, outcome) in [("expire", expired), ("compact", compacted)] {
             if let Err(error) = outcome {
@@ -55,6 +58,14 @@ impl Upkeep {
         if went_well {
             self.last = Some(now);
         }
+    }
+
+    /// Does it, and writes down that it was done.
+    async fn acted(&self, name: &'static str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let begun = self.acts.begin(acts::of_schedule(name)).await;
+        let done = work.await.map(|()| 0);
+        begun.ended(&done).await;
+        done.map(drop)
     }
 
     fn is_due(&self, now: DateTime<Utc>) -> bool {
@@ -100,17 +111,18 @@ mod tests {
     /// clock that was set back does not keep it waiting, and that what failed is tried again behind the next run, unlike what went well.
     #[tokio::test]
     async fn once_a_day() {
+        let acts = || Acts::open(&Config::default()).unwrap();
         let at = |hours: i64| DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(hours);
-        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false });
+        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false }, acts());
         assert!(!idle.is_due(at(1_000)));
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false });
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false }, acts());
         let store = Store::open("memory://").unwrap();
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert_eq!([101, 119, 120, 124, 99].map(|hours| upkeep.is_due(at(hours))), [false, false, true, true, true]);
 
         let manifest = ManifestPath { view: ViewName::user_stats(), version: 1 };
         store.put_durable(&manifest.path(), "no manifest".into()).await.unwrap();
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true });
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true }, acts());
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert!(upkeep.is_due(at(101)));
     }

@@ -8,15 +8,16 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -25,7 +26,10 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::util::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::auth::Refusal;
 use crate::metrics::{Numbers, text};
+use crate::server::Peer;
+use crate::tls::{Door, ServerTls};
 
 /// Connections at once: some scrapers and probes, and people, whose browsers open up to six each. The next one waits until one of them ends.
 const MAX_CONNECTIONS: usize = 128;
@@ -47,6 +51,12 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 pub trait Started: Numbers {
     /// Why it should be asked for nothing now; none if it is ready.
     fn not_ready(&self) -> Option<String>;
+
+    /// Whether whoever sends these headers may read the numbers.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal>;
 }
 
 /// The HTTP server of a layer. Ends when it is dropped.
@@ -75,10 +85,10 @@ struct Told {
 }
 
 impl Http {
-    /// Serves on `listener`, if there is one. Until [`Self::started`] the layer is not ready for the reason `starting`; from
+    /// Serves on `listener`, if there is one, over `tls` if there is any. Until [`Self::started`] the layer is not ready for the reason `starting`; from
     /// `shutdown` on it is not because it stops.
     #[must_use]
-    pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
+    pub fn start(listener: Option<TcpListener>, tls: Option<ServerTls>, starting: &'static str, shutdown: CancellationToken) -> Self {
         let (layer, pages, stop) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()), CancellationToken::new());
         let told = Told { layer: Arc::clone(&layer), pages: Arc::clone(&pages), starting, shutdown };
         let routes = Router::new()
@@ -87,7 +97,7 @@ impl Http {
             .route("/metrics", get(metrics))
             .fallback(other)
             .with_state(told);
-        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, stop.clone()))));
+        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, tls, stop.clone()))));
         Self { layer, pages, stop, server }
     }
 
@@ -124,8 +134,13 @@ async fn readyz(State(told): State<Told>) -> Response {
     }
 }
 
-async fn metrics(State(told): State<Told>) -> Response {
+async fn metrics(State(told): State<Told>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {
     let Some(layer) = told.layer.get() else { return not_ready(told.starting) };
+    let Extension(peer) = peer.unwrap_or_default();
+    if let Err(refusal) = layer.started.may_read_metrics(&headers, &peer) {
+        let challenge = [(WWW_AUTHENTICATE, "Bearer"), (CONTENT_TYPE, PLAIN_TEXT)];
+        return (refusal.http_status(), challenge, format!("{refusal}\n")).into_response();
+    }
     let numbers = Arc::clone(&layer.numbers);
     match tokio::task::spawn_blocking(move || text(&numbers)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -147,12 +162,12 @@ fn not_ready(reason: &str) -> Response {
 }
 
 /// Serves until `stop`.
-async fn serve(routes: Router, listener: TcpListener, stop: CancellationToken) {
+async fn serve(routes: Router, listener: TcpListener, tls: Option<ServerTls>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(next(&places, &listener)).await {
         match accepted {
-            Ok((io, place)) => drop(connections.spawn(connection(io, routes.clone(), stop.clone(), place))),
+            Ok((io, place)) => drop(connections.spawn(connection(io, tls.clone(), routes.clone(), stop.clone(), place))),
             Err(error) => {
                 warn!(%error, "an HTTP connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -169,7 +184,21 @@ async fn next(places: &Arc<Semaphore>, listener: &TcpListener) -> io::Result<(Tc
     Ok((listener.accept().await?.0, place))
 }
 
-async fn connection(io: TcpStream, routes: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+async fn connection(io: TcpStream, tls: Option<ServerTls>, routes: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+    let mut peer = Peer { address: io.peer_addr().ok(), ..Peer::default() };
+    let Some(tls) = tls else { return answer(io, routes.layer(Extension(peer)), stop).await };
+    match stop.run_until_cancelled(tls.accept(io, Door::Http)).await {
+        None => {}
+        Some(Err(error)) => debug!(%error, "a TLS handshake failed"),
+        Some(Ok((stream, certificate))) => {
+            (peer.over_tls, peer.certificate) = (true, certificate);
+            answer(stream, routes.layer(Extension(peer)), stop).await;
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn answer(io: impl AsyncRead + AsyncWrite + Unpin, routes: Router, stop: CancellationToken) {
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -8,6 +8,7 @@ use futures::Stream;
 use merganser_proto::auth::Authority;
 use merganser_proto::descriptors_of;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -72,6 +73,7 @@ pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
     authority: Arc<Authority>,
+    tls: Option<ServerTls>,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -97,7 +99,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls, authority), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls, authority), tls, incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use merganser_proto::Transport;
+use merganser_proto::client::connect_lazily;
+use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use merganser_proto::v1::speed_status_service_client::SpeedStatusServiceClient;
@@ -103,15 +105,12 @@ impl SpeedClient {
 }
 
 /// A connection to `address`, which need not be up.
-pub(crate) fn connection(address: &str) -> Result<Transport, ServingError> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|source| ServingError::SpeedAddress { address: address.to_owned(), source })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    Ok(Transport::new(endpoint.connect_lazy()))
+pub(crate) fn connection(address: &str, tls: &ClientTls) -> Result<Transport, ServingError> {
+    let adjust = |endpoint: Endpoint| {
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE);
+        endpoint.keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
+    };
+    Ok(connect_lazily(address, tls, adjust)?)
 }
 
 impl SpeedClient {

@@ -1,21 +1,28 @@
-//! `speed-layer`: serve, load, dead-letter.
+//! `speed-layer`: serve, load, dead-letter, token.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 /// Logs on stderr.
 mod logs;
+/// Tokens for clients.
+mod token;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use merganser_proto::audit::Act;
+use merganser_proto::client::plaintext_warning;
+use merganser_proto::server::{Doors, DoorsError};
+use merganser_proto::tls::TlsError;
+use speed_layer::SpeedError;
 use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
-use speed_layer::load::{self, LoadOptions};
+use speed_layer::load::{self, LoadError, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
-use storage::machine::{Machine, RealMachine};
+use storage::machine::{Machine, RealMachine, operator};
 use storage::store::Store;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -47,6 +54,9 @@ enum Command {
     /// Look at refused rows, or send them again.
     #[command(subcommand)]
     DeadLetter(DeadLetter),
+    /// Make a token for a client of a server that asks who calls.
+    #[command(subcommand)]
+    Token(token::Token),
 }
 
 #[derive(Args)]
@@ -63,6 +73,9 @@ struct Serve {
     /// Folder of the log and the dead letters.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Let plaintext leave this machine: without it, addresses off loopback need TLS.
+    #[arg(long)]
+    insecure: bool,
 }
 
 #[derive(Args)]
@@ -179,9 +192,26 @@ async fn main() -> ExitCode {
             Command::Serve(serve) => run_server(config, serve, cli.log_format).await,
             Command::Load(load) => run_load(&config, load).await,
             Command::DeadLetter(command) => dead_letters(&config, command).await,
+            Command::Token(command) => command.run(&mut std::io::stdout()).map(|()| ExitCode::SUCCESS),
         },
     };
-    outcome.unwrap_or_else(|e| fail(&e, 1))
+    outcome.unwrap_or_else(|e| fail(&e, if is_configuration(&e) { 2 } else { 1 }))
+}
+
+/// Whether the settings are to blame.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<TlsError>()
+        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. }))
+        || matches!(error.downcast_ref(), Some(SpeedError::Auth(_)))
+        || matches!(error.downcast_ref(), Some(LoadError::Token(_) | LoadError::Tls(_)))
+}
+
+#[allow(clippy::print_stderr, reason = "commands have no log")]
+fn warn_of_plaintext(address: &str, config: &Config) -> anyhow::Result<()> {
+    if let Some(warning) = plaintext_warning(address, &speed_layer::tls::calls(&config.tls)?) {
+        eprintln!("speed-layer: {warning}");
+    }
+    Ok(())
 }
 
 #[allow(clippy::print_stderr, reason = "the last word of a command")]
@@ -197,31 +227,24 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
     config.log.dir = flags.data.unwrap_or(config.log.dir);
-    let (log, events) = (&config.log, &config.events);
-    info!(store = config.store.url, ?log, settings = ?config.speed_layer, attributes = ?events.attributes, "starting");
+    config.tls.insecure |= flags.insecure;
+    let (log, events, tls) = (&config.log, &config.events, &config.tls);
+    info!(store = config.store.url, ?log, settings = ?config.speed_layer, ?tls, attributes = ?events.attributes, "starting");
 
-    let address = &config.speed_layer.grpc_address;
+    let speaks = speed_layer::tls::server(tls)?;
     let store = config.store.open()?;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let bound = listener.local_addr()?;
-    let http = http_listener(&config.speed_layer.http_address).await?;
+    let doors = Doors::open(&config.speed_layer.grpc_address, &config.speed_layer.http_address, speaks, tls.insecure).await?;
+    let url = doors.url()?;
+    if let Some(http) = &doors.http {
+        info!(address = %http.local_addr()?, "telling metrics and health");
+    }
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
     // Scripts that wait for this line find a server that has caught up.
-    let ready = || println!("speed-layer listening on http://{bound}");
-    speed_layer::run_then(config, store, listener, http, shutdown, ready).await?;
+    let ready = || println!("speed-layer listening on {url}");
+    speed_layer::run_then(config, store, doors, shutdown, ready).await?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
-async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
-    if address.is_empty() {
-        return Ok(None);
-    }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is http_address"))?;
-    info!(address = %listener.local_addr()?, "telling metrics and health");
-    Ok(Some(listener))
 }
 
 async fn cancel_on_signal(shutdown: CancellationToken) {
@@ -246,7 +269,9 @@ async fn stop_signal() {
 #[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
 async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
-        address: flags.address.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
+        address: flags.address.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
+        tls: config.tls.clone(),
+        client: config.client.clone(),
         files: flags.files,
         batch_rows: flags.batch_rows.into(),
         in_flight: flags.in_flight.into(),
@@ -254,6 +279,7 @@ async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
         progress: true,
         again: flags.again,
     };
+    warn_of_plaintext(&options.address, config)?;
     let summary = load::run(options, stop_signal()).await?;
     println!("{summary}");
     Ok(ExitCode::SUCCESS)
@@ -265,7 +291,7 @@ async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<Ex
         DeadLetter::List(flags) => list(config, flags, &mut out).await,
         DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
         DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters, older_than } => prune(&letters.place(config)?, older_than, &mut out).await,
+        DeadLetter::Prune { letters, older_than } => prune(config, &letters.place(config)?, older_than, &mut out).await,
     };
     match printed {
         // Whoever reads has seen enough.
@@ -314,11 +340,14 @@ async fn show(place: &Place, id: &str, out: &mut impl Write) -> anyhow::Result<(
 
 async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow::Result<()> {
     let options = ReplayOptions {
-        address: flags.server.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
+        address: flags.server.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
+        tls: config.tls.clone(),
+        client: config.client.clone(),
         place: flags.letters.place(config)?,
         selection: flags.filter.of(flags.ids),
         batch_rows: flags.batch_rows.into(),
     };
+    warn_of_plaintext(&options.address, config)?;
     let mut summary = ReplaySummary::default();
     let outcome = dead_letter::replay(&options, stop_signal(), &mut summary).await;
     // What was answered is settled, however it ended.
@@ -326,10 +355,20 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     Ok(outcome?)
 }
 
-async fn prune(place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
+async fn prune(config: &Config, place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
-    let pruned = speed_layer::dead_letter::prune(place, before_us).await?;
+    let acts = speed_layer::auth::audit(&config.auth, Arc::new(RealMachine))?;
+    let act = Act::new("dead-letter-prune").by_person(operator());
+    acts.record(act.clone().begun()).await;
+    let pruned = match speed_layer::dead_letter::prune(place, before_us).await {
+        Ok(pruned) => pruned,
+        Err(error) => {
+            acts.record(act.failed(&error.to_string())).await;
+            return Err(error.into());
+        }
+    };
+    acts.record(act.with("removed", pruned.removed).with("kept", pruned.kept)).await;
     let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
     Ok(writeln!(out, "{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
 }

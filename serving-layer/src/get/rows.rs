@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum, value_parser};
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, GetTopRowsRequest, GetViewRowsRequest, Provenance, Row, Value};
+use storage::config::Config;
 
 use super::{Consistency, connect, number, parse_date, sentence, table, timestamp};
 
@@ -65,9 +66,8 @@ enum By {
 }
 
 /// Asks and prints.
-pub(crate) async fn run(rows: Rows, default_address: &str) -> anyhow::Result<()> {
-    let address = rows.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
-    let mut client = ViewServiceClient::new(connect(&address).await?);
+pub(crate) async fn run(rows: Rows, config: &Config) -> anyhow::Result<()> {
+    let mut client = ViewServiceClient::new(connect(rows.address.as_deref(), config).await?);
     let refused = |status| anyhow!(sentence(&status));
     let (names, found, provenance) = match &rows.top {
         Some(measure) => {
