@@ -33,7 +33,6 @@ pub const METHODS: &[(&str, Door)] = &[
     ("/merganser.v1.RealtimeViewService/GetStates", Door::Scope(Scope::Internal)),
     ("/merganser.v1.RealtimeViewService/ExportStates", Door::Scope(Scope::Internal)),
     ("/merganser.v1.RealtimeViewService/EraseUser", Door::Scope(Scope::Admin)),
-    ("/merganser.v1.SpeedStatusService/GetSpeedStatus", Door::Scope(Scope::Internal)),
     ("/grpc.health.v1.Health/Check", Door::Open),
     ("/grpc.health.v1.Health/Watch", Door::Open),
     ("/grpc.health.v1.Health/List", Door::Open),
