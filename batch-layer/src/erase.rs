@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat};
+use storage::config::{ClientConfig, TlsConfig};
 use storage::erasures::{Erasure, Erasures, Receipt};
 use storage::manifest::{Definitions, Manifest, newest_versions};
 use storage::paths::ViewName;
@@ -30,8 +31,9 @@ pub struct Erased {
 /// # Errors
 /// The speed layer cannot be reached, or refuses the id; the store fails. [`RunError::SpeedFailed`] may come after the user was erased,
 /// and says so then; erasing again is harmless.
-pub async fn erase(store: &Store, speed_layer: &str, user_id: &str) -> Result<Erased, RunError> {
-    let erasure = SpeedLayer::connect(speed_layer, "; nobody is erased until it writes so into its log").await?.erase(user_id).await?;
+pub async fn erase(store: &Store, speed_layer: &str, tls: &TlsConfig, client: &ClientConfig, user_id: &str) -> Result<Erased, RunError> {
+    let mut speed = SpeedLayer::connect(speed_layer, tls, client, "; nobody is erased until it writes so into its log").await?;
+    let erasure = speed.erase(user_id).await?;
     let views = Views::read(store).await?;
     Ok(views.settle(store, &erasure).await?)
 }

@@ -1,6 +1,9 @@
 //! What a run can end in other than a new version, and the exit code that scripts see.
 
 use datafusion::error::DataFusionError;
+use merganser_proto::BearerError;
+use merganser_proto::client::ConnectError;
+use merganser_proto::tls::TlsError;
 use storage::manifest::UnusableDefinition;
 use storage::store::StoreError;
 use views::{DefinitionError, FoldError};
@@ -90,13 +93,23 @@ pub enum RunError {
         found: u32,
     },
     /// The address of the speed layer is none.
-    #[error("\"{url}\" is not the address of a speed layer; write http://host:port")]
+    #[error("the speed layer cannot be called")]
     SpeedAddress {
-        /// As given.
-        url: String,
         /// What is wrong with it.
         #[source]
-        source: tonic::transport::Error,
+        source: ConnectError,
+    },
+    /// The token of `[client]` cannot be sent.
+    #[error(transparent)]
+    Token(#[from] BearerError),
+    /// The files of `[tls]` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The speed layer is there, and no connection to it that can be relied upon.
+    #[error("{reason}")]
+    SpeedNotTrusted {
+        /// What is wrong, and what to do.
+        reason: String,
     },
     /// The speed layer is configured but does not answer.
     #[error("the speed layer at {url} cannot be reached; start it{otherwise}")]
@@ -107,7 +120,7 @@ pub enum RunError {
         otherwise: &'static str,
         /// What the connection said.
         #[source]
-        source: tonic::transport::Error,
+        source: ConnectError,
     },
     /// What is asked for is half the speed layer's, and none is named.
     #[error("half of every answer is the speed layer's; name one with --speed-layer or in [batch_layer] speed_layer")]
@@ -556,7 +569,9 @@ impl RunError {
     /// The exit code: 1 refused or failed, 2 configuration, 3 another run is or was first, 4 a dependency is down, try again.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
+        use tonic::Code::{
+            Aborted, Cancelled, DeadlineExceeded, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable, Unknown,
+        };
         match self {
             Self::Definition { .. }
             | Self::ViewName { .. }
@@ -575,11 +590,16 @@ impl RunError {
             | Self::BelowFloor { .. }
             | Self::UserId { .. }
             | Self::NoSpeedLayer
-            | Self::SpeedAddress { .. } => 2,
+            | Self::SpeedAddress { .. }
+            | Self::Tls(_)
+            | Self::Token(_)
+            | Self::SpeedNotTrusted { .. } => 2,
             Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } | Self::LayoutLost => 3,
             Self::SpeedUnreachable { .. } | Self::Unknown { .. } => 4,
             Self::SpeedFailed { source, .. } => match source.code() {
                 Unavailable | DeadlineExceeded | ResourceExhausted | Aborted | Cancelled | Unknown => 4,
+                // A token that is missing, wrong, or for something else.
+                Unauthenticated | PermissionDenied => 2,
                 _ => 1,
             },
             Self::Store(

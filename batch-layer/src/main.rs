@@ -1,6 +1,7 @@
 //! The command line of the batch layer.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod acts;
 mod documents;
 mod logs;
 mod runs;
@@ -34,6 +35,7 @@ use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use views::calendar::Zone;
 
+use crate::acts::Acts;
 use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
 use crate::upkeep::{Upkeep, UpkeepFlags};
@@ -208,7 +210,7 @@ async fn main() -> ExitCode {
         _ => {}
     }
     logs::start(cli.log_format);
-    let (config, store) = match open(&cli) {
+    let (config, store, acts) = match open(&cli) {
         Ok(opened) => opened,
         Err(error) => return exit::end(NAME, Err(error), |_| CONFIGURATION),
     };
@@ -220,9 +222,16 @@ async fn main() -> ExitCode {
         Command::Schedule { .. } => "no version is half published, and nothing that counts is half done; the same command goes on",
         _ => "nothing was published, and what was written is not part of any version",
     };
+    let begun = match acts::of(&cli.command, cli.view.as_ref()) {
+        Some(act) => Some(acts.begin(act).await),
+        None => None,
+    };
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store, &at_work)) => outcome,
+        outcome = Box::pin(execute(cli, &config, &store, &acts, &at_work)) => outcome,
         () = stop_signal() => {
+            if let Some(begun) = begun {
+                begun.interrupted().await;
+            }
             if is_schedule && !at_work.load(Ordering::Relaxed) {
                 note(NAME, "stopped between two runs");
                 return ExitCode::SUCCESS;
@@ -231,6 +240,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(INTERRUPTED);
         }
     };
+    if let Some(begun) = begun {
+        begun.ended(&outcome).await;
+    }
     let code = outcome.as_ref().err().and_then(|error| error.downcast_ref::<RunError>()).map_or(FAILED, RunError::exit_code);
     exit::end(NAME, outcome.map_err(plain), |_| code)
 }
@@ -256,14 +268,16 @@ async fn stop_signal() {
     }
 }
 
-fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
+    batch_layer::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
-    Ok((config, store))
+    let acts = Acts::open(&config)?;
+    Ok((config, store, acts))
 }
 
 /// Does what was asked; the answer is the exit code.
-async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool) -> anyhow::Result<u8> {
+async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work: &AtomicBool) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
     let (output, printed) = (cli.output, Printed { output: cli.output });
     if cli.view.is_some()
@@ -284,7 +298,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
             let cron = cron.map(|cron| (*cron, zone));
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
             return Runs { config, store, flags, view: cli.view, output, at_work }
-                .on_schedule(&timetable, Upkeep::new(upkeep, output))
+                .on_schedule(&timetable, Upkeep::new(upkeep, acts.clone(), output))
                 .await;
         }
         Command::Versions => {
@@ -366,7 +380,7 @@ async fn execute(cli: Cli, config: &Config, store: &Store, at_work: &AtomicBool)
                     &anyhow::anyhow!("an erasure goes through the speed layer; name one with --speed-layer"),
                 ));
             };
-            let erased = batch_layer::erase::erase(store, &url, &user).await?;
+            let erased = batch_layer::erase::erase(store, &url, &config.tls, &config.client, &user).await?;
             printed.answer(&erased, &documents::of_erased(&erased))?;
         }
         Command::Erasures => {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use storage::config::Config;
+use storage::config::{ClientConfig, Config, TlsConfig};
 use storage::paths::{Id, ViewName};
 use storage::store::Retry;
 use views::EventSchema;
@@ -23,6 +23,10 @@ pub struct RunOptions {
     pub events: EventSchema,
     /// Address of the speed layer to ask for a cut; `None` takes what is archived.
     pub speed_layer: Option<String>,
+    /// What calls to it show and trust.
+    pub tls: TlsConfig,
+    /// The token that they carry.
+    pub client: ClientConfig,
     /// Partitions of the log, where neither a speed layer nor a version before can tell.
     pub partitions: u32,
     /// Memory for sorting, bytes, shared among the threads; what does not fit is spilled.
@@ -58,6 +62,8 @@ impl RunOptions {
             views_dir: config.views.dir.clone(),
             events: config.events.clone(),
             speed_layer: Some(batch.speed_layer.clone()).filter(|url| !url.is_empty()),
+            tls: config.tls.clone(),
+            client: config.client.clone(),
             partitions: config.log.partitions,
             memory_limit_bytes: batch.memory_limit.0,
             threads: cores.min(NonZeroUsize::new(DEFAULT_THREADS).expect("two is not zero")),

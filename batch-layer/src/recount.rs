@@ -78,7 +78,7 @@ pub async fn recount(options: &RunOptions, store: &Store, first: &str, progress:
     }
     let definition = Arc::new(of_version(store, &manifest).await?);
     let kept_from = kept_from(&definition, manifest.as_of)?;
-    let mut speed = SpeedLayer::connect(url, "; without it nobody knows what is answered now").await?;
+    let mut speed = SpeedLayer::connect(url, &options.tls, &options.client, "; without it nobody knows what is answered now").await?;
     let cut = speed.cut().await?;
     cut.check_follows(&manifest)?;
     let master = Master::around(master::list_segments(store).await?, store, &cut.boundary).await?;

@@ -61,7 +61,7 @@ async fn prepared(options: &RunOptions, store: &Store, version: i64) -> Result<M
     Definitions::new(store.clone(), options.view.clone()).get(&older.fingerprint).await?;
     OpenView::open(store, older.clone(), &BlockCache::new(0)).await?;
     if let Some(url) = &options.speed_layer {
-        SpeedLayer::connect(url, OTHERWISE).await?.can_answer(&options.view, version).await?;
+        SpeedLayer::connect(url, &options.tls, &options.client, OTHERWISE).await?.can_answer(&options.view, version).await?;
     }
     Ok(Manifest { version: newest + 1, parent: Some(newest), ..older })
 }

@@ -190,7 +190,7 @@ async fn cut(
         Some(url) => {
             let mut speed = match transport {
                 Some(transport) => SpeedLayer::new(url, transport),
-                None => SpeedLayer::connect(url, OTHERWISE).await?,
+                None => SpeedLayer::connect(url, &options.tls, &options.client, OTHERWISE).await?,
             };
             let cut = if judged.is_none() { Some(speed.cut().await?) } else { None };
             (Some(speed), cut)

@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use merganser_proto::Transport;
+use merganser_proto::client::{self, ConnectError, NOT_TRUSTED};
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::{CutRequest, EraseUserRequest, ExportStatesRequest, PrepareVersionRequest};
+use storage::config::{ClientConfig, TlsConfig};
 use storage::erasures::Erasure;
 use storage::paths::ViewName;
 use tonic::transport::Endpoint;
@@ -17,6 +19,7 @@ use views::{Definition, wire};
 
 use crate::cut::Cut;
 use crate::error::RunError;
+use crate::{tls, token};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,12 +60,17 @@ impl SpeedLayer {
     }
 
     /// Connects. `otherwise` goes on where the error has said to start the speed layer.
-    pub(crate) async fn connect(url: &str, otherwise: &'static str) -> Result<Self, RunError> {
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|source| RunError::SpeedAddress { url: url.to_owned(), source })?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-        let connected = endpoint.connect().await;
-        let channel = connected.map_err(|source| RunError::SpeedUnreachable { url: url.to_owned(), otherwise, source })?;
-        Ok(Self::new(url, Transport::new(channel)))
+    pub(crate) async fn connect(url: &str, tls: &TlsConfig, carried: &ClientConfig, otherwise: &'static str) -> Result<Self, RunError> {
+        let adjust = |endpoint: Endpoint| {
+            endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE)
+        };
+        let token = token::token(carried, url)?;
+        match client::connect(url, &tls::calls(tls)?, adjust).await {
+            Ok(transport) => Ok(Self::new(url, transport.carrying(token))),
+            Err(ConnectError::Tls(trouble)) => Err(RunError::SpeedNotTrusted { reason: trouble.to_string() }),
+            Err(source @ ConnectError::Address { .. }) => Err(RunError::SpeedAddress { source }),
+            Err(source) => Err(RunError::SpeedUnreachable { url: url.to_owned(), otherwise, source }),
+        }
     }
 
     /// Seals what is active. When this returns, everything below the cut is archived.
@@ -161,6 +169,9 @@ impl SpeedLayer {
     }
 
     fn failed(&self, call: &'static str, status: tonic::Status) -> RunError {
+        if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) {
+            return RunError::SpeedNotTrusted { reason: status.message().to_owned() };
+        }
         RunError::SpeedFailed { url: self.url.clone(), call, source: Box::new(status) }
     }
 

@@ -14,6 +14,7 @@ use storage::paths::ViewName;
 use storage::store::Store;
 use tracing::warn;
 
+use crate::acts::{self, Acts};
 use crate::documents;
 
 /// Least time between two upkeeps. It is less than a day, for one night's run may end sooner than the last one's.
@@ -33,14 +34,15 @@ pub(crate) struct UpkeepFlags {
 /// Upkeep on schedule.
 pub(crate) struct Upkeep {
     flags: UpkeepFlags,
+    acts: Acts,
     output: Output,
     /// When everything that is asked for went well last.
     last: Option<DateTime<Utc>>,
 }
 
 impl Upkeep {
-    pub(crate) fn new(flags: UpkeepFlags, output: Output) -> Self {
-        Self { flags, output, last: None }
+    pub(crate) fn new(flags: UpkeepFlags, acts: Acts, output: Output) -> Self {
+        Self { flags, acts, output, last: None }
     }
 
     /// Does what is due behind a run that began at `now`. What fails is told, is tried again behind the next run, and keeps nothing else
@@ -50,8 +52,8 @@ impl Upkeep {
             return;
         }
         let printed = Printed { output: self.output };
-        let expired = if self.flags.expire { expire(config, store, None, false, printed).await } else { Ok(()) };
-        let compacted = if self.flags.compact { compact(config, store, printed).await } else { Ok(()) };
+        let expired = if self.flags.expire { self.acted("expire", expire(config, store, None, false, printed)).await } else { Ok(()) };
+        let compacted = if self.flags.compact { self.acted("compact", compact(config, store, printed)).await } else { Ok(()) };
         let went_well = expired.is_ok() && compacted.is_ok();
         for (what, outcome) in [("expire", expired), ("compact", compacted)] {
             if let Err(error) = outcome {
@@ -61,6 +63,14 @@ impl Upkeep {
         if went_well {
             self.last = Some(now);
         }
+    }
+
+    /// Does it, and writes down that it was done.
+    async fn acted(&self, name: &'static str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let begun = self.acts.begin(acts::of_schedule(name)).await;
+        let done = work.await.map(|()| 0);
+        begun.ended(&done).await;
+        done.map(drop)
     }
 
     fn is_due(&self, now: DateTime<Utc>) -> bool {
@@ -112,17 +122,18 @@ mod tests {
     /// clock that was set back does not keep it waiting, and that what failed is tried again behind the next run, unlike what went well.
     #[tokio::test]
     async fn once_a_day() {
+        let acts = || Acts::open(&Config::default()).unwrap();
         let at = |hours: i64| DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(hours);
-        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false }, Output::Table);
+        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false }, acts(), Output::Table);
         assert!(!idle.is_due(at(1_000)));
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false }, Output::Table);
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false }, acts(), Output::Table);
         let store = Store::open("memory://").unwrap();
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert_eq!([101, 119, 120, 124, 99].map(|hours| upkeep.is_due(at(hours))), [false, false, true, true, true]);
 
         let manifest = ManifestPath { view: ViewName::user_stats(), version: 1 };
         store.put_durable(&manifest.path(), "no manifest".into()).await.unwrap();
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true }, Output::Table);
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true }, acts(), Output::Table);
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert!(upkeep.is_due(at(101)));
     }

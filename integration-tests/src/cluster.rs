@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail};
 use batch_layer::import::ImportOptions;
 use batch_layer::progress::Silent;
 use batch_layer::{RunOptions, RunOutcome};
+use merganser_proto::server::Doors;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Consistency, CutRequest, EraseUserRequest, GetUserStatsRequest, GetViewRowsRequest};
-use storage::config::{Config, Period};
+use storage::config::{Config, Period, TlsConfig};
 use storage::store::Store;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::certificates::of_tonic;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,8 +68,8 @@ impl Server {
         Ok((Self { address: listener.local_addr()?, http: None, running: None }, listener))
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
+    fn url(&self, tls: &TlsConfig) -> String {
+        tls.url_of(&self.address.to_string())
     }
 
     /// A free address for metrics and health.
@@ -76,8 +79,10 @@ impl Server {
         Ok(listener)
     }
 
-    fn channel(&self) -> Result<Channel> {
-        Ok(Endpoint::from_shared(self.url())?.timeout(PATIENCE).connect_lazy())
+    fn channel(&self, tls: &TlsConfig) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.url(tls))?.timeout(PATIENCE);
+        let endpoint = if tls.server().is_some() { endpoint.tls_config(of_tonic(tls)?)? } else { endpoint };
+        Ok(endpoint.connect_lazy())
     }
 
     fn run<E>(&mut self, serve: impl FnOnce(CancellationToken) -> BoxedServer<E>)
@@ -99,7 +104,7 @@ impl Server {
 type BoxedServer<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>>;
 
 impl Cluster {
-    /// Starts both servers over an empty folder. `adjust` changes the settings first.
+    /// Starts both servers over an empty folder. `adjust` changes the settings first. Where they have `[tls]`, everybody speaks it.
     ///
     /// # Errors
     /// What keeps a server from starting.
@@ -114,15 +119,16 @@ impl Cluster {
         config.views.dir = folder.path().join("views");
         config.speed_layer.poll_interval = Period(VERSION_INTERVAL);
         config.serving_layer.poll_interval = Period(VERSION_INTERVAL);
-        config.serving_layer.speed_layer = speed.url();
-        config.batch_layer.speed_layer = speed.url();
         adjust(&mut config);
+        let tls = config.tls.clone();
+        config.serving_layer.speed_layer = speed.url(&tls);
+        config.batch_layer.speed_layer = speed.url(&tls);
         let mut cluster = Self {
             store: Store::open(&url)?,
-            ingest: IngestServiceClient::new(speed.channel()?),
-            realtime: RealtimeViewServiceClient::new(speed.channel()?),
-            stats: UserStatsServiceClient::new(serving.channel()?),
-            views: ViewServiceClient::new(serving.channel()?),
+            ingest: IngestServiceClient::new(speed.channel(&tls)?),
+            realtime: RealtimeViewServiceClient::new(speed.channel(&tls)?),
+            stats: UserStatsServiceClient::new(serving.channel(&tls)?),
+            views: ViewServiceClient::new(serving.channel(&tls)?),
             config,
             speed,
             serving,
@@ -157,10 +163,16 @@ impl Cluster {
         change(&mut self.config);
     }
 
+    /// What connections show and trust.
+    #[must_use]
+    pub fn tls(&self) -> TlsConfig {
+        self.config.tls.clone()
+    }
+
     /// The speed layer's address.
     #[must_use]
     pub fn speed_url(&self) -> String {
-        self.speed.url()
+        self.speed.url(&self.config.tls)
     }
 
     /// The serving layer's address.
@@ -183,8 +195,8 @@ impl Cluster {
 
     async fn run_speed(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store) = (self.config.clone(), self.store.clone());
-        let http = Some(self.speed.tell().await?);
-        self.speed.run(|shutdown| Box::pin(speed_layer::run_then(config, store, listener, http, shutdown, || {})));
+        let doors = Doors { grpc: listener, http: Some(self.speed.tell().await?), tls: speed_layer::tls::server(&config.tls)? };
+        self.speed.run(|shutdown| Box::pin(speed_layer::run_then(config, store, doors, shutdown, || {})));
         let client = &self.ingest;
         until("the speed layer takes events", || {
             let mut client = client.clone();
@@ -194,9 +206,11 @@ impl Cluster {
     }
 
     async fn run_serving(&mut self, listener: TcpListener) -> Result<()> {
-        let (config, store, events) = (self.config.serving_layer.clone(), self.store.clone(), self.config.events.clone());
-        let http = Some(serving_layer::HttpDoor { listener: self.serving.tell().await?, console: None });
-        self.serving.run(|shutdown| Box::pin(serving_layer::run_then(config, store, events, listener, http, shutdown, || {})));
+        let (mut config, store) = (self.config.clone(), self.store.clone());
+        // It would ask the speed layer how it is, and tests count calls.
+        config.console.enabled = false;
+        let doors = Doors { grpc: listener, http: Some(self.serving.tell().await?), tls: serving_layer::tls::server(&config.tls)? };
+        self.serving.run(|shutdown| Box::pin(serving_layer::run_then(config, store, doors, shutdown, || {})));
         self.wait_for(Consistency::BatchOnly).await
     }
 
@@ -241,10 +255,18 @@ impl Cluster {
     /// # Errors
     /// What keeps it from stopping or starting.
     pub async fn restart_serving(&mut self) -> Result<()> {
+        self.restart_serving_for(Consistency::Fresh).await
+    }
+
+    /// [`Self::restart_serving`], which waits for answers of this consistency.
+    ///
+    /// # Errors
+    /// What keeps it from stopping or starting.
+    pub async fn restart_serving_for(&mut self, consistency: Consistency) -> Result<()> {
         self.serving.stop().await.context("serving-layer")?;
         let listener = TcpListener::bind(self.serving.address).await?;
         self.run_serving(listener).await?;
-        self.wait_for(Consistency::Fresh).await
+        self.wait_for(consistency).await
     }
 
     /// How this cluster imports files.

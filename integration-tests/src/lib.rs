@@ -11,6 +11,8 @@
 
 /// Where versions end.
 pub mod boundaries;
+/// Certificates for one test.
+pub mod certificates;
 /// Real processes, killed and unplugged.
 pub mod chaos;
 /// Three real servers in one process.

@@ -9,6 +9,7 @@ use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, GetU
 use prost_types::Timestamp;
 use speed_layer::dead_letter::{Place, ReplayOptions, ReplaySummary, Selection, list, replay};
 use storage::config::{ByteSize, Config};
+use storage::config::{ClientConfig, TlsConfig};
 use tonic::{Code, Status};
 
 const USERS: i64 = 7;
@@ -73,7 +74,14 @@ fn place(cluster: &Cluster) -> Place {
 }
 
 async fn replay_all(cluster: &Cluster) -> ReplaySummary {
-    let options = ReplayOptions { address: cluster.speed_url(), place: place(cluster), selection: Selection::default(), batch_rows: 16 };
+    let options = ReplayOptions {
+        address: cluster.speed_url(),
+        tls: TlsConfig::default(),
+        client: ClientConfig::default(),
+        place: place(cluster),
+        selection: Selection::default(),
+        batch_rows: 16,
+    };
     let mut summary = ReplaySummary::default();
     replay(&options, pending(), &mut summary).await.unwrap();
     summary

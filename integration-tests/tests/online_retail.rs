@@ -11,6 +11,7 @@ use integration_tests::cluster::Cluster;
 use integration_tests::plain_fold::text::money;
 use merganser_proto::v1::{BatchGetUserStatsRequest, UserStats};
 use speed_layer::load::{self, LoadOptions, Tally};
+use storage::config::{ClientConfig, TlsConfig};
 use storage::dead_letter;
 
 /// The file in the folder shared by all working copies, if there is one.
@@ -25,6 +26,8 @@ fn find(name: &str) -> Option<PathBuf> {
 
 async fn load(cluster: &Cluster, file: &Path) -> Tally {
     let options = LoadOptions {
+        tls: TlsConfig::default(),
+        client: ClientConfig::default(),
         address: cluster.speed_url(),
         files: vec![file.to_owned()],
         batch_rows: 1000,

@@ -1,6 +1,6 @@
 //! Who did what to a running system: one line for each administrative act.
 //!
-//! *Layout:* every act is an event of the `tracing` target `audit`. With `audit_file` set it is also a line of that file, a JSON object
+//! *Layout:* every act is an event of the `tracing` target `audit`, without the `user_id` of whom it was about. With `audit_file` set it is also a line of that file, a JSON object
 //! with `time`, `program`, `act`, `outcome` and, where there are any, `by`, `via`, `address`, `reason` and what is special to the act. *Consistency:* lines are
 //! only appended, one write each, so that several programs may share a file; the file is opened for each, so that it may be moved away.
 //! When [`Audit::record`] returns, the line is synced. *What a crash leaves behind:* at most a part of a last line, which the next line does not touch.
@@ -26,6 +26,9 @@ use crate::auth::{Clock, Identity};
 const MODE: u32 = 0o600;
 /// Longest reason; errors of stores and servers are longer at times.
 const MAX_REASON_BYTES: usize = 500;
+
+/// The detail that is in the file alone.
+const USER_ID: &str = "user_id";
 
 /// Writes acts down. Cheap to clone.
 #[derive(Clone)]
@@ -141,15 +144,20 @@ impl Audit {
     /// Writes an act down. When this returns, its line is durable, or the log says why it is not.
     pub async fn record(&self, act: Act) {
         let Some(sink) = self.0.clone() else { return };
+        if sink.file.is_none() {
+            return sink.write(&act);
+        }
         // Not given up with the call that it is about.
         let _written = tokio::task::spawn_blocking(move || sink.write(&act)).await;
     }
 
     /// Writes an act down soon: for what strangers cause, which must not wait for a disk. Inside a runtime.
     pub fn note(&self, act: Act) {
-        if let Some(sink) = self.0.clone() {
-            drop(tokio::task::spawn_blocking(move || sink.write(&act)));
+        let Some(sink) = self.0.clone() else { return };
+        if sink.file.is_none() {
+            return sink.write(&act);
         }
+        drop(tokio::task::spawn_blocking(move || sink.write(&act)));
     }
 }
 
@@ -158,7 +166,11 @@ impl Sink {
         let Act { act: name, outcome, reason, by, address, details } = act;
         let by_name = by.as_ref().map(|(name, _)| name.as_str());
         let via = by.as_ref().map(|(_, via)| *via);
-        let (address, details) = (address.map(|address| address.to_string()), Value::Object(details.clone()).to_string());
+        let address = address.map(|address| address.to_string());
+        // Logs go further than this file does: whom an act was about is not for everyone who reads them.
+        let told: Map<String, Value> =
+            details.iter().filter(|(name, _)| *name != USER_ID).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let details = Value::Object(told).to_string();
         info!(target: "audit", outcome, by = by_name, via, address, reason, details, "{name}");
         let Some(file) = &self.file else { return };
         let line = act.line(self.program, &Timestamp::from((self.clock)()).to_string());

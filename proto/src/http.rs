@@ -14,15 +14,16 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -34,8 +35,10 @@ use tracing::{debug, warn};
 pub use line::{Kept, Line};
 pub use origins::{Caller, Origins};
 
+use crate::auth::Refusal;
 use crate::metrics::{Numbers, text};
-use crate::server::{age_of_next, share_of_handles};
+use crate::server::{Peer, age_of_next, share_of_handles};
+use crate::tls::{Door, ServerTls};
 
 /// Connections at once, if there are file handles enough: scrapers, probes and browsers, which make up to six each. The next one waits
 /// until one of them ends.
@@ -62,6 +65,12 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 pub trait Started: Numbers {
     /// Why it should be asked for nothing now; none if it is ready.
     fn not_ready(&self) -> Option<String>;
+
+    /// Whether whoever sends these headers may read the numbers.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal>;
 }
 
 /// The HTTP server of a layer. Ends when it is dropped.
@@ -90,10 +99,10 @@ struct Told {
 }
 
 impl Http {
-    /// Serves on `listener`, if there is one. Until [`Self::started`] the layer is not ready for the reason `starting`; from
+    /// Serves on `listener`, if there is one, over `tls` if there is any. Until [`Self::started`] the layer is not ready for the reason `starting`; from
     /// `shutdown` on it is not because it stops.
     #[must_use]
-    pub fn start(listener: Option<TcpListener>, starting: &'static str, shutdown: CancellationToken) -> Self {
+    pub fn start(listener: Option<TcpListener>, tls: Option<ServerTls>, starting: &'static str, shutdown: CancellationToken) -> Self {
         let (layer, pages, stop) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()), CancellationToken::new());
         let told = Told { layer: Arc::clone(&layer), pages: Arc::clone(&pages), starting, shutdown: shutdown.clone() };
         let routes = Router::new()
@@ -103,7 +112,7 @@ impl Http {
             .fallback(other)
             .with_state(told);
         let ends = Ends { shutdown, stop: stop.clone() };
-        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, ends))));
+        let server = listener.map(|listener| AbortOnDropHandle::new(tokio::spawn(serve(routes, listener, tls, ends))));
         Self { layer, pages, stop, server }
     }
 
@@ -140,8 +149,13 @@ async fn readyz(State(told): State<Told>) -> Response {
     }
 }
 
-async fn metrics(State(told): State<Told>) -> Response {
+async fn metrics(State(told): State<Told>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {
     let Some(layer) = told.layer.get() else { return not_ready(told.starting) };
+    let Extension(peer) = peer.unwrap_or_default();
+    if let Err(refusal) = layer.started.may_read_metrics(&headers, &peer) {
+        let challenge = [(WWW_AUTHENTICATE, "Bearer"), (CONTENT_TYPE, PLAIN_TEXT)];
+        return (refusal.http_status(), challenge, format!("{refusal}\n")).into_response();
+    }
     let numbers = Arc::clone(&layer.numbers);
     match tokio::task::spawn_blocking(move || text(&numbers)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -170,7 +184,7 @@ struct Ends {
 }
 
 /// Serves until its end.
-async fn serve(routes: Router, listener: TcpListener, ends: Ends) {
+async fn serve(routes: Router, listener: TcpListener, tls: Option<ServerTls>, ends: Ends) {
     let places = share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS);
     let kept = Arc::new(Semaphore::new(places / CONNECTIONS_PER_STREAM));
     let places = Arc::new(Semaphore::new(places));
@@ -179,7 +193,7 @@ async fn serve(routes: Router, listener: TcpListener, ends: Ends) {
         match accepted {
             Ok((io, place)) => {
                 let line = Line::new(Arc::clone(&kept), ends.shutdown.child_token());
-                connections.spawn(connection(io, routes.clone(), line, ends.stop.clone(), place));
+                connections.spawn(connection(io, tls.clone(), routes.clone(), line, ends.stop.clone(), place));
             }
             Err(error) => {
                 warn!(%error, "an HTTP connection could not be accepted");
@@ -197,7 +211,28 @@ async fn next(places: &Arc<Semaphore>, listener: &TcpListener) -> io::Result<(Tc
     Ok((listener.accept().await?.0, place))
 }
 
-async fn connection(io: TcpStream, routes: Router, line: Line, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+async fn connection(
+    io: TcpStream,
+    tls: Option<ServerTls>,
+    routes: Router,
+    line: Line,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+) {
+    let mut peer = Peer { address: io.peer_addr().ok(), ..Peer::default() };
+    let Some(tls) = tls else { return answer(io, routes.layer(Extension(peer)), line, stop).await };
+    match stop.run_until_cancelled(tls.accept(io, Door::Http)).await {
+        None => {}
+        Some(Err(error)) => debug!(%error, "a TLS handshake failed"),
+        Some(Ok((stream, certificate))) => {
+            (peer.over_tls, peer.certificate) = (true, certificate);
+            answer(stream, routes.layer(Extension(peer)), line, stop).await;
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn answer(io: impl AsyncRead + AsyncWrite + Unpin, routes: Router, line: Line, stop: CancellationToken) {
     let answer = |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(line.clone());
         let routes = routes.clone();

@@ -14,8 +14,9 @@
 //! in place.
 //!
 //! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
-//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`], [`auth`] decides who may call
-//! what, and [`audit`] writes down who changed something.
+//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`]. [`tls`] is what both ends of a
+//! connection show and trust, [`client`] how one server calls another, [`auth`] decides who may call what, and [`audit`] writes down who changed
+//! something.
 
 /// Who did what.
 pub mod audit;
@@ -23,6 +24,8 @@ pub mod audit;
 pub mod auth;
 /// The token that a program's own calls carry.
 mod bearer;
+/// Calls by address, over TLS or not.
+pub mod client;
 /// Messages, decoded within bounds.
 pub mod codec;
 /// Health, readiness and metrics over HTTP.
@@ -31,6 +34,8 @@ pub mod http;
 pub mod metrics;
 /// Connections and calls, served within bounds.
 pub mod server;
+/// What servers and calls show, and whom they trust.
+pub mod tls;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,5 +1,9 @@
 //! What can go wrong, in one list. `service/status.rs` says what each means to a client.
 
+use merganser_proto::BearerError;
+use merganser_proto::auth::AuthError;
+use merganser_proto::client::ConnectError;
+use merganser_proto::tls::TlsError;
 use storage::paths::ViewName;
 use storage::store::StoreError;
 use views::FoldError;
@@ -7,15 +11,18 @@ use views::FoldError;
 /// What starting, watching or answering ended in. The cause is in `source`, not in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum ServingError {
-    /// The setting is no address.
-    #[error("\"{address}\" is not the address of a speed layer; write http://host:port")]
-    SpeedAddress {
-        /// The setting.
-        address: String,
-        /// Why not.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// The speed layer cannot be called by its address.
+    #[error("the speed layer cannot be called")]
+    SpeedAddress(#[from] ConnectError),
+    /// The files of `[tls]` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What `[auth]` names cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The token of `[client]` cannot be sent.
+    #[error(transparent)]
+    Token(#[from] BearerError),
     /// The object store failed, or holds something damaged.
     #[error("the batch view cannot be read")]
     Store(#[from] StoreError),

@@ -15,18 +15,19 @@ mod watch;
 
 use std::time::Duration;
 
-use anyhow::Context;
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use clap::{Args, ValueEnum, value_parser};
 use cli::exit::{CONFIGURATION, FAILED, TRY_AGAIN};
-use cli::print::say;
+use cli::print::{note, say};
 use cli::{Output, Printed};
+use merganser_proto::Transport;
+use merganser_proto::client::{self, ConnectError, NOT_TRUSTED, plaintext_warning};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
-use storage::config::Period;
-use tonic::transport::{Channel, Endpoint};
+use storage::config::{Config, Period, TOKEN_VARIABLE};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server takes for any question.
@@ -84,12 +85,12 @@ enum Consistency {
 }
 
 /// Asks and prints.
-pub(crate) async fn run(get: &Get, default_address: &str) -> anyhow::Result<()> {
-    let address = get.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
+pub(crate) async fn run(get: &Get, config: &Config) -> anyhow::Result<()> {
+    let server = connect(get.address.as_deref(), config).await?;
     if get.watch {
-        return watch::run(get, &address).await;
+        return watch::run(get, server).await;
     }
-    print(get.printed.output, &ask(get, &address).await?)
+    print(get.printed.output, &ask(get, server).await?)
 }
 
 fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
@@ -100,17 +101,24 @@ fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
     Ok(say(text.trim_end_matches('\n'))?)
 }
 
-async fn ask(get: &Get, address: &str) -> anyhow::Result<GetUserStatsResponse> {
-    let mut client = UserStatsServiceClient::new(connect(address).await?);
+async fn ask(get: &Get, server: Transport) -> anyhow::Result<GetUserStatsResponse> {
+    let mut client = UserStatsServiceClient::new(server);
     let response = client.get_user_stats(request(get)).await.map_err(Unanswered::Refused)?;
     Ok(response.into_inner())
 }
 
-async fn connect(address: &str) -> anyhow::Result<Channel> {
-    let endpoint =
-        Endpoint::from_shared(address.to_owned()).with_context(|| format!("\"{address}\" is no address; write http://host:port"))?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
-    Ok(endpoint.connect().await.map_err(|_| Unanswered::Nobody { address: address.to_owned() })?)
+/// A connection to the server at `address`, or to that of the settings.
+async fn connect(address: Option<&str>, config: &Config) -> anyhow::Result<Transport> {
+    let address = address.map_or_else(|| config.tls.url_of(&config.serving_layer.grpc_address), str::to_owned);
+    let tls = serving_layer::tls::calls(&config.tls)?;
+    if let Some(warning) = plaintext_warning(&address, &tls) {
+        note(crate::NAME, warning);
+    }
+    let token = serving_layer::auth::token(&config.client, &address)?;
+    match client::connect(&address, &tls, |endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT)).await {
+        Err(ConnectError::Unreachable { .. }) => Err(Unanswered::Nobody { address }.into()),
+        connected => Ok(connected?.carrying(token)),
+    }
 }
 
 fn request(get: &Get) -> GetUserStatsRequest {
@@ -173,6 +181,10 @@ impl Unanswered {
 fn sentence(status: &Status) -> String {
     let message = status.message();
     match status.code() {
+        _ if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) => message.to_owned(),
+        Code::Unauthenticated => {
+            format!("{message} (this command takes it from the variable {TOKEN_VARIABLE}, or from the file of [client] token_file)")
+        }
         Code::InvalidArgument => format!("the question cannot be answered: {message}"),
         Code::Unavailable => format!("{message} (try again, or ask with --consistency best-effort or batch-only)"),
         Code::Cancelled | Code::DeadlineExceeded => "the server did not answer in time".to_owned(),

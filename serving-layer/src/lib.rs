@@ -52,6 +52,8 @@ mod speed;
 mod states;
 #[cfg(test)]
 mod tests;
+/// What connections show and trust.
+pub mod tls;
 /// Readiness and numbers, for HTTP.
 mod told;
 /// One version, open.
@@ -67,9 +69,10 @@ use futures::Stream;
 use merganser_proto::Transport;
 use merganser_proto::auth::Authority;
 use merganser_proto::http::Http;
-use merganser_proto::server::CallCounts;
+use merganser_proto::server::{CallCounts, Doors};
+use merganser_proto::tls::{ClientTls, ServerTls};
 use storage::batch_view::BlockCache;
-use storage::config::ServingConfig;
+use storage::config::{Config, ServingConfig};
 use storage::machine::{Machine, RealMachine};
 use storage::paths::ViewName;
 use storage::store::Store;
@@ -100,15 +103,7 @@ const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// What of [`server::QUESTION_TIME`] the speed layer may use up at most: the rest is for saying that it did not answer.
 const SPEED_TIMEOUT_MAX: Duration = Duration::from_millis(4500);
 
-/// Where it tells over HTTP, and shows people what.
-pub struct HttpDoor {
-    /// For health, readiness and metrics, and the console if there is one.
-    pub listener: TcpListener,
-    /// The console, if there is to be one.
-    pub console: Option<ConsoleOptions>,
-}
-
-/// Serves the view from `store` on `listener` until `shutdown`, then lets calls in flight end within five seconds.
+/// Serves the view from `store` on `listener` until `shutdown`, in plaintext, then lets calls in flight end within five seconds.
 ///
 /// Connections are accepted once the first version is verified. `events` is the schema of the built-in view, which answers
 /// while nothing is published; a published version brings its own.
@@ -123,27 +118,58 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServingError> {
-    run_then(config, store, events, listener, None, shutdown, || {}).await
+    let config = Config { serving_layer: config, events, ..Config::default() };
+    run_then(config, store, Doors::plain(listener), shutdown, || {}).await
 }
 
-/// [`run`], which calls `ready` once the first version is verified and questions are answered. Who connects earlier waits. On `http`,
-/// health, readiness and metrics are told meanwhile, and until the last call has ended; once `ready` is called the console is there too, and
-/// pages in a browser may ask.
+/// [`run`] with all settings and behind `doors`, which calls `ready` once the first version is verified and questions are answered. Who connects
+/// earlier waits. Over HTTP, health, readiness and metrics are told meanwhile, and until the last call has ended; once `ready` is called the console
+/// is there too, if there is to be one, and pages in a browser may ask.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`]; the files of `[tls]` cannot be used.
 pub async fn run_then(
-    config: ServingConfig,
+    config: Config,
     store: Store,
-    events: EventSchema,
-    listener: TcpListener,
-    http: Option<HttpDoor>,
+    doors: Doors,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError> {
-    let speed = speed::connection(&config.speed_layer)?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_and_tell(Arc::new(RealMachine), config, store, events, speed, incoming, http, shutdown, ready).await
+    let Config { serving_layer, events, tls, auth, client, console, store: store_config, .. } = config;
+    let calls = tls::calls(&tls)?;
+    let token = auth::token(&client, &serving_layer.speed_layer)?;
+    let speed = speed::connection(&serving_layer.speed_layer, &calls)?.carrying(token);
+    let authority = auth::authority(&auth, Arc::new(RealMachine))?;
+    let incoming = TcpIncoming::from(doors.grpc).with_nodelay(Some(true));
+    let console = ConsoleOptions {
+        config: console,
+        store_url: store_config.url,
+        speed_layer: serving_layer.speed_layer.clone(),
+        grpc_address: doors.grpc.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        has_tls: doors.tls.is_some(),
+        authority: Some(Arc::clone(&authority)),
+    };
+    let console = Some(console).filter(|console| doors.http.is_some() && console.config.enabled);
+    let front = Front { http: doors.http, tls: doors.tls, calls: Some(calls), authority, console };
+    run_and_tell(Arc::new(RealMachine), serving_layer, store, events, speed, incoming, front, shutdown, ready).await
+}
+
+/// What there is on a real network only.
+struct Front {
+    http: Option<TcpListener>,
+    tls: Option<ServerTls>,
+    /// Of calls to the speed layer.
+    calls: Option<ClientTls>,
+    /// Who decides what clients may do.
+    authority: Arc<Authority>,
+    /// The pages for people, if there are to be any.
+    console: Option<ConsoleOptions>,
+}
+
+impl Default for Front {
+    fn default() -> Self {
+        Self { http: None, tls: None, calls: None, authority: Authority::off(), console: None }
+    }
 }
 
 /// [`run`] on a machine and a network that the caller brings: `speed` carries calls to the speed layer, `incoming` are connections of clients.
@@ -162,7 +188,7 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    run_and_tell(machine, config, store, events, speed, incoming, None, shutdown, || {}).await
+    run_and_tell(machine, config, store, events, speed, incoming, Front::default(), shutdown, || {}).await
 }
 
 #[expect(clippy::too_many_arguments, reason = "it is where the two ways to run meet")]
@@ -173,32 +199,32 @@ async fn run_and_tell<IO>(
     events: EventSchema,
     speed: Transport,
     incoming: impl Stream<Item = io::Result<IO>>,
-    http: Option<HttpDoor>,
+    front: Front,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError>
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let (http, console) = http.map_or((None, None), |door| (Some(door.listener), door.console));
-    let http = Http::start(http, "the newest version is being opened and verified", shutdown.clone());
+    let Front { http, tls, calls, authority, console } = front;
+    let http = Http::start(http, tls.clone(), "the newest version is being opened and verified", shutdown.clone());
     let layer = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
         opened = ServingLayer::open(machine, &config, store, &events, speed) => opened?,
     };
     let (reachable, _probe) = layer.speed.watch_health();
-    http.started(layer.told(reachable.clone()));
-    let rules = server::rules(layer.calls.clone(), Authority::off());
+    http.started(layer.told(Arc::clone(&authority), reachable.clone(), tls.clone(), calls));
+    let rules = server::rules(layer.calls.clone(), authority);
     let web = server::web(layer.routes(), &rules, &config.web_origins);
-    let calls = web.router(&server::WEB_SERVICES);
+    let asked_by_pages = web.router(&server::WEB_SERVICES);
     http.also(match console {
-        Some(options) => calls.merge(layer.console(options, reachable.clone(), &shutdown).router()),
-        None => calls,
+        Some(options) => asked_by_pages.merge(layer.console(options, reachable.clone(), &shutdown).router()),
+        None => asked_by_pages,
     });
     info!("serving");
     ready();
-    server::serve(layer.routes(), rules, reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), rules, tls, reachable, incoming, shutdown).await;
     web.end().await;
     http.close().await;
     Ok(())
@@ -248,8 +274,14 @@ impl ServingLayer {
     }
 
     /// What it tells over HTTP.
-    fn told(&self, speed_reachable: watch::Receiver<bool>) -> Arc<Told> {
-        Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), speed_reachable })
+    fn told(
+        &self,
+        authority: Arc<Authority>,
+        speed_reachable: watch::Receiver<bool>,
+        tls: Option<ServerTls>,
+        call_tls: Option<ClientTls>,
+    ) -> Arc<Told> {
+        Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), authority, speed_reachable, tls, call_tls })
     }
 
     /// What it shows people.

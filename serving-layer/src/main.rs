@@ -9,19 +9,18 @@ mod logs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use cli::Printed;
 use cli::about::About;
 use cli::doctor::{self, Program};
 use cli::exit::{self, CONFIGURATION, DONE, FAILED, Meaning};
 use cli::print::STYLES;
-use serving_layer::console::ConsoleOptions;
-use serving_layer::{HttpDoor, run_then};
+use merganser_proto::BearerError;
+use merganser_proto::server::{Doors, DoorsError};
+use merganser_proto::tls::TlsError;
+use serving_layer::{ServingError, run_then};
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
-use storage::machine::RealMachine;
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,6 +81,9 @@ struct Serve {
     /// The speed layer, such as http://127.0.0.1:7401.
     #[arg(long, value_name = "URL")]
     speed_layer: Option<String>,
+    /// Let plaintext leave this machine: without it, addresses off loopback need TLS.
+    #[arg(long)]
+    insecure: bool,
 }
 
 #[tokio::main]
@@ -95,21 +97,40 @@ async fn main() -> ExitCode {
             Ok(config) => Box::pin(execute(command, cli.config, config, cli.log_format)).await.map(|()| DONE),
         },
     };
-    exit::end(NAME, outcome, |error| error.downcast_ref::<get::Unanswered>().map_or(FAILED, get::Unanswered::exit_code))
+    exit::end(NAME, outcome, code_of)
+}
+
+/// The exit code of a failure.
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<get::Unanswered>() {
+        Some(unanswered) => unanswered.exit_code(),
+        None if is_configuration(error) => CONFIGURATION,
+        None => FAILED,
+    }
+}
+
+/// Whether the settings are to blame.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<TlsError>()
+        || error.is::<BearerError>()
+        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. }))
+        || matches!(error.downcast_ref(), Some(ServingError::Auth(_) | ServingError::Token(_)))
 }
 
 async fn execute(command: Command, config_file: Option<PathBuf>, mut config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     match command {
-        Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
-        Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
-        Command::Export(export) => get::export::run(export, &config.serving_layer.grpc_address).await,
+        Command::Get(get) => get::run(&get, &config).await,
+        Command::Rows(rows) => get::rows::run(rows, &config).await,
+        Command::Export(export) => get::export::run(export, &config).await,
         Command::Serve(flags) => {
             let serving = &mut config.serving_layer;
             serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());
             serving.http_address = flags.http.unwrap_or_else(|| serving.http_address.clone());
             serving.speed_layer = flags.speed_layer.unwrap_or_else(|| serving.speed_layer.clone());
             config.store.url = flags.store.unwrap_or(config.store.url);
-            Box::pin(serve(config, config_file, log_format)).await
+            config.tls.insecure |= flags.insecure;
+            config.console.settings_file = config_file;
+            Box::pin(serve(config, log_format)).await
         }
         // They need no settings, and were done before these were read.
         Command::Doctor(_) | Command::About(_) => Ok(()),
@@ -117,47 +138,31 @@ async fn execute(command: Command, config_file: Option<PathBuf>, mut config: Con
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn serve(config: Config, config_file: Option<PathBuf>, log_format: LogFormat) -> anyhow::Result<()> {
+async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     logs::start(log_format);
-    info!(store = config.store.url, settings = ?config.serving_layer, "starting");
+    let (serving, tls) = (&config.serving_layer, &config.tls);
+    info!(store = config.store.url, settings = ?serving, ?tls, "starting");
+    let (speaks, _calls) = (serving_layer::tls::server(tls)?, serving_layer::tls::calls(tls)?);
     let store = Store::open(&config.store.url)?;
-    let address = &config.serving_layer.grpc_address;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let bound = listener.local_addr()?;
-    let http = http_listener(&config.serving_layer.http_address).await?;
-    let authority = serving_layer::auth::authority(&config.auth, Arc::new(RealMachine))?;
-    let pages = http.as_ref().filter(|_| config.console.enabled).map(TcpListener::local_addr).transpose()?;
-    let console = pages.map(|_| ConsoleOptions {
-        config: config.console,
-        config_file,
-        store_url: config.store.url.clone(),
-        speed_layer: config.serving_layer.speed_layer.clone(),
-        grpc_address: bound.to_string(),
-        has_tls: false,
-        authority: Some(authority),
-    });
-    let http = http.map(|listener| HttpDoor { listener, console });
+    let doors = Doors::open(&serving.grpc_address, &serving.http_address, speaks, tls.insecure).await?;
+    let url = doors.url()?;
+    let pages = doors.http.as_ref().map(TcpListener::local_addr).transpose()?;
+    if let Some(address) = pages {
+        info!(%address, "telling metrics and health");
+    }
+    let scheme = if doors.tls.is_some() { "https" } else { "http" };
+    let pages = pages.filter(|_| config.console.enabled);
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_when_told(shutdown.clone()));
     // Scripts that wait for this line find a server that answers.
     let ready = || {
-        println!("serving-layer listening on http://{bound}");
+        println!("serving-layer listening on {url}");
         if let Some(pages) = pages {
-            println!("serving-layer console at http://{pages}/");
+            println!("serving-layer console at {scheme}://{pages}/");
         }
     };
-    run_then(config.serving_layer, store, config.events, listener, http, shutdown, ready).await?;
+    run_then(config, store, doors, shutdown, ready).await?;
     Ok(())
-}
-
-/// The listener of the console, `/metrics`, `/healthz` and `/readyz`, if there is to be one.
-async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
-    if address.is_empty() {
-        return Ok(None);
-    }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is http_address"))?;
-    info!(address = %listener.local_addr()?, "telling metrics and health");
-    Ok(Some(listener))
 }
 
 /// Cancels on Ctrl-C or SIGTERM.

@@ -9,6 +9,7 @@ use merganser_proto::auth::Authority;
 use merganser_proto::descriptors_of;
 use merganser_proto::http::Origins;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape, Web};
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -86,6 +87,7 @@ pub(crate) const WEB_SERVICES: [&str; 2] = [UserStatsServiceServer::<Service>::N
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
     rules: Rules,
+    tls: Option<ServerTls>,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -111,7 +113,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules, incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules, tls, incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }

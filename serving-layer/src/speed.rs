@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use merganser_proto::Transport;
+use merganser_proto::client::connect_lazily;
+use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use merganser_proto::v1::speed_status_service_client::SpeedStatusServiceClient;
@@ -110,17 +112,18 @@ impl SpeedClient {
 
 /// A connection to `address`, which need not be up. Streams have connections of their own: one that is read slowly would fill the window of
 /// everybody's.
-pub(crate) fn connection(address: &str) -> Result<Transport, ServingError> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|source| ServingError::SpeedAddress { address: address.to_owned(), source })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    let shared = endpoint.connect_lazy();
+pub(crate) fn connection(address: &str, tls: &ClientTls) -> Result<Transport, ServingError> {
+    let (address, tls) = (address.to_owned(), tls.clone());
+    let connect = move || {
+        let adjust = |endpoint: Endpoint| {
+            let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE);
+            endpoint.keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
+        };
+        connect_lazily(&address, &tls, adjust)
+    };
+    let shared = connect()?;
     let call = move |request: http::Request<Body>| {
-        let own = (request.uri().path() == stream::STREAM_STATES).then(|| endpoint.connect_lazy());
+        let own = (request.uri().path() == stream::STREAM_STATES).then(|| connect().expect("the address was one before"));
         own.unwrap_or_else(|| shared.clone()).oneshot(request)
     };
     Ok(Transport::new(service_fn(call)))

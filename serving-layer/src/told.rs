@@ -7,10 +7,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
-use merganser_proto::server::CallCounts;
+use merganser_proto::server::{CallCounts, Peer};
+use merganser_proto::tls::{ClientTls, ServerTls};
 use tokio::sync::watch;
+use tonic::codegen::http::HeaderMap;
 
 use crate::service::Service;
 use crate::version::Version;
@@ -20,7 +23,11 @@ use crate::versions::Versions;
 pub(crate) struct Told {
     pub(crate) service: Service,
     pub(crate) calls: CallCounts,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) speed_reachable: watch::Receiver<bool>,
+    pub(crate) tls: Option<ServerTls>,
+    /// Of calls to the speed layer.
+    pub(crate) call_tls: Option<ClientTls>,
 }
 
 impl Started for Told {
@@ -30,6 +37,10 @@ impl Started for Told {
         }
         let version = self.service.stats.versions.current();
         version.damage().map(|reason| format!("version {} of user_stats is damaged: {reason}", version.number))
+    }
+
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal> {
+        self.authority.may_read_metrics(headers, peer)
     }
 }
 
@@ -46,6 +57,9 @@ impl Numbers for Told {
         sheet.gauge("merganser_serving_cache_bytes", "Memory of the blocks that are held.", one(opening.cache.bytes() as f64))?;
         sheet.gauge("merganser_serving_watches", "Watches that are open.", one(self.service.watches.open() as f64))?;
         opening.metrics.write(sheet)?;
+        self.authority.write("merganser_serving", sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_serving", sheet)?;
+        ClientTls::write(self.call_tls.as_ref(), "merganser_serving", sheet)?;
         self.calls.write("merganser_serving", sheet)
     }
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use merganser_proto::audit::Audit;
-use merganser_proto::auth::{AuthError, AuthOptions, Authority, JwtOptions, Limits};
+use merganser_proto::auth::{AuthError, AuthOptions, Authority, Clock, JwtOptions, Limits, Scope};
 use merganser_proto::{Bearer, BearerError};
-use storage::config::{AuthConfig, ClientConfig, TOKEN_VARIABLE};
+use storage::config::{AuthConfig, ClientConfig, MetricsDoor, TOKEN_VARIABLE};
 use storage::machine::Machine;
 
 /// Who decides what this layer's clients may do. Inside a runtime.
@@ -21,12 +21,22 @@ pub fn authority(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Arc<A
         ingest_bytes_per_second: Some(config.ingest_bytes_per_second.0).filter(|bytes| *bytes > 0),
     };
     let jwt = set(&config.jwt_keys).map(|keys| JwtOptions { keys, issuer, audience });
-    let clock: merganser_proto::auth::Clock = Arc::new(move || machine.now());
-    let audit = match set(&config.audit_file) {
-        Some(path) => Audit::open("speed-layer", path.clone(), Arc::clone(&clock)).map_err(|source| AuthError::Audit { path, source })?,
-        None => Audit::to_log("speed-layer"),
-    };
-    Authority::open(AuthOptions { tokens: set(&config.tokens), jwt, limits }, clock, audit)
+    let audit = audit(config, Arc::clone(&machine))?;
+    let clock: Clock = Arc::new(move || machine.now());
+    let metrics = (config.metrics == MetricsDoor::Query).then_some(Scope::Query);
+    Authority::open(AuthOptions { tokens: set(&config.tokens), jwt, limits, metrics }, clock, audit)
+}
+
+/// Where acts are written down.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn audit(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Audit, AuthError> {
+    let path = config.audit_file.clone();
+    if path.as_os_str().is_empty() {
+        return Ok(Audit::to_log("speed-layer"));
+    }
+    Audit::open("speed-layer", path.clone(), Arc::new(move || machine.now())).map_err(|source| AuthError::Audit { path, source })
 }
 
 /// The token that calls to the server at `address` carry, if there is one.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::{select_all, try_join_all};
 use merganser_proto::auth::Authority;
 use merganser_proto::server::CallCounts;
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use merganser_proto::v1::speed_status_service_server::SpeedStatusServiceServer;
@@ -154,9 +155,9 @@ impl SpeedLayer {
         let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime)));
+        let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime), self.authority.audit().clone()));
         let place = Place { data_dir: self.data_dir.clone(), store: self.realtime.store.clone() };
-        let status = StatusAdapter { told: self.told(), began_us: self.began_us, letters: Arc::new(Overviews::of(place)) };
+        let status = StatusAdapter { told: self.told(None), began_us: self.began_us, letters: Arc::new(Overviews::of(place)) };
         let status = SpeedStatusServiceServer::new(status).max_decoding_message_size(MAX_STATUS_REQUEST_BYTES);
         Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES)).add_service(status)
     }
@@ -177,7 +178,7 @@ impl SpeedLayer {
     }
 
     /// What it tells over HTTP. Let go of it before the layer is closed.
-    pub(crate) fn told(&self) -> Arc<Told> {
+    pub(crate) fn told(&self, tls: Option<ServerTls>) -> Arc<Told> {
         let (ingest, archive) = (self.ingest.clone(), Arc::clone(&self.realtime.archive));
         Arc::new(Told {
             ingest,
@@ -186,6 +187,7 @@ impl SpeedLayer {
             authority: self.authority(),
             log_failed: self.log_failed(),
             data_dir: self.data_dir.clone(),
+            tls,
         })
     }
 

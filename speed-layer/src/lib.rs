@@ -50,6 +50,8 @@ mod server;
 mod service;
 /// The realtime view of one partition.
 mod slices;
+/// What connections show and trust.
+pub mod tls;
 /// Readiness and numbers, for HTTP.
 mod told;
 /// Letting go of the log.
@@ -60,6 +62,8 @@ use std::sync::Arc;
 
 use futures::Stream;
 use merganser_proto::http::Http;
+use merganser_proto::server::Doors;
+use merganser_proto::tls::ServerTls;
 use storage::config::Config;
 use storage::machine::{Machine, RealMachine};
 use storage::store::Store;
@@ -72,16 +76,16 @@ pub use error::SpeedError;
 pub use layer::SpeedLayer;
 pub use refused::RefusedCount;
 
-/// Serves until `shutdown`: replays the log, then takes events on `listener`.
+/// Serves until `shutdown`: replays the log, then takes events on `listener`, in plaintext.
 ///
 /// # Errors
 /// The log is damaged, locked by another server, or not the one that the store's versions were made from; the store cannot be
 /// read. Nothing was acknowledged then. Later, a thread or task without which it cannot go on ended by itself.
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: CancellationToken) -> Result<(), SpeedError> {
-    run_then(config, store, listener, None, shutdown, || {}).await
+    run_then(config, store, Doors::plain(listener), shutdown, || {}).await
 }
 
-/// [`run`], which calls `ready` once the log is replayed and calls are answered. Who connects earlier waits. On `http`, health,
+/// [`run`] behind `doors`, which calls `ready` once the log is replayed and calls are answered. Who connects earlier waits. Over HTTP, health,
 /// readiness and metrics are told meanwhile, and until the last call has ended.
 ///
 /// # Errors
@@ -89,16 +93,16 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
 pub async fn run_then(
     config: Config,
     store: Store,
-    listener: TcpListener,
-    http: Option<TcpListener>,
+    doors: Doors,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), SpeedError> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    run_and_tell(Arc::new(RealMachine), config, store, incoming, http, shutdown, ready).await
+    let Doors { grpc, http, tls } = doors;
+    let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+    run_and_tell(Arc::new(RealMachine), config, store, incoming, http, tls, shutdown, ready).await
 }
 
-/// [`run`] on a machine and a network that the caller brings.
+/// [`run`] on a machine and a network that the caller brings, in plaintext.
 ///
 /// # Errors
 /// As [`run`].
@@ -112,26 +116,28 @@ pub async fn run_on<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    run_and_tell(machine, config, store, incoming, None, shutdown, || {}).await
+    run_and_tell(machine, config, store, incoming, None, None, shutdown, || {}).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "it is where the two ways to run meet")]
 async fn run_and_tell<IO>(
     machine: Arc<dyn Machine>,
     config: Config,
     store: Store,
     incoming: impl Stream<Item = io::Result<IO>>,
     http: Option<TcpListener>,
+    tls: Option<ServerTls>,
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), SpeedError>
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let http = Http::start(http, "the log is being replayed", shutdown.clone());
+    let http = Http::start(http, tls.clone(), "the log is being replayed", shutdown.clone());
     let mut layer = SpeedLayer::open(machine, config, store).await?;
-    http.started(layer.told());
+    http.started(layer.told(tls.clone()));
     ready();
-    let serving = server::serve(layer.routes(), layer.calls().clone(), layer.authority(), layer.log_failed(), incoming, shutdown);
+    let serving = server::serve(layer.routes(), layer.calls().clone(), layer.authority(), tls, layer.log_failed(), incoming, shutdown);
     let served = tokio::select! {
         biased;
         () = serving => Ok(()),

@@ -1,25 +1,32 @@
-//! `speed-layer`: serve, load, dead-letter, and what every program has.
+//! `speed-layer`: serve, load, dead-letter, token, and what every program has.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 /// Logs on stderr.
 mod logs;
+/// Tokens for clients.
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use cli::about::About;
 use cli::doctor::{self, Program};
 use cli::exit::{self, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, TRY_AGAIN};
-use cli::print::{STYLES, say};
+use cli::print::{STYLES, note, say};
 use cli::{Output, Printed};
+use merganser_proto::audit::Act;
+use merganser_proto::client::plaintext_warning;
+use merganser_proto::server::{Doors, DoorsError};
+use merganser_proto::tls::TlsError;
+use speed_layer::SpeedError;
 use speed_layer::dead_letter::{self, DeadLetterError, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadError, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
-use storage::machine::{Machine, RealMachine};
+use storage::machine::{Machine, RealMachine, operator};
 use storage::store::Store;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -53,6 +60,9 @@ enum Command {
     /// Look at refused rows, or send them again.
     #[command(subcommand)]
     DeadLetter(DeadLetter),
+    /// Make a token for a client of a server that asks who calls.
+    #[command(subcommand)]
+    Token(token::Token),
     /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps the server from its work.
     Doctor(Printed),
     #[command(flatten)]
@@ -76,6 +86,9 @@ struct Serve {
     /// Folder of the log and the dead letters.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// Let plaintext leave this machine: without it, addresses off loopback need TLS.
+    #[arg(long)]
+    insecure: bool,
 }
 
 #[derive(Args)]
@@ -196,11 +209,27 @@ async fn main() -> ExitCode {
     exit::end(NAME, outcome, code_of)
 }
 
+/// Whether the settings are to blame.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<TlsError>()
+        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. }))
+        || matches!(error.downcast_ref(), Some(SpeedError::Auth(_)))
+        || matches!(error.downcast_ref(), Some(LoadError::Token(_) | LoadError::Tls(_)))
+}
+
+fn warn_of_plaintext(address: &str, config: &Config) -> anyhow::Result<()> {
+    if let Some(warning) = plaintext_warning(address, &speed_layer::tls::calls(&config.tls)?) {
+        note(NAME, warning);
+    }
+    Ok(())
+}
+
 async fn execute(command: Command, config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     match command {
         Command::Serve(serve) => run_server(config, serve, log_format).await,
         Command::Load(load) => run_load(&config, load).await,
         Command::DeadLetter(command) => dead_letters(&config, command).await,
+        Command::Token(command) => command.run(&mut std::io::stdout()),
         // They need no settings, and were done before these were read.
         Command::Doctor(_) | Command::About(_) => Ok(()),
     }
@@ -214,6 +243,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(LoadError::Unreachable { .. }) => TRY_AGAIN,
         Some(LoadError::Interrupted) => INTERRUPTED,
         _ if matches!(error.downcast_ref(), Some(DeadLetterError::NoLog { .. } | DeadLetterError::UnknownId { .. })) => CONFIGURATION,
+        _ if is_configuration(error) => CONFIGURATION,
         _ => FAILED,
     }
 }
@@ -225,31 +255,24 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
     config.log.dir = flags.data.unwrap_or(config.log.dir);
-    let (log, events) = (&config.log, &config.events);
-    info!(store = config.store.url, ?log, settings = ?config.speed_layer, attributes = ?events.attributes, "starting");
+    config.tls.insecure |= flags.insecure;
+    let (log, events, tls) = (&config.log, &config.events, &config.tls);
+    info!(store = config.store.url, ?log, settings = ?config.speed_layer, ?tls, attributes = ?events.attributes, "starting");
 
-    let address = &config.speed_layer.grpc_address;
+    let speaks = speed_layer::tls::server(tls)?;
     let store = config.store.open()?;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let bound = listener.local_addr()?;
-    let http = http_listener(&config.speed_layer.http_address).await?;
+    let doors = Doors::open(&config.speed_layer.grpc_address, &config.speed_layer.http_address, speaks, tls.insecure).await?;
+    let url = doors.url()?;
+    if let Some(http) = &doors.http {
+        info!(address = %http.local_addr()?, "telling metrics and health");
+    }
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
     // Scripts that wait for this line find a server that has caught up.
-    let ready = || println!("speed-layer listening on http://{bound}");
-    speed_layer::run_then(config, store, listener, http, shutdown, ready).await?;
+    let ready = || println!("speed-layer listening on {url}");
+    speed_layer::run_then(config, store, doors, shutdown, ready).await?;
     info!("stopped");
     Ok(())
-}
-
-/// The listener of `/metrics`, `/healthz` and `/readyz`, if there is to be one.
-async fn http_listener(address: &str) -> anyhow::Result<Option<TcpListener>> {
-    if address.is_empty() {
-        return Ok(None);
-    }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}, which is http_address"))?;
-    info!(address = %listener.local_addr()?, "telling metrics and health");
-    Ok(Some(listener))
 }
 
 async fn cancel_on_signal(shutdown: CancellationToken) {
@@ -273,7 +296,9 @@ async fn stop_signal() {
 
 async fn run_load(config: &Config, flags: Load) -> anyhow::Result<()> {
     let options = LoadOptions {
-        address: flags.address.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
+        address: flags.address.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
+        tls: config.tls.clone(),
+        client: config.client.clone(),
         files: flags.files,
         batch_rows: flags.batch_rows.into(),
         in_flight: flags.in_flight.into(),
@@ -281,6 +306,7 @@ async fn run_load(config: &Config, flags: Load) -> anyhow::Result<()> {
         progress: true,
         again: flags.again,
     };
+    warn_of_plaintext(&options.address, config)?;
     let summary = load::run(options, stop_signal()).await?;
     flags.printed.answer(&summary, &summary.document())
 }
@@ -290,7 +316,7 @@ async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<()
         DeadLetter::List(flags) => list(config, flags).await,
         DeadLetter::Show { id, letters } => Ok(say(dead_letter::show(&letters.place(config)?, &id).await?)?),
         DeadLetter::Replay(flags) => replay(config, flags).await,
-        DeadLetter::Prune { letters, older_than, printed } => prune(&letters.place(config)?, older_than, printed).await,
+        DeadLetter::Prune { letters, older_than, printed } => prune(config, &letters.place(config)?, older_than, printed).await,
     }
 }
 
@@ -323,11 +349,14 @@ async fn list(config: &Config, flags: List) -> anyhow::Result<()> {
 
 async fn replay(config: &Config, flags: Replay) -> anyhow::Result<()> {
     let options = ReplayOptions {
-        address: flags.server.unwrap_or_else(|| format!("http://{}", config.speed_layer.grpc_address)),
+        address: flags.server.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
+        tls: config.tls.clone(),
+        client: config.client.clone(),
         place: flags.letters.place(config)?,
         selection: flags.filter.of(flags.ids),
         batch_rows: flags.batch_rows.into(),
     };
+    warn_of_plaintext(&options.address, config)?;
     let mut summary = ReplaySummary::default();
     let outcome = dead_letter::replay(&options, stop_signal(), &mut summary).await;
     // What was answered is settled, however it ended.
@@ -335,10 +364,20 @@ async fn replay(config: &Config, flags: Replay) -> anyhow::Result<()> {
     Ok(outcome?)
 }
 
-async fn prune(place: &Place, older_than: Option<Period>, printed: Printed) -> anyhow::Result<()> {
+async fn prune(config: &Config, place: &Place, older_than: Option<Period>, printed: Printed) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
-    let pruned = dead_letter::prune(place, before_us).await?;
+    let acts = speed_layer::auth::audit(&config.auth, Arc::new(RealMachine))?;
+    let act = Act::new("dead-letter-prune").by_person(operator());
+    acts.record(act.clone().begun()).await;
+    let pruned = match dead_letter::prune(place, before_us).await {
+        Ok(pruned) => pruned,
+        Err(error) => {
+            acts.record(act.failed(&error.to_string())).await;
+            return Err(error.into());
+        }
+    };
+    acts.record(act.with("removed", pruned.removed).with("kept", pruned.kept)).await;
     let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
     let text = format!("{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept);
     printed.answer(text, &serde_json::json!({ "removed": pruned.removed, "kept": pruned.kept }))

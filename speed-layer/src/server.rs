@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::Stream;
 use merganser_proto::auth::Authority;
 use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -72,6 +73,7 @@ pub(crate) async fn serve<IO, I>(
     routes: Routes,
     calls: CallCounts,
     authority: Arc<Authority>,
+    tls: Option<ServerTls>,
     log_failed: watch::Receiver<bool>,
     incoming: I,
     shutdown: CancellationToken,
@@ -95,7 +97,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(valid));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls, authority), incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules(calls, authority), tls, incoming, shutdown) => {}
         () = report(health, log_failed) => {}
     }
 }

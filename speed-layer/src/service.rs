@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use merganser_proto::audit::{Act, Audit};
+use merganser_proto::auth::Identity;
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
@@ -21,7 +23,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
-use views::event::MAX_EVENT_ID_BYTES;
+use views::event::{MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES};
 use views::{FoldError, RawEvent, wire};
 
 use crate::error::SpeedError;
@@ -50,7 +52,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 pub(crate) const DEAD_LETTERS_FULL: &str = "DEAD_LETTERS_FULL";
 
 pub(crate) struct IngestAdapter(pub(crate) Ingest);
-pub(crate) struct RealtimeAdapter(pub(crate) Arc<Realtime>);
+/// What it is asked to change is written down.
+pub(crate) struct RealtimeAdapter(pub(crate) Arc<Realtime>, pub(crate) Audit);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -119,9 +122,17 @@ impl RealtimeViewService for RealtimeAdapter {
     type ExportStatesStream = Answers<pb::ExportStatesResponse>;
     type StreamStatesStream = Answers<pb::StreamStatesResponse>;
 
-    async fn cut(&self, _: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
-        let realtime = Arc::clone(&self.0);
-        let cut = tokio::spawn(async move { realtime.cut().await });
+    async fn cut(&self, request: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
+        let (realtime, audit, act) = (Arc::clone(&self.0), self.1.clone(), act("cut", &request));
+        let cut = tokio::spawn(async move {
+            let cut = realtime.cut().await;
+            let act = match &cut {
+                Ok(boundary) => act.with("boundary", boundary.clone()),
+                Err(e) => act.failed(&e.chain()),
+            };
+            audit.record(act).await;
+            cut
+        });
         let boundary = cut.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         Ok(Response::new(pb::CutResponse { log_id: self.0.log_id.to_string(), boundary: offsets(&boundary) }))
     }
@@ -195,9 +206,21 @@ impl RealtimeViewService for RealtimeAdapter {
 
     /// In a task of its own: a client that hangs up cannot stop it half way.
     async fn erase_user(&self, request: Request<pb::EraseUserRequest>) -> Result<Response<pb::EraseUserResponse>, Status> {
-        let (realtime, user_id) = (Arc::clone(&self.0), request.into_inner().user_id);
+        let (realtime, audit, act) = (Arc::clone(&self.0), self.1.clone(), act("erase", &request));
+        let user_id = request.into_inner().user_id;
         realtime.check_erasable(&user_id).await.map_err(|e| status(&e))?;
-        let erase = tokio::spawn(async move { realtime.erase(user_id).await });
+        // One that is too long to be an id would be a payload.
+        let act = if user_id.len() <= MAX_USER_ID_BYTES { act.with("user_id", user_id.as_str()) } else { act };
+        let erase = tokio::spawn(async move {
+            audit.record(act.clone().begun()).await;
+            let erased = realtime.erase(user_id).await;
+            let act = match &erased {
+                Ok(erased) => act.with("partition", erased.partition).with("offset", erased.offset),
+                Err(e) => act.failed(&e.chain()),
+            };
+            audit.record(act).await;
+            erased
+        });
         let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         let erase_time = timestamp(erased.append_time_us);
         Ok(Response::new(pb::EraseUserResponse {
@@ -212,6 +235,12 @@ impl RealtimeViewService for RealtimeAdapter {
 /// Microseconds since 1970.
 fn timestamp(time_us: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time_us.div_euclid(1_000_000), nanos: (time_us.rem_euclid(1_000_000) * 1000) as i32 }
+}
+
+/// What whoever calls asks for; in a simulation it is nobody.
+fn act<T>(name: &'static str, request: &Request<T>) -> Act {
+    let act = Act::new(name);
+    request.extensions().get::<Identity>().map_or_else(|| act.clone(), |who| act.clone().by(who))
 }
 
 fn idle() -> Status {

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use merganser_proto::auth::Authority;
+use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
-use merganser_proto::server::CallCounts;
+use merganser_proto::server::{CallCounts, Peer};
+use merganser_proto::tls::ServerTls;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
 use tokio::sync::watch;
+use tonic::codegen::http::HeaderMap;
 
 use crate::archive::Archive;
 use crate::ingest::Ingest;
@@ -31,11 +33,16 @@ pub(crate) struct Told {
     pub(crate) authority: Arc<Authority>,
     pub(crate) log_failed: watch::Receiver<bool>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) tls: Option<ServerTls>,
 }
 
 impl Started for Told {
     fn not_ready(&self) -> Option<String> {
         self.log_failed.borrow().then(|| "the log takes no more events until a restart".to_owned())
+    }
+
+    fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal> {
+        self.authority.may_read_metrics(headers, peer)
     }
 }
 
@@ -48,6 +55,7 @@ impl Numbers for Told {
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
         self.authority.write("merganser_speed", sheet)?;
+        ServerTls::write(self.tls.as_ref(), "merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }

@@ -54,6 +54,29 @@ pub fn now_us(machine: &dyn Machine) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Who runs this program, as `user@host`: for what is written down of what people do. A user whom the machine has no name for is a number, and one
+/// who took another's rights by `sudo` is named behind.
+#[must_use]
+pub fn operator() -> String {
+    use std::os::unix::fs::MetadataExt;
+    let id = std::fs::metadata("/proc/self").map(|process| process.uid()).ok();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = id.map_or_else(|| "unknown".to_owned(), |id| account(&accounts, id).unwrap_or_else(|| id.to_string()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
+    let behind = std::env::var("SUDO_USER").map_or_else(|_| String::new(), |user| format!(" (sudo by {user})"));
+    format!("{name}@{host}{behind}")
+}
+
+/// The name of a number, in a text like `/etc/passwd`.
+fn account(accounts: &str, id: u32) -> Option<String> {
+    let mut lines = accounts.lines().map(|line| line.split(':'));
+    lines.find_map(|mut fields| {
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(id)).then(|| name.to_owned())
+    })
+}
+
 /// Runs `work` where blocking is allowed. It runs to its end even if the caller goes away.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if is_single_threaded() {
@@ -106,5 +129,20 @@ impl Owner {
             Self::Thread(thread) => blocking(move || drop(thread.join())).await,
             Self::Task(task) => drop(task.await),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a number is whoever has it, that whoever runs this is somebody somewhere, and that a number without a name stays one.
+    #[test]
+    fn operators() {
+        let accounts = "root:x:0:0:root:/root:/bin/bash\nbroken\nann:x:1000:0::/:/bin/sh\n";
+        assert_eq!([0, 1000, 1].map(|id| account(accounts, id)), [Some("root".to_owned()), Some("ann".to_owned()), None]);
+        let operator = operator();
+        let (user, host) = operator.split_once('@').unwrap();
+        assert!(!user.is_empty() && user != "unknown" && !host.is_empty(), "{operator}");
     }
 }

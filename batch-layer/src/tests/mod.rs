@@ -33,6 +33,7 @@ use futures::TryStreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage::batch_view::{BlockCache, OpenView};
+use storage::config::{ClientConfig, TlsConfig};
 use storage::erasures::{Erasure, Erasures};
 use storage::imports::{Claims, Identity, ImportWriter, Terms};
 use storage::manifest::{Manifest, Manifests};
@@ -191,6 +192,8 @@ impl Master {
             views_dir: PathBuf::from("no-such-folder"),
             events: self.schema.clone(),
             speed_layer: None,
+            tls: TlsConfig::default(),
+            client: ClientConfig::default(),
             partitions: PARTITIONS,
             memory_limit_bytes: 1 << 30,
             threads: NonZeroUsize::MIN,

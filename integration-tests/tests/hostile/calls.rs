@@ -7,11 +7,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
-use super::victim::{PAYLOAD, Victim, channel};
+use super::victim::{Over, PAYLOAD, Victim};
 
 const APPEND: &str = "/merganser.v1.IngestService/AppendEvents";
 const GET: &str = "/merganser.v1.UserStatsService/GetUserStats";
@@ -25,8 +24,8 @@ pub(super) async fn open(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'stati
     client.ready().await.unwrap()
 }
 
-pub(super) async fn open_to(address: SocketAddr) -> SendRequest<Bytes> {
-    open(TcpStream::connect(address).await.unwrap()).await
+pub(super) async fn open_to(victim: &Victim, address: SocketAddr) -> SendRequest<Bytes> {
+    open(victim.connect(address).await.unwrap()).await
 }
 
 pub(super) fn request(path: &str, headers: &[(&str, &str)]) -> Request<()> {
@@ -62,8 +61,8 @@ fn grpc(headers: &HeaderMap) -> Option<(Code, String)> {
 }
 
 /// Sends `body` in pieces, `pause` apart, and waits for the answer. With `complete` the last piece ends the question.
-async fn ask(address: SocketAddr, request: Request<()>, body: &[Bytes], pause: Duration, complete: bool) -> Answer {
-    let mut client = open_to(address).await;
+async fn ask(victim: &Victim, address: SocketAddr, request: Request<()>, body: &[Bytes], pause: Duration, complete: bool) -> Answer {
+    let mut client = open_to(victim, address).await;
     let (response, mut send) = client.send_request(request, body.is_empty() && complete).unwrap();
     let pieces = body.to_vec();
     let sender = tokio::spawn(async move {
@@ -93,40 +92,41 @@ async fn ask(address: SocketAddr, request: Request<()>, body: &[Bytes], pause: D
     answer
 }
 
-async fn ask_whole(address: SocketAddr, request: Request<()>, body: Bytes) -> Answer {
-    ask(address, request, &[body], Duration::ZERO, true).await
+async fn ask_whole(victim: &Victim, address: SocketAddr, request: Request<()>, body: Bytes) -> Answer {
+    ask(victim, address, request, &[body], Duration::ZERO, true).await
 }
+
+over_both!(bodies, slow_bodies, wrong_calls, unread_answers);
 
 /// Proves that bodies which lie about their length, are compressed, or become a hundred times larger when decoded are refused
 /// before they cost memory.
-#[tokio::test]
-async fn bodies() {
-    let victim = Victim::start("").await;
+async fn bodies(over: Over) {
+    let victim = Victim::start("", over).await;
     for (address, path) in [(victim.speed, APPEND), (victim.serving, GET)] {
         let huge = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
-        let answer = ask(address, request(path, &[]), &[huge], Duration::ZERO, false).await;
+        let answer = ask(&victim, address, request(path, &[]), &[huge], Duration::ZERO, false).await;
         assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
 
         // Zeroes, a thousand to one.
         let zeroes = deflated(64 << 20);
         let mut bomb = framed(&zeroes).to_vec();
         bomb[0] = 1;
-        let answer = ask_whole(address, request(path, &[("grpc-encoding", "gzip")]), bomb.clone().into()).await;
+        let answer = ask_whole(&victim, address, request(path, &[("grpc-encoding", "gzip")]), bomb.clone().into()).await;
         assert_eq!(answer.code, Some(Code::Unimplemented), "{answer:?}");
-        let answer = ask_whole(address, request(path, &[]), bomb.into()).await;
+        let answer = ask_whole(&victim, address, request(path, &[]), bomb.into()).await;
         assert_eq!(answer.code, Some(Code::Internal), "{answer:?}");
         victim.is_well("lengths and bombs").await;
     }
     // Two bytes an event, 150 of them in memory.
     let many = framed(&[0x0a, 0x00].repeat(2_000_000));
     for _ in 0..5 {
-        let answer = ask_whole(victim.speed, request(APPEND, &[]), many.clone()).await;
+        let answer = ask_whole(&victim, victim.speed, request(APPEND, &[]), many.clone()).await;
         assert_eq!(answer.code, Some(Code::InvalidArgument), "{answer:?}");
     }
     // Over the limits of size: 4 MiB of events, 512 KiB of ids.
-    let answer = ask_whole(victim.speed, request(APPEND, &[]), framed(&[0x0a, 0x00].repeat((2 << 20) + 1))).await;
+    let answer = ask_whole(&victim, victim.speed, request(APPEND, &[]), framed(&[0x0a, 0x00].repeat((2 << 20) + 1))).await;
     assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
-    let answer = ask_whole(victim.serving, request(GET, &[]), framed(&[0x0a, 0x00].repeat((256 << 10) + 1))).await;
+    let answer = ask_whole(&victim, victim.serving, request(GET, &[]), framed(&[0x0a, 0x00].repeat((256 << 10) + 1))).await;
     assert_eq!(answer.code, Some(Code::OutOfRange), "{answer:?}");
     victim.is_well("messages of very many fields").await;
 }
@@ -139,14 +139,13 @@ fn deflated(bytes: usize) -> Vec<u8> {
 }
 
 /// Proves that a question which comes a byte a second is cut at the limit of its method, however alive its sender is.
-#[tokio::test]
-async fn slow_bodies() {
-    let victim = Victim::start("").await;
+async fn slow_bodies(over: Over) {
+    let victim = Victim::start("", over).await;
     let body: Vec<Bytes> = framed(&[0x0a, 0x00].repeat(100)).chunks(1).map(Bytes::copy_from_slice).collect();
     let pause = Duration::from_secs(1);
     let slow = async |address, path| {
         let started = Instant::now();
-        let answer = ask(address, request(path, &[]), &body, pause, false).await;
+        let answer = ask(&victim, address, request(path, &[]), &body, pause, false).await;
         assert_eq!(answer.code, Some(Code::DeadlineExceeded), "{answer:?}");
         started.elapsed().as_secs()
     };
@@ -157,32 +156,31 @@ async fn slow_bodies() {
 }
 
 /// Proves that a wrong method, path, content type or timeout is answered as gRPC has it, and repeats nothing of what was sent.
-#[tokio::test]
-async fn wrong_calls() {
-    let victim = Victim::start("").await;
+async fn wrong_calls(over: Over) {
+    let victim = Victim::start("", over).await;
     let secret_path = format!("/{PAYLOAD}/{PAYLOAD}");
     let unimplemented =
         ["/", secret_path.as_str(), "/merganser.v1.IngestService/Nothing", "/merganser.v1.IngestService/..", "/..%2f..%2fetc"];
     for path in unimplemented {
-        let answer = ask_whole(victim.speed, request(path, &[]), framed(&[])).await;
+        let answer = ask_whole(&victim, victim.speed, request(path, &[]), framed(&[])).await;
         assert_eq!(answer.code, Some(Code::Unimplemented), "{path}: {answer:?}");
     }
     for kind in ["text/plain", "application/json", "application/grpc-web", PAYLOAD] {
-        let answer = ask_whole(victim.speed, request(APPEND, &[("content-type", kind)]), framed(&[])).await;
+        let answer = ask_whole(&victim, victim.speed, request(APPEND, &[("content-type", kind)]), framed(&[])).await;
         assert_eq!((answer.http, answer.code), (StatusCode::UNSUPPORTED_MEDIA_TYPE, None), "{kind}: {answer:?}");
     }
     let mut get = request(APPEND, &[]);
     *get.method_mut() = Method::GET;
-    let answer = ask_whole(victim.speed, get, framed(&[])).await;
+    let answer = ask_whole(&victim, victim.speed, get, framed(&[])).await;
     assert_eq!((answer.http, answer.code), (StatusCode::METHOD_NOT_ALLOWED, None), "{answer:?}");
 
     for garbage in ["soon", "-1S", "99999999999999H", "1", "", "1e9S", PAYLOAD] {
-        let answer = ask_whole(victim.speed, request(APPEND, &[("grpc-timeout", garbage)]), framed(&[])).await;
+        let answer = ask_whole(&victim, victim.speed, request(APPEND, &[("grpc-timeout", garbage)]), framed(&[])).await;
         assert!(matches!(answer.code, Some(Code::Ok | Code::Internal | Code::InvalidArgument)), "{garbage}: {answer:?}");
     }
     // Bytes that are no message, and texts that are no UTF-8.
     for body in [&[0xff; 64][..], &[0x0a, 0x04, 0x0a, 0x02, 0xc3, 0x28], &[0x0a, 0x7f], &[0x0b; 100]] {
-        let answer = ask_whole(victim.speed, request(APPEND, &[]), framed(body)).await;
+        let answer = ask_whole(&victim, victim.speed, request(APPEND, &[]), framed(body)).await;
         assert!(matches!(answer.code, Some(Code::Internal | Code::InvalidArgument)), "{body:?}: {answer:?}");
     }
     victim.is_well("wrong calls").await;
@@ -194,10 +192,9 @@ const UNREAD_GROWTH_BYTES: u64 = 256 << 20;
 
 /// Proves that answers that nobody reads, 170 MB of them, do not grow the server without bound, and that others are answered
 /// meanwhile.
-#[tokio::test]
-async fn unread_answers() {
-    let victim = Victim::start("").await;
-    let victim_address = victim.speed;
+async fn unread_answers(over: Over) {
+    let victim = Victim::start("", over).await;
+    let attacked = &victim;
     // Each row is refused, so that the answer is larger than the question.
     let events = vec![Event { event_id: PAYLOAD.repeat(5), ..Event::default() }; 3000];
     let body = framed(&prost_encoded(&AppendEventsRequest { events: events.clone() }));
@@ -207,7 +204,7 @@ async fn unread_answers() {
             // Room for one byte of each answer, so that the server begins to send it.
             let mut settings = h2::client::Builder::new();
             settings.initial_window_size(1).initial_connection_window_size(1 << 24);
-            let (client, connection) = settings.handshake(TcpStream::connect(victim_address).await.unwrap()).await.unwrap();
+            let (client, connection) = settings.handshake(attacked.connect(attacked.speed).await.unwrap()).await.unwrap();
             tokio::spawn(connection);
             let mut client = client.ready().await.unwrap();
             let mut unread = Vec::new();
@@ -225,7 +222,7 @@ async fn unread_answers() {
     assert!(refused > 200, "{refused} of 400 answers were refused, which take five times the memory there is for them");
     // Others may be told to come back, and then they are answered.
     let deadline = Instant::now() + Duration::from_secs(15);
-    let mut others = IngestServiceClient::new(channel(victim.speed));
+    let mut others = IngestServiceClient::new(victim.channel(victim.speed));
     let refused = loop {
         match others.append_events(AppendEventsRequest { events: events[..10].to_vec() }).await {
             Err(busy) if busy.code() == Code::ResourceExhausted && Instant::now() < deadline => sleep(Duration::from_millis(100)).await,

@@ -44,7 +44,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let incoming = stream::poll_fn(move |cx| connections.poll_recv(cx).map(|io| io.map(Ok)));
         let (_, health) = tonic_health::server::health_reporter();
-        let task = tokio::spawn(serve(Routes::new(health), rules, incoming, shutdown.clone()));
+        let task = tokio::spawn(serve(Routes::new(health), rules, None, incoming, shutdown.clone()));
         Self { connect, shutdown, task }
     }
 

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::victim::{PAYLOAD, Victim};
+use super::victim::{Over, PAYLOAD, Victim, Wire};
 use super::wire::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, REFUSED_STREAM, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, grpc_headers,
     literal, remembered,
@@ -16,11 +16,12 @@ const MAX_STREAMS: usize = 128;
 /// Resets that a connection may cause.
 const MAX_RESETS: usize = 256;
 
+over_both!(frames, half_open, few_file_handles);
+
 /// Proves that frames which are wrong, too many or too large cost the attacker its streams or its connection, and nobody else
 /// anything.
-#[tokio::test]
-async fn frames() {
-    let victim = Victim::start("").await;
+async fn frames(over: Over) {
+    let victim = Victim::start("", over).await;
     too_many_streams(&victim).await;
     victim.is_well("10,000 streams").await;
     streams_that_the_server_resets(&victim).await;
@@ -41,7 +42,7 @@ async fn frames() {
 
 /// Of 10,000 streams 128 are kept.
 async fn too_many_streams(victim: &Victim) {
-    let mut raw = Raw::connect(victim.speed).await;
+    let mut raw = Raw::connect(victim, victim.speed).await;
     let headers = grpc_headers(APPEND);
     for i in 0..10_000 {
         if !raw.send(&frame(HEADERS, END_HEADERS, 2 * i + 1, &headers)).await {
@@ -55,7 +56,7 @@ async fn too_many_streams(victim: &Victim) {
 
 /// A window that grows by nothing is an error of its stream, which the server resets.
 async fn streams_that_the_server_resets(victim: &Victim) {
-    let mut raw = Raw::connect(victim.speed).await;
+    let mut raw = Raw::connect(victim, victim.speed).await;
     let headers = grpc_headers(APPEND);
     for i in 0..100_000 {
         let stream = 2 * i + 1;
@@ -71,7 +72,7 @@ async fn streams_that_the_server_resets(victim: &Victim) {
 
 /// Rapid reset, CVE-2023-44487.
 async fn streams_that_the_client_resets(victim: &Victim) {
-    let mut raw = Raw::connect(victim.serving).await;
+    let mut raw = Raw::connect(victim, victim.serving).await;
     let headers = grpc_headers("/merganser.v1.UserStatsService/GetUserStats");
     for i in 0..20_000 {
         let stream = 2 * i + 1;
@@ -85,7 +86,7 @@ async fn streams_that_the_client_resets(victim: &Victim) {
 
 /// CONTINUATION flood, VU#421644.
 async fn headers_without_end(victim: &Victim) {
-    let mut raw = Raw::connect(victim.speed).await;
+    let mut raw = Raw::connect(victim, victim.speed).await;
     raw.send(&frame(HEADERS, END_STREAM, 1, &grpc_headers(APPEND))).await;
     let mut block = Vec::new();
     literal(&mut block, "x", PAYLOAD);
@@ -99,7 +100,7 @@ async fn headers_without_end(victim: &Victim) {
 }
 
 async fn headers_of_a_mebibyte(victim: &Victim) {
-    let mut raw = Raw::connect(victim.speed).await;
+    let mut raw = Raw::connect(victim, victim.speed).await;
     let mut block = grpc_headers(APPEND);
     literal(&mut block, "x-large", &PAYLOAD.repeat((1 << 20) / PAYLOAD.len()));
     let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
@@ -116,7 +117,7 @@ async fn headers_of_a_mebibyte(victim: &Victim) {
 
 /// A header of 4,000 bytes that is remembered, then meant a thousand times with one byte each.
 async fn headers_that_unpack(victim: &Victim) {
-    let mut raw = Raw::connect(victim.serving).await;
+    let mut raw = Raw::connect(victim, victim.serving).await;
     for i in 0..200 {
         let mut block = grpc_headers(APPEND);
         remembered(&mut block, "x-bomb", &"b".repeat(3900));
@@ -131,7 +132,7 @@ async fn headers_that_unpack(victim: &Victim) {
 
 /// Each asks for an answer.
 async fn pings_and_settings(victim: &Victim) {
-    let mut raw = Raw::connect(victim.serving).await;
+    let mut raw = Raw::connect(victim, victim.serving).await;
     let pair = [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100);
     for _ in 0..1_000 {
         if !raw.send(&pair).await {
@@ -144,20 +145,21 @@ async fn pings_and_settings(victim: &Victim) {
 async fn not_http2(victim: &Victim) {
     let http1 = format!("GET /{PAYLOAD} HTTP/1.1\r\nHost: x\r\n\r\n");
     for bytes in [http1.as_bytes(), &[0xff; 4096], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client says hello....."] {
-        let mut stream = TcpStream::connect(victim.speed).await.unwrap();
-        let _sent = stream.write_all(bytes).await;
-        let mut said = Vec::new();
-        timeout(Duration::from_secs(6), stream.read_to_end(&mut said)).await.expect("it is let go").ok();
-        assert!(!String::from_utf8_lossy(&said).contains(PAYLOAD));
+        let naked: Box<dyn Wire> = Box::new(TcpStream::connect(victim.speed).await.unwrap());
+        for mut stream in [victim.connect(victim.speed).await.unwrap(), naked] {
+            let _sent = stream.write_all(bytes).await;
+            let mut said = Vec::new();
+            timeout(Duration::from_secs(6), stream.read_to_end(&mut said)).await.expect("it is let go").ok();
+            assert!(!String::from_utf8_lossy(&said).contains(PAYLOAD));
+        }
     }
 }
 
 /// Proves that connections which say nothing are let go after five seconds, that more than a thousand are refused at once, and
 /// that a client among them is answered.
-#[tokio::test]
-async fn half_open() {
-    let victim = Victim::start("").await;
-    let mut client = Raw::connect(victim.speed).await;
+async fn half_open(over: Over) {
+    let victim = Victim::start("", over).await;
+    let mut client = Raw::connect(&victim, victim.speed).await;
     let mut open = Vec::new();
     for _ in 0..2000 {
         if let Ok(Ok(stream)) = timeout(Duration::from_secs(1), TcpStream::connect(victim.speed)).await {
@@ -178,9 +180,8 @@ async fn half_open() {
 }
 
 /// Proves that a server with few file handles goes on: it refuses connections, without spinning, and its log never wants for one.
-#[tokio::test]
-async fn few_file_handles() {
-    let victim = Victim::start("ulimit -n 64").await;
+async fn few_file_handles(over: Over) {
+    let victim = Victim::start("ulimit -n 64", over).await;
     let mut open = Vec::new();
     for _ in 0..500 {
         if let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(victim.serving)).await {

@@ -1,8 +1,29 @@
 //! What strangers may send to the two gRPC servers: after each attack an ordinary question is answered, and memory is what it was.
 //!
 //! The servers run in a process of their own, so that its memory, its processor time and its log are theirs alone. Attacks go
-//! over loopback by raw HTTP/2, for no client library misbehaves enough; limits of minutes are tried with a paused clock.
+//! over loopback by raw HTTP/2, for no client library misbehaves enough; limits of minutes are tried with a paused clock. Every attack
+//! on the process is tried twice, in plaintext and over mutual TLS, by a stranger who has come by a certificate.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+/// Each of these attacks in plaintext and over TLS.
+macro_rules! over_both {
+    ($($attack:ident),*) => {
+        mod over_plaintext {
+            use crate::victim::Over;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $attack() {
+                super::$attack(Over::Plaintext).await;
+            })*
+        }
+        mod over_tls {
+            use crate::victim::Over;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $attack() {
+                super::$attack(Over::Tls).await;
+            })*
+        }
+    };
+}
 
 /// Calls that are wrong as gRPC.
 mod calls;
@@ -12,6 +33,8 @@ mod clock;
 mod connections;
 /// Exports that nobody reads.
 mod exports;
+/// Handshakes that are wrong as TLS.
+mod handshakes;
 /// What the health service says when something is broken.
 mod health;
 /// Values that are wrong as events and questions.

@@ -9,17 +9,18 @@ use prost_types::{Duration, Timestamp};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::victim::{PAYLOAD, Victim, channel, event};
+use super::victim::{Over, PAYLOAD, Victim, event};
 
 /// Seconds since 1970 of a year's first moment, give or take the leap days that do not matter here.
 const YEAR_SECONDS: i64 = 31_556_952;
 
+over_both!(values, questions);
+
 /// Proves that each value is taken or refused under the name of its field, that neither the answer nor the log repeats it, and
 /// that what was taken counts exactly once.
-#[tokio::test]
-async fn values() {
-    let victim = Victim::start("").await;
-    let mut ingest = IngestServiceClient::new(channel(victim.speed));
+async fn values(over: Over) {
+    let victim = Victim::start("", over).await;
+    let mut ingest = IngestServiceClient::new(victim.channel(victim.speed));
     let with = |change: &dyn Fn(&mut Event)| {
         let mut event = event("id", "user");
         change(&mut event);
@@ -87,17 +88,16 @@ async fn values() {
 /// Each of these users has so many events.
 async fn count(victim: &Victim, users: &[&str], events: i64) {
     let question = BatchGetUserStatsRequest { user_ids: users.iter().map(|user| (*user).to_owned()).collect(), ..Default::default() };
-    let answer = UserStatsServiceClient::new(channel(victim.serving)).batch_get_user_stats(question).await.unwrap().into_inner();
+    let answer = UserStatsServiceClient::new(victim.channel(victim.serving)).batch_get_user_stats(question).await.unwrap().into_inner();
     for (stats, user) in answer.stats.iter().zip(users) {
         assert_eq!((&*stats.user_id, stats.event_count), (*user, events));
     }
 }
 
 /// Proves that questions that make no sense are refused with the field and nothing of its value, and unknown keys are not found.
-#[tokio::test]
-async fn questions() {
-    let victim = Victim::start("").await;
-    let mut stats = UserStatsServiceClient::new(channel(victim.serving));
+async fn questions(over: Over) {
+    let victim = Victim::start("", over).await;
+    let mut stats = UserStatsServiceClient::new(victim.channel(victim.serving));
     let about = |user: &str| GetUserStatsRequest { user_id: user.into(), ..Default::default() };
     let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
     let cases = [
@@ -124,7 +124,7 @@ async fn questions() {
     }
     let many = BatchGetUserStatsRequest { user_ids: vec![PAYLOAD.into(); 1001], ..Default::default() };
     assert_eq!(stats.batch_get_user_stats(many).await.unwrap_err().code(), Code::InvalidArgument);
-    let mut rows = ViewServiceClient::new(channel(victim.serving));
+    let mut rows = ViewServiceClient::new(victim.channel(victim.serving));
     let far = Timestamp { seconds: 9_000_000_000_000, nanos: 0 };
     let about = |key: &str| GetViewRowsRequest { view: "user_stats".into(), key: key.into(), ..Default::default() };
     let cases = [
@@ -154,7 +154,7 @@ async fn questions() {
         let refusal = rows.list_versions(ListVersionsRequest { view: view.into() }).await.unwrap_err();
         assert_eq!(refusal.code(), Code::NotFound, "{view}");
     }
-    let mut realtime = merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient::new(channel(victim.speed));
+    let mut realtime = merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient::new(victim.channel(victim.speed));
     for view in names {
         let question = merganser_proto::v1::PrepareVersionRequest { view: view.into(), version: 1, check_only: false };
         assert_eq!(realtime.prepare_version(question).await.unwrap_err().code(), Code::InvalidArgument, "{view}");

@@ -2,15 +2,24 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use integration_tests::certificates::{mutual, of_tonic};
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event, GetUserStatsRequest};
 use prost_types::Timestamp;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use storage::config::TlsConfig;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 /// What an ordinary question may take after an attack: a hello that is not said blocks a place for five seconds.
@@ -20,8 +29,24 @@ const GROWTH_BYTES: u64 = 64 << 20;
 /// Part of every text that an attack sends. It must be in no log and in no error.
 pub(super) const PAYLOAD: &str = "pAyLoAd-of-a-stranger";
 
+/// What an attack goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Plaintext,
+    /// With a certificate that the servers trust.
+    Tls,
+}
+
+/// A stream of bytes to a server.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Wire for IO {}
+
 /// Both servers, in a process of their own.
 pub(super) struct Victim {
+    /// Of calls to it; empty where it speaks plaintext.
+    pub(super) tls: TlsConfig,
+    connector: Option<TlsConnector>,
     child: Child,
     pub(super) speed: SocketAddr,
     pub(super) serving: SocketAddr,
@@ -32,13 +57,15 @@ pub(super) struct Victim {
 
 impl Victim {
     /// Starts the servers. `limits` is what a shell says before, such as `ulimit -n 64`.
-    pub(super) async fn start(limits: &str) -> Self {
+    pub(super) async fn start(limits: &str, over: Over) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let tls = if over == Over::Tls { mutual(dir.path()).unwrap().1 } else { TlsConfig::default() };
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let program = env!("CARGO_BIN_EXE_overload");
         // Where files may not grow, the log of everything that the servers say would be the first to.
         let level = if limits.contains("ulimit -f") { "info" } else { "debug" };
-        let command = format!("{limits}\nexec \"$0\" serve --level {level} \"$1\"");
+        let spoken = if over == Over::Tls { "--tls" } else { "" };
+        let command = format!("{limits}\nexec \"$0\" serve --level {level} {spoken} \"$1\"");
         let mut child = Command::new("sh")
             .args(["-c", &command, program, &dir.path().display().to_string()])
             .stdin(Stdio::piped())
@@ -50,7 +77,8 @@ impl Victim {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (speed, serving) = line.trim().split_once(' ').unwrap_or_else(|| panic!("the servers did not start: {line:?}"));
         let (speed, serving) = (speed.parse().unwrap(), serving.parse().unwrap());
-        let mut victim = Self { child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
+        let connector = (over == Over::Tls).then(|| connector(&tls));
+        let mut victim = Self { tls, connector, child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
         for _ in 0..5 {
             victim.answers().await;
         }
@@ -74,11 +102,27 @@ impl Victim {
         assert_eq!(count, i64::from(number));
     }
 
+    /// A connection, over what the server speaks.
+    pub(super) async fn connect(&self, address: SocketAddr) -> std::io::Result<Box<dyn Wire>> {
+        let io = TcpStream::connect(address).await?;
+        match &self.connector {
+            None => Ok(Box::new(io)),
+            Some(connector) => Ok(Box::new(connector.connect(ServerName::try_from("localhost").unwrap(), io).await?)),
+        }
+    }
+
+    /// A client of tonic's.
+    pub(super) fn channel(&self, address: SocketAddr) -> Channel {
+        let endpoint = Endpoint::from_shared(self.tls.url_of(&address.to_string())).unwrap().timeout(PATIENCE);
+        let endpoint = if self.connector.is_some() { endpoint.tls_config(of_tonic(&self.tls).unwrap()).unwrap() } else { endpoint };
+        endpoint.connect_lazy()
+    }
+
     async fn append_and_ask(&self, number: u32) -> Result<i64, tonic::Status> {
         let events = vec![event(&format!("ordinary-{number}"), "ordinary")];
-        IngestServiceClient::new(channel(self.speed)).append_events(AppendEventsRequest { events }).await?;
+        IngestServiceClient::new(self.channel(self.speed)).append_events(AppendEventsRequest { events }).await?;
         let question = GetUserStatsRequest { user_id: "ordinary".into(), ..Default::default() };
-        let answer = UserStatsServiceClient::new(channel(self.serving)).get_user_stats(question).await?;
+        let answer = UserStatsServiceClient::new(self.channel(self.serving)).get_user_stats(question).await?;
         Ok(answer.into_inner().stats.unwrap().event_count)
     }
 
@@ -133,8 +177,22 @@ impl Drop for Victim {
     }
 }
 
+/// A client of a server that speaks plaintext.
 pub(super) fn channel(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().timeout(PATIENCE).connect_lazy()
+}
+
+/// TLS with the certificate that calls show, and no help of ours.
+fn connector(tls: &TlsConfig) -> TlsConnector {
+    let ((certificate, key), ca) = (tls.client().unwrap(), tls.ca().unwrap());
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(ca).unwrap().map(Result::unwrap));
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let mut config = builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
 }
 
 /// An ordinary event.

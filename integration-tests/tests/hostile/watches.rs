@@ -20,7 +20,7 @@ use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
 
 use super::calls::{framed, open, request};
-use super::victim::{PAYLOAD, Victim, channel};
+use super::victim::{Over, PAYLOAD, Victim};
 
 const WATCH: &str = "/merganser.v1.UserStatsService/WatchUserStats";
 /// Watches of one connection.
@@ -158,16 +158,17 @@ async fn window_taken_back() {
     assert!((30..=70).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 }
 
+over_both!(more_than_there_are_places);
+
 /// Proves that of more watches than there are places the rest is told to come back, and that others are answered, in little memory,
 /// while a thousand look every second and nobody reads them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_there_are_places() {
-    let victim = Victim::start("").await;
+async fn more_than_there_are_places(over: Over) {
+    let victim = Victim::start("", over).await;
     let question = || WatchUserStatsRequest { user_id: PAYLOAD.to_owned(), ..WatchUserStatsRequest::default() };
     let mut kept: Vec<(UserStatsServiceClient<_>, Streaming<WatchUserStatsResponse>)> = Vec::new();
     let mut refused = 0;
     for _ in 0..IN_ALL / PER_CONNECTION + 4 {
-        let mut client = UserStatsServiceClient::new(channel(victim.serving));
+        let mut client = UserStatsServiceClient::new(victim.channel(victim.serving));
         for _ in 0..PER_CONNECTION {
             match client.watch_user_stats(question()).await {
                 Ok(stream) => kept.push((client.clone(), stream.into_inner())),

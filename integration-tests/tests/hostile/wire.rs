@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use super::victim::{Victim, Wire};
 
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
@@ -41,14 +41,14 @@ pub(super) struct Said {
 
 /// A connection of an attacker, who reads everything.
 pub(super) struct Raw {
-    write: OwnedWriteHalf,
+    write: WriteHalf<Box<dyn Wire>>,
     read: JoinHandle<Said>,
 }
 
 impl Raw {
     /// Connects and says hello as HTTP/2 has it.
-    pub(super) async fn connect(address: SocketAddr) -> Self {
-        let (mut read, write) = TcpStream::connect(address).await.unwrap().into_split();
+    pub(super) async fn connect(victim: &Victim, address: SocketAddr) -> Self {
+        let (mut read, write) = tokio::io::split(victim.connect(address).await.unwrap());
         let read = tokio::spawn(async move {
             let mut said = Said::default();
             let mut head = [0; 9];

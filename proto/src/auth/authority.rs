@@ -144,6 +144,14 @@ impl Authority {
         }
     }
 
+    /// Whether whoever sent `headers` may read the metrics.
+    ///
+    /// # Errors
+    /// As [`Self::allow`].
+    pub fn may_read_metrics(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal> {
+        self.core.options.metrics.map_or(Ok(()), |scope| self.allow(headers, peer, scope).map(drop))
+    }
+
     /// Whether a call of the method at `path` is let in.
     pub(crate) fn admit(&self, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
         self.core.admit(path, headers, peer, self.is_on()).inspect_err(|refusal| self.refused(refusal, peer, Some(path)))

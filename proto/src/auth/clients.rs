@@ -189,6 +189,14 @@ pub fn new_token(random: [u8; SECRET_BYTES]) -> (String, String) {
     (token, hash)
 }
 
+/// How many clients a tokens file has.
+///
+/// # Errors
+/// What is wrong with which client.
+pub fn check_tokens(text: &str) -> Result<usize, String> {
+    Clients::parse(text).map(|clients| clients.len())
+}
+
 /// Whether it can be the name of a client.
 ///
 /// # Errors

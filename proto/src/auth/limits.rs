@@ -158,6 +158,12 @@ impl Limiter {
 }
 
 impl Allowance {
+    /// Of so many bytes a second, untouched.
+    #[cfg(test)]
+    pub(crate) fn of(bytes_per_second: u64) -> Self {
+        Self { buckets: Shared::default(), bytes_per_second }
+    }
+
     /// So many bytes have come.
     pub(crate) fn take(&self, bytes: usize) {
         lock(&self.buckets).bytes.take(bytes as u64, self.bytes_per_second, Instant::now());

@@ -35,7 +35,7 @@ use std::time::SystemTime;
 
 pub(crate) use authority::Admitted;
 pub use authority::Authority;
-pub use clients::{check_name, new_token};
+pub use clients::{check_name, check_tokens, new_token};
 pub use identity::{Identity, Via};
 pub(crate) use limits::Allowance;
 pub use limits::{Limits, Measure};
@@ -54,6 +54,8 @@ pub struct AuthOptions {
     pub jwt: Option<JwtOptions>,
     /// For those of whom the tokens file says nothing.
     pub limits: Limits,
+    /// What reading the metrics takes; nothing where they are open.
+    pub metrics: Option<Scope>,
 }
 
 /// Whose JWTs are believed.

@@ -24,6 +24,10 @@ impl Started for Fake {
     fn not_ready(&self) -> Option<String> {
         self.0.lock().unwrap().clone()
     }
+
+    fn may_read_metrics(&self, headers: &HeaderMap, _: &Peer) -> Result<(), Refusal> {
+        if headers.contains_key("x-nobody") { Err(Refusal::TokenMissing) } else { Ok(()) }
+    }
 }
 
 async fn ask(address: std::net::SocketAddr, request: &str) -> String {
@@ -44,7 +48,7 @@ async fn from_start_to_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let http = Http::start(Some(listener), "the log is being replayed", shutdown.clone());
+    let http = Http::start(Some(listener), None, "the log is being replayed", shutdown.clone());
     for path in ["/readyz", "/metrics"] {
         let answer = get_from(address, path).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is being replayed\n"), "{answer}");
@@ -58,6 +62,11 @@ async fn from_start_to_end() {
     let answer = get_from(address, "/metrics").await;
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n# HELP a_level Level.\n# TYPE a_level gauge\na_level 1.0\n# EOF\n"), "{answer}");
+    let answer = ask(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nx-nobody: 1\r\nconnection: close\r\n\r\n").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Bearer\r\n") && !answer.contains("a_level"),
+        "{answer}"
+    );
     *layer.0.lock().unwrap() = Some("the log is full".to_owned());
     let answer = get_from(address, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nnot ready: the log is full\n"), "{answer}");
@@ -78,7 +87,7 @@ async fn from_start_to_end() {
 async fn pages_beside() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let http = Http::start(Some(listener), "the views are being opened", CancellationToken::new());
+    let http = Http::start(Some(listener), None, "the views are being opened", CancellationToken::new());
     let answer = get_from(address, "/").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("not ready: the views are being opened\n"), "{answer}");
     http.also(Router::new().route("/", get(async || "a page")).route("/healthz", get(async || "not this")));
@@ -94,7 +103,7 @@ async fn pages_beside() {
 async fn strangers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let http = Http::start(Some(listener), "starting", CancellationToken::new());
+    let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
     assert!(get_from(address, "/else").await.ends_with("not ready: starting\n"));
     http.started(Arc::new(Fake::default()));
     assert!(get_from(address, "/else").await.starts_with("HTTP/1.1 404 "));
@@ -135,7 +144,7 @@ async fn all_of(address: std::net::SocketAddr, path: &str) -> String {
 async fn beside() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let http = Http::start(Some(listener), "starting", CancellationToken::new());
+    let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
     assert!(all_of(address, "/slow").await.ends_with("not ready: starting\n"));
     // Three words, the last of them after more than the age of a connection.
     let words = |kept: Option<Kept>| {

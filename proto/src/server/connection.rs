@@ -13,6 +13,7 @@ use futures::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
+use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -23,6 +24,7 @@ use super::STOP_PATIENCE;
 use super::calls::{Calls, Rules};
 use super::peer::Peer;
 use super::watch::Lane;
+use crate::tls::{Door, ServerTls};
 
 /// Streams of one connection; a client opens another connection for more.
 const MAX_STREAMS: u32 = 128;
@@ -46,15 +48,34 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// How long calls of a connection that is too old may go on.
 const AGE_GRACE: Duration = Duration::from_secs(60);
 
-/// Serves one connection to its end: its peer's, that of its age, or a while after `shutdown`.
-pub(super) async fn serve<IO>(io: IO, routes: Routes, rules: Rules, shutdown: CancellationToken, place: OwnedSemaphorePermit)
-where
+/// Serves one connection to its end: its peer's, that of its age, or a while after `shutdown`. The handshake is part of it.
+pub(super) async fn serve<IO>(
+    io: IO,
+    tls: Option<ServerTls>,
+    routes: Routes,
+    rules: Rules,
+    shutdown: CancellationToken,
+    place: OwnedSemaphorePermit,
+) where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let peer = Peer::of(&io.connect_info());
+    let info = io.connect_info();
+    let mut peer = Peer::of(&info);
+    let io = match tls {
+        None => Either::Left(io),
+        Some(tls) => match shutdown.run_until_cancelled(Box::pin(tls.accept(io, Door::Grpc))).await {
+            None => return,
+            Some(Err(error)) => return debug!(%error, "a TLS handshake failed"),
+            Some(Ok((stream, certificate))) => {
+                (peer.over_tls, peer.certificate) = (true, certificate);
+                Either::Right(stream)
+            }
+        },
+    };
     let (closed, cut, no_more_calls) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let io = Connection {
         io,
+        info: Box::new(info),
         cut: Box::pin(cut.clone().cancelled_owned()),
         hello: Some(Hello { bytes: 0, patience: Box::pin(sleep(HELLO_PATIENCE)) }),
         _closed: closed.clone().drop_guard(),
@@ -108,8 +129,10 @@ async fn stopped_meanwhile(shutdown: &CancellationToken) {
 }
 
 /// The stream of bytes.
-struct Connection<IO> {
+struct Connection<IO, Info> {
     io: IO,
+    /// What the listener knows of it, boxed so that it may be anything.
+    info: Box<Info>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until it is said.
     hello: Option<Hello>,
@@ -125,7 +148,7 @@ struct Hello {
     patience: Pin<Box<Sleep>>,
 }
 
-impl<IO> Connection<IO> {
+impl<IO, Info> Connection<IO, Info> {
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.cut.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was cut")),
@@ -134,7 +157,7 @@ impl<IO> Connection<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
+impl<IO: AsyncRead + Unpin, Info> AsyncRead for Connection<IO, Info> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.poll_cut(cx)?;
@@ -152,7 +175,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Connection<IO> {
+impl<IO: AsyncWrite + Unpin, Info> AsyncWrite for Connection<IO, Info> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_cut(cx)?;
         Pin::new(&mut self.io).poll_write(cx, bytes)
@@ -178,10 +201,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Connection<IO> {
     }
 }
 
-impl<IO: Connected> Connected for Connection<IO> {
-    type ConnectInfo = IO::ConnectInfo;
+impl<IO, Info: Clone + Send + Sync + 'static> Connected for Connection<IO, Info> {
+    type ConnectInfo = Info;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+    fn connect_info(&self) -> Info {
+        (*self.info).clone()
     }
 }

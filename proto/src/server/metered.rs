@@ -56,3 +56,52 @@ impl http_body::Body for Metered {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::auth::Allowance;
+
+    /// As many frames of 1 KiB, at once.
+    struct Frames(usize);
+
+    impl http_body::Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let Some(left) = self.0.checked_sub(1) else { return Poll::Ready(None) };
+            self.0 = left;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; 1024])))))
+        }
+    }
+
+    async fn read(allowance: Allowance, holds_back: bool) -> Duration {
+        let begin = Instant::now();
+        let mut body = Metered::new(Body::new(Frames(10)), allowance, holds_back);
+        let mut bytes = 0;
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            bytes += frame.unwrap().into_data().unwrap().len();
+        }
+        assert_eq!(bytes, 10 * 1024);
+        begin.elapsed()
+    }
+
+    /// Proves that a stream comes through whole at its rate and no faster, and that one message comes through at once and leaves a debt.
+    #[tokio::test(start_paused = true)]
+    async fn held_back() {
+        let took = read(Allowance::of(1024), true).await;
+        // One second's worth is saved up, and one frame is debt.
+        assert!(took > Duration::from_millis(7900) && took < Duration::from_millis(9100), "{took:?}");
+        let message = Allowance::of(1024);
+        assert_eq!(read(message.clone(), false).await, Duration::ZERO);
+        assert!(message.debt().unwrap() > Duration::from_millis(8900), "{:?}", message.debt());
+    }
+}

@@ -5,7 +5,7 @@
 //! connections; accept errors that spin; an end that waits for ever on one idle stream.
 //!
 //! ```text
-//! incoming ─► connections: at most so many, each with a time to say hello, an age, an end
+//! incoming ─► connections: at most so many, each with a time to shake hands and to say hello, an age, an end
 //!                └─► calls: of whoever may, at most so many in flight of a kind, each with a time to be answered and a time to be read
 //!                       └─► the services
 //! ```
@@ -19,6 +19,8 @@ mod calls;
 mod connection;
 /// Calls by method and code.
 mod counts;
+/// Where it listens.
+mod doors;
 /// The bytes of questions and answers.
 mod memory;
 /// The bytes of events, by whose they are.
@@ -44,14 +46,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
+use crate::tls::ServerTls;
+
 pub use calls::{Room, Rule, Rules, Shape};
 pub(crate) use connection::age_of_next;
 pub use counts::{CallCounts, MethodCalls, MethodCounts};
+pub use doors::{Doors, DoorsError};
 pub use peer::{AltName, Peer, PeerCertificate};
 pub use web::Web;
 
@@ -68,14 +74,16 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves `routes` on the connections of `incoming` until `shutdown`, then lets calls in flight end within five seconds.
 ///
-/// `rules` says what each method may take. An error of `incoming` is that of one accept: the next one is tried, after a pause
+/// `rules` says what each method may take. With `tls` each connection begins with a handshake, which has its place among the connections and five
+/// seconds; its files are looked after meanwhile. An error of `incoming` is that of one accept: the next one is tried, after a pause
 /// where it would fail alike. Ends early only when `incoming` does.
-pub async fn serve<IO, I>(routes: Routes, rules: Rules, incoming: I, shutdown: CancellationToken)
+pub async fn serve<IO, I>(routes: Routes, rules: Rules, tls: Option<ServerTls>, incoming: I, shutdown: CancellationToken)
 where
     I: Stream<Item = io::Result<IO>>,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let routes = routes.prepare();
+    let _follow = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
     let places = Arc::new(Semaphore::new(share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS)));
     let connections = TaskTracker::new();
     {
@@ -99,7 +107,8 @@ where
                     Err(_) => trouble.say("all connections are taken"),
                     Ok(place) => {
                         trouble.is_over();
-                        connections.spawn(connection::serve(io, routes.clone(), rules.clone(), shutdown.clone(), place));
+                        let (tls, shutdown) = (tls.clone(), shutdown.clone());
+                        connections.spawn(connection::serve(io, tls, routes.clone(), rules.clone(), shutdown, place));
                     }
                 },
             }

@@ -89,7 +89,7 @@ struct Outcome {
 
 impl Actions {
     pub(super) fn of(options: &ConsoleOptions, machine: Arc<dyn Machine>, shutdown: CancellationToken) -> Self {
-        let config = options.config_file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
+        let config = options.config.settings_file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         // Flags of this process say something else than the file that both read.
         let environment = vec![("MERGANSER_STORE__URL".to_owned(), options.store_url.clone())];
         Self {
@@ -330,10 +330,10 @@ mod tests {
     use super::*;
 
     fn actions(batch_layer: &str) -> Actions {
-        let config = ConsoleConfig { batch_layer: batch_layer.into(), ..ConsoleConfig::default() };
+        let config =
+            ConsoleConfig { batch_layer: batch_layer.into(), settings_file: Some("my settings.toml".into()), ..ConsoleConfig::default() };
         let options = ConsoleOptions {
             config,
-            config_file: Some("my settings.toml".into()),
             store_url: "data/store".to_owned(),
             speed_layer: "http://127.0.0.1:7401".to_owned(),
             ..ConsoleOptions::default()

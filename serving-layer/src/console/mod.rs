@@ -49,7 +49,6 @@ mod views;
 /// Numbers and moments.
 mod words;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -78,8 +77,6 @@ use shell::{Page, Tab};
 pub struct ConsoleOptions {
     /// `[console]`.
     pub config: ConsoleConfig,
-    /// The file that the process read its settings from, if it was told one.
-    pub config_file: Option<PathBuf>,
     /// Where its store is.
     pub store_url: String,
     /// Where its speed layer is.

@@ -10,6 +10,7 @@ use cli::Printed;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, GetTopRowsRequest, GetViewRowsRequest, Provenance, Row, Value};
+use storage::config::Config;
 
 use super::{Consistency, Unanswered, connect, json, number, parse_date, table, timestamp};
 
@@ -75,9 +76,8 @@ enum By {
 }
 
 /// Asks and prints.
-pub(crate) async fn run(rows: Rows, default_address: &str) -> anyhow::Result<()> {
-    let address = rows.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
-    let mut client = ViewServiceClient::new(connect(&address).await?);
+pub(crate) async fn run(rows: Rows, config: &Config) -> anyhow::Result<()> {
+    let mut client = ViewServiceClient::new(connect(rows.address.as_deref(), config).await?);
     let refused = Unanswered::Refused;
     let (names, found, provenance) = match &rows.top {
         Some(measure) => {

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use merganser_proto::Transport;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{GetUserStatsRequest, GetUserStatsResponse, WatchUserStatsRequest, WatchUserStatsResponse};
 use tokio::time::timeout;
 
-use super::{Get, Unanswered, connect, print, request};
+use super::{Get, Unanswered, print, request};
 
 /// The contract's: a stream that is silent for so long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// Prints answers until the stream ends, which is an error: a watch has no end of its own.
-pub(super) async fn run(get: &Get, address: &str) -> anyhow::Result<()> {
-    let mut client = UserStatsServiceClient::new(connect(address).await?);
+pub(super) async fn run(get: &Get, server: Transport) -> anyhow::Result<()> {
+    let mut client = UserStatsServiceClient::new(server);
     let mut stream = client.watch_user_stats(watching(get)?).await.map_err(Unanswered::Refused)?.into_inner();
     loop {
         let said = timeout(DEAD_AFTER, stream.message()).await;

@@ -61,6 +61,10 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::Store(StoreError::Io { .. } | StoreError::Backend { .. }) => (Code::Unavailable, "STORE_UNAVAILABLE"),
         ServingError::Store(_) if error.is_permanent() => (Code::DataLoss, "STORE_DAMAGED"),
         ServingError::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-        ServingError::VersionRefused { .. } | ServingError::SpeedAddress { .. } => (Code::Internal, "INTERNAL"),
+        ServingError::VersionRefused { .. }
+        | ServingError::SpeedAddress(_)
+        | ServingError::Tls(_)
+        | ServingError::Auth(_)
+        | ServingError::Token(_) => (Code::Internal, "INTERNAL"),
     }
 }

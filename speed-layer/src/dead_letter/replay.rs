@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use merganser_proto::v1::{AppendEventsResponse, Event};
 use prost::Message;
+use storage::config::{ClientConfig, TlsConfig};
 use storage::dead_letter::{DeadLetter, How, LetterId, SettledLetters, Settlement};
 use storage::log::read_log_id;
 use storage::machine::{RealMachine, now_us};
@@ -30,6 +31,10 @@ const MAX_REQUEST_BYTES: usize = 1 << 20;
 pub struct ReplayOptions {
     /// The server of the log beside the letters, such as `http://127.0.0.1:7401`.
     pub address: String,
+    /// What calls to it show and trust.
+    pub tls: TlsConfig,
+    /// The token that they carry.
+    pub client: ClientConfig,
     /// Where the letters are.
     pub place: Place,
     /// Which are sent.
@@ -57,7 +62,8 @@ pub async fn replay(
     if wanted.is_empty() {
         return Ok(());
     }
-    let mut sender = Sender::new(&options.address, 1)?;
+    let token = crate::auth::token(&options.client, &options.address).map_err(LoadError::from)?;
+    let mut sender = Sender::new(&options.address, &crate::tls::calls(&options.tls).map_err(LoadError::from)?, token, 1)?;
     let server = unless(&mut shutdown, sender.log_id()).await?;
     check_log(options, server)?;
     let settled = SettledLetters::open(&options.place.data_dir)?;

@@ -7,6 +7,7 @@ use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient
 use merganser_proto::v1::{AppendEventsRequest, EraseUserRequest, Event};
 use prost_types::Timestamp;
 use storage::config::Config;
+use storage::config::{ClientConfig, TlsConfig};
 use storage::dead_letter::SettledLetters;
 use storage::log::LogError;
 use tokio::net::TcpListener;
@@ -43,7 +44,14 @@ impl Server {
     }
 
     async fn replay(&self, place: &Place, selection: Selection) -> (ReplaySummary, Result<(), DeadLetterError>) {
-        let options = ReplayOptions { address: self.address.clone(), place: place.clone(), selection, batch_rows: 3 };
+        let options = ReplayOptions {
+            address: self.address.clone(),
+            tls: TlsConfig::default(),
+            client: ClientConfig::default(),
+            place: place.clone(),
+            selection,
+            batch_rows: 3,
+        };
         let mut summary = ReplaySummary::default();
         let outcome = replay(&options, pending(), &mut summary).await;
         (summary, outcome)
@@ -247,7 +255,14 @@ async fn what_keeps_it_from_going_on() {
     let address = server.address.clone();
     server.stop().await;
 
-    let options = ReplayOptions { address, place: here.clone(), selection: Selection::default(), batch_rows: 3 };
+    let options = ReplayOptions {
+        address,
+        tls: TlsConfig::default(),
+        client: ClientConfig::default(),
+        place: here.clone(),
+        selection: Selection::default(),
+        batch_rows: 3,
+    };
     let interrupted = tokio::time::sleep(std::time::Duration::from_millis(300));
     let outcome = replay(&options, interrupted, &mut ReplaySummary::default()).await;
     assert!(matches!(outcome, Err(DeadLetterError::Send(crate::load::LoadError::Interrupted))), "{outcome:?}");

@@ -453,6 +453,7 @@ async fn scrubs() {
 /// cannot be opened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ready_when_it_has_caught_up() {
+    use merganser_proto::server::Doors;
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
     let rig = rig();
     rig.filled().await.close().await;
@@ -460,7 +461,7 @@ async fn ready_when_it_has_caught_up() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let (ready, is_ready) = tokio::sync::oneshot::channel();
-    let run = crate::run_then(rig.config.clone(), rig.store.clone(), listener, None, shutdown.clone(), move || {
+    let run = crate::run_then(rig.config.clone(), rig.store.clone(), Doors::plain(listener), shutdown.clone(), move || {
         let _gone = ready.send(());
     });
     let server = tokio::spawn(run);
@@ -473,7 +474,7 @@ async fn ready_when_it_has_caught_up() {
     }
     let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused =
-        crate::run_then(rig.config.clone(), rig.store.clone(), second, None, shutdown.clone(), || panic!("it is not ready")).await;
+        crate::run_then(rig.config.clone(), rig.store.clone(), Doors::plain(second), shutdown.clone(), || panic!("it is not ready")).await;
     assert!(matches!(refused, Err(SpeedError::Log(LogError::Locked { .. }))), "{refused:?}");
     shutdown.cancel();
     server.await.unwrap().unwrap();

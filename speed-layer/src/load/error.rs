@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use merganser_proto::BearerError;
+use merganser_proto::client::ConnectError;
+use merganser_proto::tls::TlsError;
 use storage::input::InputError;
 use tonic::Status;
 
@@ -14,13 +17,14 @@ pub enum LoadError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// The address is no address.
-    #[error("`{address}` is not an address such as http://127.0.0.1:7401")]
-    Address {
-        /// The address as given.
-        address: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
-    },
+    #[error(transparent)]
+    Address(#[from] ConnectError),
+    /// The token of `[client]` cannot be sent.
+    #[error(transparent)]
+    Token(#[from] BearerError),
+    /// The files of `[tls]` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server could not be reached, or was too busy, at every attempt.
     #[error("no answer from {address} in {attempts} attempts; is `speed-layer serve` running there?")]
     Unreachable {
@@ -30,6 +34,12 @@ pub enum LoadError {
         attempts: u32,
         /// The last failure.
         source: Box<Status>,
+    },
+    /// There is a server, and no connection to it that can be relied upon.
+    #[error("{reason}")]
+    NotTrusted {
+        /// What is wrong, and what to do.
+        reason: String,
     },
     /// The server refused the whole request.
     #[error("the server refused the request")]

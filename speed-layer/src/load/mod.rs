@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use merganser_proto::v1::Event;
 use prost_types::Timestamp;
+use storage::config::{ClientConfig, TlsConfig};
 use storage::input::{EventFile, Position};
 use views::RawEvent;
 
@@ -35,6 +36,7 @@ pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};
 pub(crate) use send::Sender;
 pub(crate) use summary::grouped;
 
+use crate::{auth, tls};
 use bar::Bar;
 use batch::Batches;
 use progress::Progress;
@@ -44,6 +46,10 @@ use progress::Progress;
 pub struct LoadOptions {
     /// The server, such as `http://127.0.0.1:7401`.
     pub address: String,
+    /// What calls to it show and trust.
+    pub tls: TlsConfig,
+    /// The token that they carry.
+    pub client: ClientConfig,
     /// The event files, loaded one after the other.
     pub files: Vec<PathBuf>,
     /// Rows of one request, at least 1. A request is cut earlier when its events reach 1 MiB.
@@ -74,7 +80,8 @@ pub async fn run(options: LoadOptions, shutdown: impl Future<Output = ()> + Send
     let mut shutdown: Shutdown = Box::pin(shutdown);
     let files = options.files.iter().map(|path| EventFile::find(path)).collect::<Result<Vec<_>, _>>()?;
     let mut bar = Bar::new(files.iter().map(|file| file.size_bytes).sum(), options.progress);
-    let mut sender = Sender::new(&options.address, options.in_flight)?;
+    let token = auth::token(&options.client, &options.address)?;
+    let mut sender = Sender::new(&options.address, &tls::calls(&options.tls)?, token, options.in_flight)?;
     let log_id = unless(&mut shutdown, sender.log_id()).await?;
 
     let mut summary = LoadSummary::default();

@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::time::Duration;
 
+use merganser_proto::client::{NOT_TRUSTED, connect_lazily};
+use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, StreamEventsRequest};
+use merganser_proto::{Bearer, Transport};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -31,7 +33,7 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// A client of one server.
 pub(crate) struct Sender {
-    client: IngestServiceClient<Channel>,
+    client: IngestServiceClient<Transport>,
     address: String,
     in_flight: usize,
     /// Failures since the last acknowledgement.
@@ -48,13 +50,11 @@ enum Broken {
 
 impl Sender {
     /// A client that connects when it is first used.
-    pub(crate) fn new(address: &str, in_flight: usize) -> Result<Self, LoadError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|source| LoadError::Address { address: address.to_owned(), source })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1);
-        let client = IngestServiceClient::new(endpoint.connect_lazy());
+    pub(crate) fn new(address: &str, tls: &ClientTls, token: Option<Bearer>, in_flight: usize) -> Result<Self, LoadError> {
+        let transport = connect_lazily(address, tls, |endpoint| {
+            endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1)
+        })?;
+        let client = IngestServiceClient::new(transport.carrying(token));
         Ok(Self { client, address: address.to_owned(), in_flight, attempts: 0 })
     }
 
@@ -140,6 +140,9 @@ impl Sender {
 
     /// Waits before the next attempt, with jitter, or gives up.
     async fn pause(&mut self, status: Status) -> Result<(), LoadError> {
+        if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) {
+            return Err(LoadError::NotTrusted { reason: status.message().to_owned() });
+        }
         if !is_worth_another_attempt(&status) {
             return Err(LoadError::Refused { source: Box::new(status) });
         }

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use merganser_proto::v1::ingest_service_server::{IngestService, IngestServiceServer};
 use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, RowError, StreamEventsRequest, StreamEventsResponse};
+use storage::config::{ClientConfig, TlsConfig};
 use storage::input::InputError;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -123,6 +124,8 @@ fn write_events(path: &Path, ids: std::ops::Range<usize>) {
 
 fn options(address: &str, folder: &Path, file: &str) -> LoadOptions {
     LoadOptions {
+        tls: TlsConfig::default(),
+        client: ClientConfig::default(),
         address: address.to_owned(),
         files: vec![folder.join(file)],
         batch_rows: 10,

@@ -14,11 +14,14 @@ pub struct ConsoleConfig {
     pub batch_layer: PathBuf,
     /// Names by which browsers may ask for it, beside `localhost` and IP addresses: a page of another name cannot be made to ask in its place.
     pub hosts: Vec<String>,
+    /// The file that the settings are from, if the process was told one: whoever is started for the console is told it too.
+    #[serde(skip)]
+    pub settings_file: Option<PathBuf>,
 }
 
 impl Default for ConsoleConfig {
     fn default() -> Self {
-        Self { enabled: true, batch_layer: "batch-layer".into(), hosts: Vec::new() }
+        Self { enabled: true, batch_layer: "batch-layer".into(), hosts: Vec::new(), settings_file: None }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod auth;
 mod console;
+mod tls;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::store::{Store, StoreError};
 
 pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
 pub use console::ConsoleConfig;
+pub use tls::{ClientCertificates, TlsConfig};
 pub use units::{ByteSize, Period};
 
 /// Seconds.
@@ -72,6 +74,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// With what a program calls a server.
     pub client: ClientConfig,
+    /// Connections that nobody else can read.
+    pub tls: TlsConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -320,6 +324,7 @@ impl Config {
         self.validate_places()?;
         self.console.validate()?;
         self.auth.validate()?;
+        self.tls.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -363,9 +368,9 @@ impl Config {
         }
         let called =
             [("batch_layer.speed_layer", &self.batch_layer.speed_layer), ("serving_layer.speed_layer", &self.serving_layer.speed_layer)];
-        let is_url = |text: &str| url::Url::parse(text).is_ok_and(|url| url.scheme() == "http" && url.has_host());
+        let is_url = |text: &str| url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if let Some((name, text)) = called.iter().find(|(name, text)| !(is_url(text) || (text.is_empty() && name.starts_with("batch")))) {
-            return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port"));
+            return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port or https://host:port"));
         }
         let is_origin =
             |text: &str| url::Url::parse(text).is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == text);

@@ -35,6 +35,9 @@ enum Command {
         /// How much the servers say.
         #[arg(long, default_value = "info")]
         level: tracing_subscriber::filter::LevelFilter,
+        /// Speak TLS with the certificates that are in the folder, and want them of everybody.
+        #[arg(long)]
+        tls: bool,
     },
 }
 
@@ -42,7 +45,7 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Result<()> = match cli.command {
-        Some(Command::Serve { dir, level }) => Box::pin(serve::serve(dir, level)).await,
+        Some(Command::Serve { dir, level, tls }) => Box::pin(serve::serve(dir, level, tls)).await,
         None => Box::pin(load::run(std::time::Duration::from_secs(cli.seconds))).await,
     };
     match outcome {

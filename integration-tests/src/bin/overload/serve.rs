@@ -1,10 +1,13 @@
 //! `overload serve`: both servers in one process, until standard input ends. Their log goes to standard error.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use storage::config::Config;
+use integration_tests::certificates::in_folder;
+use merganser_proto::server::Doors;
+use storage::config::{Config, TlsConfig};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -12,11 +15,12 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// Serves over `dir` and prints both addresses in one line.
 #[allow(clippy::print_stdout, reason = "whoever started this reads the addresses")]
-pub(crate) async fn serve(dir: PathBuf, level: LevelFilter) -> Result<()> {
+pub(crate) async fn serve(dir: PathBuf, level: LevelFilter, tls: bool) -> Result<()> {
     tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(std::io::stderr).init();
     let listeners = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
-    let config = config(&dir, &format!("http://{}", addresses.0));
+    let tls = if tls { in_folder(&dir) } else { TlsConfig::default() };
+    let config = config(&dir, addresses.0, tls);
     let store = Store::open(&config.store.url)?;
 
     let shutdown = CancellationToken::new();
@@ -26,8 +30,10 @@ pub(crate) async fn serve(dir: PathBuf, level: LevelFilter) -> Result<()> {
         told.cancel();
     });
     println!("{} {}", addresses.0, addresses.1);
-    let speed = speed_layer::run(config.clone(), store.clone(), listeners.0, shutdown.clone());
-    let serving = serving_layer::run(config.serving_layer, store, config.events, listeners.1, shutdown.clone());
+    let doors = |grpc, tls| Doors { grpc, http: None, tls };
+    let (of_speed, of_serving) = (speed_layer::tls::server(&config.tls)?, serving_layer::tls::server(&config.tls)?);
+    let speed = speed_layer::run_then(config.clone(), store.clone(), doors(listeners.0, of_speed), shutdown.clone(), || {});
+    let serving = serving_layer::run_then(config, store, doors(listeners.1, of_serving), shutdown.clone(), || {});
     let (speed, serving) =
         tokio::join!(async { speed.await.inspect_err(|_| shutdown.cancel()) }, async { serving.await.inspect_err(|_| shutdown.cancel()) });
     speed?;
@@ -35,10 +41,11 @@ pub(crate) async fn serve(dir: PathBuf, level: LevelFilter) -> Result<()> {
     Ok(())
 }
 
-fn config(dir: &Path, speed_layer: &str) -> Config {
+fn config(dir: &Path, speed_layer: SocketAddr, tls: TlsConfig) -> Config {
     let mut config = Config::default();
     config.store.url = dir.join("store").display().to_string();
     config.log.dir = dir.join("data");
-    config.serving_layer.speed_layer = speed_layer.to_owned();
+    config.serving_layer.speed_layer = tls.url_of(&speed_layer.to_string());
+    config.tls = tls;
     config
 }

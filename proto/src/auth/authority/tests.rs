@@ -128,6 +128,25 @@ async fn nobody_is_asked() {
     assert!(limited.admit("/grpc.health.v1.Health/Check", &HeaderMap::new(), &peer()).is_ok());
 }
 
+/// Proves that metrics are open unless they are set to take a scope, and then take it.
+#[tokio::test]
+async fn metrics() {
+    assert!(Authority::off().may_read_metrics(&HeaderMap::new(), &peer()).is_ok());
+    let (text, token) = one("scraper", "query");
+    let open = Guarded::new(&text);
+    assert!(open.authority.may_read_metrics(&HeaderMap::new(), &peer()).is_ok());
+    let options = AuthOptions { metrics: Some(Scope::Query), ..open.authority.core.options.clone() };
+    let closed = Authority::open(options, Arc::clone(&open.authority.core.clock), Audit::off()).unwrap();
+    assert_eq!(closed.may_read_metrics(&HeaderMap::new(), &peer()), Err(Refusal::TokenMissing));
+    assert!(closed.may_read_metrics(&headers(&[&format!("Bearer {token}")]), &peer()).is_ok());
+    let (ingest, ingest_token) = one("shop", "ingest");
+    let other = Guarded::new(&ingest);
+    let options = AuthOptions { metrics: Some(Scope::Query), ..other.authority.core.options.clone() };
+    let closed = Authority::open(options, Arc::clone(&other.authority.core.clock), Audit::off()).unwrap();
+    let refused = closed.may_read_metrics(&headers(&[&format!("Bearer {ingest_token}")]), &peer()).unwrap_err();
+    assert_eq!(refused.reason(), "SCOPE_MISSING");
+}
+
 /// Waits until it holds. Time is paused, so it goes on by itself.
 async fn until(holds: impl Fn() -> bool) {
     for _ in 0..1000 {
