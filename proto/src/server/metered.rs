@@ -66,6 +66,8 @@ mod tests {
 
     use tokio::time::Instant;
 
+    use http_body::Body as _;
+
     use super::*;
     use crate::auth::Allowance;
 
