@@ -64,6 +64,7 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
+    use http_body::Body as _;
     use tokio::time::Instant;
 
     use http_body::Body as _;
