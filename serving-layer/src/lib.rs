@@ -140,7 +140,6 @@ pub async fn run_then(
     let token = auth::token(&client, &serving_layer.speed_layer)?;
     let speed = speed::connection(&serving_layer.speed_layer, &calls)?.carrying(token);
     let authority = auth::authority(&auth, Arc::new(RealMachine))?;
-    let incoming = TcpIncoming::from(doors.grpc).with_nodelay(Some(true));
     let console = ConsoleOptions {
         config: console,
         store_url: store_config.url,
@@ -150,6 +149,7 @@ pub async fn run_then(
         authority: Some(Arc::clone(&authority)),
     };
     let console = Some(console).filter(|console| doors.http.is_some() && console.config.enabled);
+    let incoming = TcpIncoming::from(doors.grpc).with_nodelay(Some(true));
     let front = Front { http: doors.http, tls: doors.tls, calls: Some(calls), authority, console };
     run_and_tell(Arc::new(RealMachine), serving_layer, store, events, speed, incoming, front, shutdown, ready).await
 }
