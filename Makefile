@@ -68,8 +68,8 @@ deps: ## exactly one version of arrow, parquet, object_store and tonic
 buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 	@.ci/buf
 
-test-clients: build ## the clients of examples/clients in four languages and a browser, against servers on free ports; what this machine has not is skipped
-	@$(BIN)/test-clients
+test-clients: build ## the clients of examples/clients in four languages and a browser, against servers on free ports; what this machine has not is skipped (CLIENTS='Go browser' for some)
+	@$(BIN)/test-clients $(CLIENTS)
 
 test-alerts: ## the alert rules in deploy/prometheus with promtool, installed or Debian's; skipped where there is neither
 	@.ci/promtool

@@ -65,7 +65,12 @@ impl Page {
 
     /// Sends a request and reads how the answer begins.
     pub(super) async fn ask(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> Head {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n", self.address, body.len());
+        self.ask_announcing(method, path, kind, body.len(), body).await
+    }
+
+    /// [`Self::ask`], with a body that is said to be longer or shorter than it is.
+    pub(super) async fn ask_announcing(&mut self, method: &str, path: &str, kind: &str, length: usize, body: &[u8]) -> Head {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n", self.address);
         if !kind.is_empty() {
             request += &format!("content-type: {kind}\r\naccept: {kind}\r\nx-grpc-web: 1\r\n");
         }
@@ -79,7 +84,7 @@ impl Page {
     /// A call, begun.
     pub(super) async fn call(&mut self, path: &str, kind: &str, message: &impl Message) -> Frames<'_> {
         let framed = framed(&message.encode_to_vec());
-        let body = if kind == TEXT { encoded(&framed) } else { framed };
+        let body = if kind.starts_with(TEXT) { encoded(&framed) } else { framed };
         let head = self.ask("POST", path, kind, &body).await;
         Frames { page: self, head, bytes: VecDeque::new(), letters: Vec::new(), has_ended: false }
     }

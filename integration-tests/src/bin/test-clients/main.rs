@@ -3,7 +3,7 @@
 //! to be what the README says. Then gRPC-Web by a client of the trade, and the example page in a browser.
 //!
 //! Everything that is installed or generated goes to a copy of the examples under the target folder. What this machine cannot have is skipped,
-//! and said aloud.
+//! and said aloud. With arguments, such as `Go browser`, only checks are made whose names have one of them.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 /// What one client is told to do.
@@ -57,23 +57,22 @@ async fn play() -> Result<bool> {
     let tree = Tree::copy(Path::new("."))?;
     let mut servers = Servers::start().await?;
     let commands = Commands::new(&tree);
-    let mut clients: Vec<&Client> = CLIENTS.iter().collect();
-    clients.push(&WEB);
+    let mut tally = Tally::of(std::env::args().skip(1).collect());
+    let names = |client: &Client| {
+        [format!("{}, as it is", client.name), format!("{}, through TLS, with a token, a call of each kind lost", client.name)]
+    };
+    let web_names = ["gRPC-Web, connect-web and the page's own client", "gRPC-Web, the example page in a browser"];
+    let clients: Vec<&Client> = CLIENTS.iter().filter(|client| names(client).iter().any(|name| tally.wants(name))).collect();
     println!("fetching what the clients build upon");
-    let fetched = join_all(clients.iter().map(|client| commands.fetch(client))).await;
-    let mut tally = Tally::default();
-    for (client, missing) in CLIENTS.iter().zip(&fetched) {
-        let outcomes = match missing {
-            Some(why) => [Outcome::Skipped(why.clone()), Outcome::Skipped(why.clone())],
-            None => [plain(&commands, &tree, &servers, client).await, through_doors(&commands, &tree, &servers, client).await],
-        };
-        for (what, outcome) in ["as it is", "through TLS, with a token, a call of each kind lost"].iter().zip(outcomes) {
-            tally.count(&format!("{}, {what}", client.name), outcome);
-        }
+    let (missing, web_missing) = tokio::join!(join_all(clients.iter().map(|client| commands.fetch(client))), commands.fetch(&WEB));
+    for (client, missing) in clients.into_iter().zip(missing) {
+        let [as_it_is, behind_doors] = names(client);
+        tally.count(&as_it_is, missing.as_deref(), plain(&commands, &tree, &servers, client)).await;
+        tally.count(&behind_doors, missing.as_deref(), through_doors(&commands, &tree, &servers, client)).await;
     }
-    let missing = fetched.last().cloned().flatten();
-    tally.count("gRPC-Web, connect-web and the page's own client", web(&commands, &tree, &mut servers, missing.clone()).await);
-    tally.count("the example page in a browser", page(&commands, &tree, &mut servers, missing).await);
+    let [of_the_trade, in_a_browser] = web_names;
+    tally.count(of_the_trade, web_missing.as_deref(), web(&commands, &tree, &mut servers)).await;
+    tally.count(in_a_browser, web_missing.as_deref(), page(&commands, &tree, &mut servers)).await;
     servers.stop().await?;
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(tally.failed == 0)
@@ -106,10 +105,7 @@ async fn through_doors(commands: &Commands, tree: &Tree, servers: &Servers, clie
     Outcome::of_text(run.await, &tree.expected)
 }
 
-async fn web(commands: &Commands, tree: &Tree, servers: &mut Servers, missing: Option<String>) -> Outcome {
-    if let Some(why) = missing {
-        return Outcome::Skipped(why);
-    }
+async fn web(commands: &Commands, tree: &Tree, servers: &mut Servers) -> Outcome {
     let run = async {
         let descriptors = tree.file("merganser.v1.binpb");
         std::fs::write(&descriptors, merganser_proto::FILE_DESCRIPTOR_SET)?;
@@ -121,12 +117,12 @@ async fn web(commands: &Commands, tree: &Tree, servers: &mut Servers, missing: O
     Outcome::of_text(run.await, "ok\n")
 }
 
-async fn page(commands: &Commands, tree: &Tree, servers: &mut Servers, missing: Option<String>) -> Outcome {
+async fn page(commands: &Commands, tree: &Tree, servers: &mut Servers) -> Outcome {
     let Some(browser) = BROWSERS.iter().find_map(|name| commands::program(name)) else {
         return Outcome::Skipped("there is no chromium".to_owned());
     };
-    if let Some(why) = missing.or_else(|| commands::program("python3").is_none().then(|| "there is no python3".to_owned())) {
-        return Outcome::Skipped(why);
+    if commands::program("python3").is_none() {
+        return Outcome::Skipped("there is no python3".to_owned());
     }
     let run = async {
         let _pages = commands.serve(&tree.page_command(servers.page_port)?, servers.page_port).await.context("the pages are not served")?;
@@ -138,15 +134,30 @@ async fn page(commands: &Commands, tree: &Tree, servers: &mut Servers, missing: 
 }
 
 /// What was counted.
-#[derive(Default)]
 struct Tally {
+    wanted: Vec<String>,
     passed: usize,
     failed: usize,
     skipped: usize,
 }
 
 impl Tally {
-    fn count(&mut self, what: &str, outcome: Outcome) {
+    /// Nothing yet. Checks that have none of `wanted` in their names are not made; none at all means every one.
+    fn of(wanted: Vec<String>) -> Self {
+        Self { wanted, passed: 0, failed: 0, skipped: 0 }
+    }
+
+    fn wants(&self, what: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|part| what.contains(part.as_str()))
+    }
+
+    /// Makes a check, if it is wanted and nothing is missing for it, and says what became of it.
+    async fn count(&mut self, what: &str, missing: Option<&str>, check: impl Future<Output = Outcome>) {
+        let outcome = match missing {
+            _ if !self.wants(what) => return,
+            Some(why) => Outcome::Skipped(why.to_owned()),
+            None => check.await,
+        };
         match outcome {
             Outcome::Passed => {
                 self.passed += 1;
