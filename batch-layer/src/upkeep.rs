@@ -99,7 +99,7 @@ pub(crate) async fn expire(config: &Config, store: &Store, view: Option<ViewName
 /// Writes old segments again; prints what was done.
 pub(crate) async fn compact(config: &Config, store: &Store, printed: Printed) -> anyhow::Result<()> {
     let done = Box::pin(compact::compact(&CompactOptions::from_config(config), store)).await?;
-    printed.answer(done, &documents::of_compaction(&done))
+    printed.answer(&done, &documents::of_compaction(&done))
 }
 
 #[cfg(test)]

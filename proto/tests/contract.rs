@@ -16,6 +16,7 @@ const CALLS: &[&str] = &[
     "RealtimeViewService/Cut(CutRequest) -> CutResponse",
     "RealtimeViewService/PrepareVersion(PrepareVersionRequest) -> PrepareVersionResponse",
     "RealtimeViewService/GetStates(GetStatesRequest) -> GetStatesResponse",
+    "RealtimeViewService/StreamStates(StreamStatesRequest) -> stream StreamStatesResponse",
     "RealtimeViewService/ExportStates(ExportStatesRequest) -> stream ExportStatesResponse",
     "RealtimeViewService/EraseUser(EraseUserRequest) -> EraseUserResponse",
     "SpeedStatusService/GetSpeedStatus(GetSpeedStatusRequest) -> GetSpeedStatusResponse",
@@ -25,6 +26,7 @@ const CALLS: &[&str] = &[
     "ViewService/ListViews(ListViewsRequest) -> ListViewsResponse",
     "ViewService/GetTopRows(GetTopRowsRequest) -> GetTopRowsResponse",
     "ViewService/GetViewRows(GetViewRowsRequest) -> GetViewRowsResponse",
+    "ViewService/ExportViewRows(ExportViewRowsRequest) -> stream ExportViewRowsResponse",
     "ViewService/ListVersions(ListVersionsRequest) -> ListVersionsResponse",
 ];
 
@@ -112,6 +114,22 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Timestamp kept_from_time=11",
         ],
     ),
+    (
+        "ExportViewRowsRequest",
+        &[
+            "string view=1",
+            "Timestamp start_time=2",
+            "Timestamp end_time=3",
+            "Granularity granularity=4",
+            "Consistency consistency=5",
+            "string min_position=6",
+            "int64 version=7",
+            "CalendarUnit calendar_unit=8",
+            "string time_zone=9",
+        ],
+    ),
+    ("ExportViewRowsResponse", &["bytes arrow_ipc=1", "ExportSummary summary=2"]),
+    ("ExportSummary", &["int64 row_count=1", "Provenance provenance=2"]),
     ("PartitionOffset", &["int32 partition=1", "int64 offset=2"]),
     (
         "Value",

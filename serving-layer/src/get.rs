@@ -2,6 +2,8 @@
 
 /// What an answer was made of.
 mod explanation;
+/// `serving-layer export`.
+pub(crate) mod export;
 /// As an object.
 mod json;
 /// `serving-layer rows`.

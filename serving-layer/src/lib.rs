@@ -30,6 +30,8 @@ mod erasures;
 mod error;
 /// How an answer came to be.
 mod explain;
+/// Every row of a view.
+mod export;
 /// Buckets, periods, windows.
 mod grouping;
 /// What is counted as it happens.

@@ -1,4 +1,4 @@
-//! `serving-layer serve` runs the server, `serving-layer get` and `rows` ask one.
+//! `serving-layer serve` runs the server; `get`, `rows` and `export` ask one.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
@@ -60,6 +60,8 @@ enum Command {
     Get(get::Get),
     /// Print rows of any view.
     Rows(get::rows::Rows),
+    /// Write the rows of every key of a view into a file.
+    Export(get::export::Export),
     /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps the server from its work.
     Doctor(Printed),
     #[command(flatten)]
@@ -100,6 +102,7 @@ async fn execute(command: Command, config_file: Option<PathBuf>, mut config: Con
     match command {
         Command::Get(get) => get::run(&get, &config.serving_layer.grpc_address).await,
         Command::Rows(rows) => get::rows::run(rows, &config.serving_layer.grpc_address).await,
+        Command::Export(export) => get::export::run(export, &config.serving_layer.grpc_address).await,
         Command::Serve(flags) => {
             let serving = &mut config.serving_layer;
             serving.grpc_address = flags.listen.unwrap_or_else(|| serving.grpc_address.clone());

@@ -34,6 +34,10 @@ const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
 const RANKINGS: usize = 1;
 /// What one waits for its turn: it takes as long as all others.
 const RANKING_PATIENCE: Duration = Duration::from_secs(1);
+/// Each reads a whole view, and keeps what the speed layer has pinned for it in memory.
+const EXPORTS: usize = 2;
+/// What one waits for its turn; more would be for minutes.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(1);
 /// Watches at once. Each asks once in its interval, so that this many with the usual one are a thousand questions a second.
 const WATCHES: usize = 1000;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
@@ -64,6 +68,7 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.ViewService/ListViews",
         "/merganser.v1.ViewService/GetViewRows",
         "/merganser.v1.ViewService/GetTopRows",
+        "/merganser.v1.ViewService/ExportViewRows",
         "/merganser.v1.ViewService/ListVersions",
     ])
 }
@@ -138,6 +143,7 @@ pub(crate) fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let point_questions = Room::per_core("questions about one user", POINT_QUESTIONS_PER_CORE, POINT_QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
+    let exports = Room::new("exports", EXPORTS, EXPORT_PATIENCE);
     let watches = Room::new("watches", WATCHES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
@@ -146,6 +152,8 @@ pub(crate) fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
             "/grpc.health.v1.Health/Check" => (None, Shape::Call),
             "/merganser.v1.UserStatsService/GetUserStats" => (Some(&point_questions), Shape::Call),
             "/merganser.v1.ViewService/GetTopRows" => (Some(&rankings), Shape::Call),
+            // How long it takes is bounded where it is read.
+            "/merganser.v1.ViewService/ExportViewRows" => (Some(&exports), Shape::Export),
             // How many look at the same time is bounded where they look.
             "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&watches), Shape::Watch),
             _ if path.starts_with("/merganser.v1.") => (Some(&questions), Shape::Call),

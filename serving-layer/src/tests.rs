@@ -2,6 +2,7 @@
 
 mod answers;
 mod as_of;
+mod exports;
 pub(crate) mod fixture;
 mod sharing;
 mod swaps;

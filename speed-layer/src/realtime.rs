@@ -21,7 +21,7 @@ use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
 use crate::partition::{Partition, check_widths, fold_log};
-use crate::slices::{Erased, Slice};
+use crate::slices::{Erased, Ordered, Slice};
 
 /// Versions of each view that can be answered from.
 const KEPT_VERSIONS: usize = 2;
@@ -49,6 +49,15 @@ pub(crate) struct States {
     /// Every slice of the partitions that may have the keys, in the order of the rows.
     pub(crate) slices: Vec<SliceRows>,
     /// Users of the keys whose batch half does not count.
+    pub(crate) erased: Vec<ErasedUser>,
+}
+
+/// The states of every key, as they are at one moment of each partition.
+pub(crate) struct Pinned {
+    pub(crate) states: Ordered,
+    /// Of every partition.
+    pub(crate) heads: Vec<i64>,
+    /// Users whose batch half does not count.
     pub(crate) erased: Vec<ErasedUser>,
 }
 
@@ -97,10 +106,7 @@ impl Realtime {
         keys: &[String],
         begin: bool,
     ) -> Result<States, SpeedError> {
-        self.check_log(log_id)?;
-        if let Some(unknown) = boundary.keys().find(|p| **p >= self.partitions.len()) {
-            return Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len())));
-        }
+        self.check_boundary(log_id, boundary)?;
         let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
         let partitions = self.partitions.len() as u32;
         let mut heads = Vec::with_capacity(self.partitions.len());
@@ -136,6 +142,23 @@ impl Realtime {
         Ok(States { states, heads, slices, erased })
     }
 
+    /// The states of every key from `boundary` on. Each partition is looked at once, here: what is read of them later is what there is now.
+    pub(crate) fn pin(&self, fingerprint: &str, log_id: &str, boundary: &BTreeMap<usize, i64>) -> Result<Pinned, SpeedError> {
+        self.check_boundary(log_id, boundary)?;
+        let (mut heads, mut runs, mut erased, mut definition) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for partition in self.partitions.iter() {
+            let start = boundary.get(&partition.number).copied().unwrap_or(0);
+            let found = partition.runs(fingerprint, start, None)?;
+            heads.push(found.head);
+            runs.extend(found.slices.into_iter().flat_map(|slice| slice.runs));
+            let since = found.erased.iter().filter(|(_, offset)| **offset >= start);
+            erased.extend(since.map(|(user_id, offset)| partition.erased(user_id, *offset)));
+            definition.get_or_insert(found.definition);
+        }
+        let definition = definition.expect("a log has a partition");
+        Ok(Pinned { states: Ordered::new(definition, runs), heads, erased })
+    }
+
     /// Everything folded in `range` of one partition, merged, but for what is erased.
     pub(crate) fn export(&self, fingerprint: &str, log_id: &str, number: usize, range: Range<i64>) -> Result<Export, SpeedError> {
         self.check_log(log_id)?;
@@ -169,6 +192,14 @@ impl Realtime {
         self.archive.owe([erasure.clone()]);
         self.archive.put_erasure(&erasure).await?;
         Ok(erasure)
+    }
+
+    fn check_boundary(&self, log_id: &str, boundary: &BTreeMap<usize, i64>) -> Result<(), SpeedError> {
+        self.check_log(log_id)?;
+        match boundary.keys().find(|p| **p >= self.partitions.len()) {
+            Some(unknown) => Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len()))),
+            None => Ok(()),
+        }
     }
 
     fn check_log(&self, asked: &str) -> Result<(), SpeedError> {

@@ -33,6 +33,9 @@ const QUESTIONS: usize = 256;
 const EXPORTS: usize = 64;
 /// Whoever shows people how the layer is asks now and then. One that reads the dead letters may take seconds.
 const STATES: usize = 8;
+/// Streams of all states in flight. Each keeps the states of its moment in memory, whatever takes their place meanwhile. The serving layer
+/// has as many exports; a second one finds room too.
+const STATE_STREAMS: usize = 4;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -60,6 +63,7 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.RealtimeViewService/Cut",
         "/merganser.v1.RealtimeViewService/ExportStates",
         "/merganser.v1.SpeedStatusService/GetSpeedStatus",
+        "/merganser.v1.RealtimeViewService/StreamStates",
     ])
 }
 
@@ -117,6 +121,7 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
     let states = Room::new("questions about the state", STATES, PATIENCE);
+    let state_streams = Room::new("streams of states", STATE_STREAMS, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
@@ -130,6 +135,10 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
             "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
+            }
+            // The serving layer reads on when its own client does, who has to every thirty seconds.
+            "/merganser.v1.RealtimeViewService/StreamStates" => {
+                (Some(&state_streams), Shape::Export, Some(QUESTION_TIME), UNREAD_EXPORT_TIME)
             }
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),

@@ -35,6 +35,8 @@ pub mod machine;
 pub mod manifest;
 // Closed segments as Parquet.
 pub mod master;
+// Tables for others to read.
+pub mod output;
 // Where each object is.
 pub mod paths;
 // An event as the log keeps it.

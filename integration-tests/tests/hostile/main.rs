@@ -10,6 +10,8 @@ mod calls;
 mod clock;
 /// Connections and frames that are wrong as HTTP/2.
 mod connections;
+/// Exports that nobody reads.
+mod exports;
 /// What the health service says when something is broken.
 mod health;
 /// Values that are wrong as events and questions.
