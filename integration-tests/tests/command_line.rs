@@ -154,7 +154,7 @@ fn exit_codes() {
         ("speed-layer", &["--config", "bad.toml", "serve"], 2, "did you mean `partitions`?"),
         ("serving-layer", &["--config", "bad.toml", "get", "x"], 2, "did you mean `partitions`?"),
         ("serving-layer", &["get", "x"], 4, "start one with `serving-layer serve`"),
-        ("serving-layer", &["rows", "user_stats"], 2, "--null"),
+        ("serving-layer", &["rows", "user_stats"], 2, "required"),
         ("serving-layer", &["rows", "user_stats", "--null", "3"], 2, "--null 3"),
         ("speed-layer", &["dead-letter", "show", "abc"], 2, "`speed-layer dead-letter list --all`"),
         ("speed-layer", &["load", "events.jsonl", "--address", "not an address"], 2, "such as http://"),

@@ -159,6 +159,12 @@ pub(crate) enum Unanswered {
         /// Where it was looked for.
         address: String,
     },
+    /// It cannot be asked.
+    #[error("{what}")]
+    Question {
+        /// Why, and what to ask instead.
+        what: String,
+    },
     /// The server gives none.
     #[error("{}", sentence(.0))]
     Refused(Status),
@@ -169,6 +175,7 @@ impl Unanswered {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Nobody { .. } => TRY_AGAIN,
+            Self::Question { .. } => CONFIGURATION,
             Self::Refused(status) => match status.code() {
                 Code::InvalidArgument => CONFIGURATION,
                 Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded => TRY_AGAIN,

@@ -51,8 +51,12 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
         jwt: set(&auth.jwt_keys).map(|keys| JwtOptions { keys, issuer: auth.jwt_issuer.clone(), audience: auth.jwt_audience.clone() }),
         limits: Limits::default(),
     };
-    let files =
-        [&auth.tokens, &auth.jwt_keys].into_iter().filter_map(set).map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let files = [&auth.tokens, &auth.jwt_keys]
+        .into_iter()
+        .filter_map(|path| set(path))
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     match Authority::open(options, clock, Audit::to_log("doctor")) {
         Ok(_) => report.good(CHECK, format!("clients are asked who they are: {files}")),
         Err(error) => {
@@ -93,8 +97,8 @@ fn is_read_by_others(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|found| found.permissions().mode() & READ_BY_OTHERS != 0)
 }
 
-fn set(path: &PathBuf) -> Option<PathBuf> {
-    Some(path.clone()).filter(|path| !path.as_os_str().is_empty())
+fn set(path: &Path) -> Option<PathBuf> {
+    Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a command may take: the longest brings Python packages.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// What has printed all that its page says may take so long to end, where something is typed behind it.
+const END_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the servers that were started in it may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// Stands around the exit code of a command that has ended, and in no text.
@@ -61,7 +63,7 @@ impl Terminal {
     /// # Errors
     /// Another one is under way, or the shell is gone.
     pub async fn type_in(&mut self, command: &str) -> Result<()> {
-        if self.is_running {
+        if self.is_running && timeout(END_PATIENCE, self.end()).await.is_err() {
             bail!("a command is under way in this terminal; stop it with ^C, or type in another one");
         }
         self.typed += 1;

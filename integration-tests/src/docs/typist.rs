@@ -172,13 +172,13 @@ mod tests {
     async fn a_page() {
         let folder = tempfile::tempdir().unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let text = "<!-- test-docs: page -->\n```console\n$ ls merganser.toml\nmerganser.toml\n```\n<!-- test-docs: terminal other -->\n```console\n$ (echo 127.0.0.1:7401; tail -f later 2>&1)\n127.0.0.1:7401\n…\n```\n```console\n$ echo 127.0.0.1:7401 > later\n$ echo $MERGANSER_SERVING_LAYER__GRPC_ADDRESS\n127.0.0.1:7402\n```\n<!-- test-docs: not run, it is about the moon -->\n```console\n$ fly\n```\n<!-- test-docs: terminal other -->\n```console\n^C\n```\n```console\n$ echo one; echo two\none\nthree\n```\n";
+        let text = "<!-- test-docs: page -->\n```console\n$ ls merganser.toml\nmerganser.toml\n```\n<!-- test-docs: terminal other -->\n```console\n$ (echo 127.0.0.1:7401; tail -f /dev/null)\n127.0.0.1:7401\n…\n```\n```console\n$ echo 127.0.0.1:7401 > later\n$ echo $MERGANSER_SERVING_LAYER__GRPC_ADDRESS\n127.0.0.1:7402\n```\n<!-- test-docs: not run, it is about the moon -->\n```console\n$ fly\n```\n<!-- test-docs: terminal other -->\n```console\n^C\n```\n```console\n$ echo one; echo two\none\nthree\n```\n";
         let page = Page::parse(Path::new("a.md"), text).unwrap();
         let world = World::new(&repository, folder.path(), folder.path()).unwrap();
         let typed = type_page(&page, &world, false, |_| {}).await.unwrap();
         assert_eq!((typed.commands, typed.without_pypi), (4, 0), "{typed:?}");
         assert_eq!(typed.not_run, [(18, "it is about the moon".to_owned())]);
-        let difference = Difference { line: 29, expected: Some("three".to_owned()), printed: Some("two".to_owned()) };
+        let difference = Difference { line: 28, expected: Some("three".to_owned()), printed: Some("two".to_owned()) };
         assert_eq!(typed.differences, [("echo one; echo two".to_owned(), difference)]);
     }
 

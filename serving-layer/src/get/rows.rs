@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum, value_parser};
 use cli::Printed;
@@ -77,15 +76,15 @@ enum By {
 
 /// Asks and prints.
 pub(crate) async fn run(rows: Rows, config: &Config) -> anyhow::Result<()> {
+    let (by_key, refused) = (request(&rows)?, Unanswered::Refused);
     let mut client = ViewServiceClient::new(connect(rows.address.as_deref(), config).await?);
-    let refused = Unanswered::Refused;
     let (names, found, provenance) = match &rows.top {
         Some(measure) => {
             let answer = client.get_top_rows(top(&rows, measure)).await.map_err(refused)?.into_inner();
             (answer.column_names, answer.rows, answer.provenance)
         }
         None => {
-            let answer = client.get_view_rows(request(&rows)?).await.map_err(refused)?.into_inner();
+            let answer = client.get_view_rows(by_key).await.map_err(refused)?.into_inner();
             (answer.column_names, answer.rows, answer.provenance)
         }
     };
@@ -94,10 +93,11 @@ pub(crate) async fn run(rows: Rows, config: &Config) -> anyhow::Result<()> {
 }
 
 /// The texts in their order, in the columns that are not null.
-fn key_parts(texts: &[String], null: &[u16]) -> anyhow::Result<Vec<Value>> {
+fn key_parts(texts: &[String], null: &[u16]) -> Result<Vec<Value>, Unanswered> {
     let columns = texts.len() + null.iter().collect::<BTreeSet<_>>().len();
     if let Some(beyond) = null.iter().find(|column| usize::from(**column) > columns) {
-        bail!("--null {beyond}: there are {columns} columns in this key; name the ones before it, too");
+        let what = format!("--null {beyond}: there are {columns} columns in this key; name the ones before it, too");
+        return Err(Unanswered::Question { what });
     }
     let mut texts = texts.iter();
     let part = |column| if null.iter().any(|null| usize::from(*null) == column) { None } else { texts.next() };
