@@ -286,7 +286,9 @@ pub enum RunError {
         retention: String,
     },
     /// The definition counts events that have expired.
-    #[error("events before {before} have expired and are gone, and {view} counts events {from}, which would be only some of them; {instead}")]
+    #[error(
+        "events before {before} have expired and are gone, and {view} counts events {from}, which would be only some of them; {instead}"
+    )]
     BelowFloor {
         /// The view.
         view: String,

@@ -40,7 +40,9 @@ pub(crate) async fn check_floor(store: &Store, options: &RunOptions, definition:
         return Ok(());
     }
     let instead = match as_of {
-        None if !definition.has_buckets() => "group it by a date_trunc of event_time too, and write a limit such as -- keep: 30d".to_owned(),
+        None if !definition.has_buckets() => {
+            "group it by a date_trunc of event_time too, and write a limit such as -- keep: 30d".to_owned()
+        }
         None => "write a limit such as -- keep: 30d".to_owned(),
         Some(as_of) => longest(definition, as_of, before_us).map_err(|source| RunError::Limit { source })?,
     };
@@ -66,9 +68,7 @@ pub(crate) async fn check_version(store: &Store, version: &Manifest) -> Result<(
     let from = kept_from(&of_version(store, version).await?, version.as_of)?;
     match from.is_some_and(|from| from >= before_us) {
         true => Ok(()),
-        false => {
-            Err(RunError::ExpiredSince { view: version.view.to_string(), version: version.version, before: rfc3339(before_us) })
-        }
+        false => Err(RunError::ExpiredSince { view: version.view.to_string(), version: version.version, before: rfc3339(before_us) }),
     }
 }
 

@@ -23,9 +23,9 @@ mod places;
 mod rewrite;
 mod seal;
 mod segment;
-mod without;
 #[cfg(test)]
 mod tests;
+mod without;
 
 use std::ops::Range;
 

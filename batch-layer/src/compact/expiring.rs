@@ -121,13 +121,7 @@ impl Work<'_> {
         Ok(found)
     }
 
-    fn source(
-        &self,
-        partition: u32,
-        segments: &[SegmentMeta],
-        imports: &[Arc<ImportMeta>],
-        hidden: &Arc<Hidden>,
-    ) -> Source {
+    fn source(&self, partition: u32, segments: &[SegmentMeta], imports: &[Arc<ImportMeta>], hidden: &Arc<Hidden>) -> Source {
         let columns = Arc::new(EventColumns::identity_and_time(&self.options.run.events));
         let mut chains = vec![Vec::new(); partition as usize];
         chains.push(segments.to_vec());

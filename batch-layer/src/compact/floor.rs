@@ -55,7 +55,11 @@ impl Floor {
         let before_us = from_us.min(declared_us).div_euclid(STEP_US) * STEP_US;
         Ok(match layout.expired_before_us {
             Some(gone_us) if from_us < gone_us => Err(format!("a version counts events before {}, which are gone", rfc3339(gone_us))),
-            gone_us => Ok(Self { before_us: gone_us.map_or(before_us, |gone_us| gone_us.max(before_us)), below: kept.below, imports: kept.imports }),
+            gone_us => Ok(Self {
+                before_us: gone_us.map_or(before_us, |gone_us| gone_us.max(before_us)),
+                below: kept.below,
+                imports: kept.imports,
+            }),
         })
     }
 

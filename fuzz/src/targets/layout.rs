@@ -122,7 +122,8 @@ impl Said {
 
     /// Offset by offset.
     fn can_be(&self) -> bool {
-        let offsets: Vec<(i64, i64)> = self.segments.iter().flat_map(|of| (of.start..of.end).map(|offset| (of.partition, offset))).collect();
+        let offsets: Vec<(i64, i64)> =
+            self.segments.iter().flat_map(|of| (of.start..of.end).map(|offset| (of.partition, offset))).collect();
         let parts_of_imports: Vec<(i64, i64)> = self.imports.iter().map(|of| (of.import, of.partition)).collect();
         let counts = |rows: i64, expired: i64| rows >= 0 && expired >= 0 && (expired == 0 || self.has_floor);
         let is_whole = |of: &Segment| {

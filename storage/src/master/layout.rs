@@ -321,7 +321,9 @@ impl Layout {
         }
         let in_order = |(a, b): (&PlacedImport, &PlacedImport)| (a.import, a.partition) < (b.import, b.partition);
         let second = self.imports.iter().zip(self.imports.iter().skip(1)).find(|pair| !in_order(*pair));
-        second.map(|(_, placed)| format!("{} is a second file for what an import has in a partition, or not behind the one before", placed.path))
+        second.map(|(_, placed)| {
+            format!("{} is a second file for what an import has in a partition, or not behind the one before", placed.path)
+        })
     }
 }
 

@@ -13,8 +13,8 @@ use views::schema::{APPEND_TIME, OFFSET, PARTITION};
 use super::*;
 use crate::erasures::{Erasure, Erasures};
 use crate::master::{
-    Places, Without, archived_edge, chain, claim, copy_to_cold, hidden_rows, list_segments, read_segment, rewrite, segment_ending, segment_from,
-    segment_of, verify_segment, write_segment,
+    Places, Without, archived_edge, chain, claim, copy_to_cold, hidden_rows, list_segments, read_segment, rewrite, segment_ending,
+    segment_from, segment_of, verify_segment, write_segment,
 };
 use crate::paths::Id;
 
