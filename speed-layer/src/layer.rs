@@ -106,6 +106,8 @@ impl SpeedLayer {
         archive.take_epoch(&*machine).await?;
         let (dead_letters, owner) = DeadLetterQueue::start(letters, config.log.dead_letter_bytes.0)?;
         owners.push(owner);
+        let (failed, log_failed) = watch::channel(false);
+        let failed = Arc::new(failed);
         let realtime = Arc::new(Realtime {
             log_id: Arc::clone(&log_id),
             store,
@@ -114,6 +116,7 @@ impl SpeedLayer {
             archive: Arc::clone(&archive),
             kept: Mutex::new(kept),
             prepared: Notify::new(),
+            log_failed: Arc::clone(&failed),
         });
 
         let background = CancellationToken::new();
@@ -142,10 +145,9 @@ impl SpeedLayer {
             ("scrub", Ok(()))
         });
         info!(log_id = &*log_id, "ready");
-        let (failed, log_failed) = watch::channel(false);
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
-        let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
-        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender, metrics };
+        let refused = Arc::new(RefusedCounts::default());
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: failed, metrics };
         let calls = server::calls();
         Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls, authority, data_dir, began_us })
     }

@@ -11,7 +11,7 @@ use storage::machine::blocking;
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tracing::info;
 use views::event::check_user_id;
 use views::key::first_part;
@@ -20,6 +20,7 @@ use views::{Definition, EventSchema, fold, shard_of, shard_of_key, wire};
 use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
+use crate::ingest::note_log_failed;
 use crate::partition::{Partition, check_widths, fold_log};
 use crate::slices::{Erased, Ordered, Slice};
 
@@ -94,6 +95,8 @@ pub(crate) struct Realtime {
     pub(crate) kept: Mutex<Vec<Kept>>,
     /// A version was prepared.
     pub(crate) prepared: Notify,
+    /// True once a log takes nothing any more.
+    pub(crate) log_failed: Arc<watch::Sender<bool>>,
 }
 
 impl Realtime {
@@ -187,7 +190,7 @@ impl Realtime {
     /// Erases a user. When this returns, the erasure is durable in the log and in the store, and shown.
     pub(crate) async fn erase(&self, user_id: String) -> Result<Erasure, SpeedError> {
         let partition = &self.partitions[shard_of(&user_id, self.partitions.len() as u32) as usize];
-        let erasure = partition.erase(user_id).await?;
+        let erasure = partition.erase(user_id).await.inspect_err(|e| note_log_failed(&self.log_failed, e))?;
         // Whatever becomes of the put, and of whoever waits for it.
         self.archive.owe([erasure.clone()]);
         self.archive.put_erasure(&erasure).await?;

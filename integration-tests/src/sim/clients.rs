@@ -27,6 +27,8 @@ use crate::boundaries::Boundaries;
 
 /// Three sectors of a disk.
 const NOTE_BYTES: usize = 1_500;
+/// So often an erasure is tried while things go wrong.
+const ERASE_ATTEMPTS: u32 = 300;
 /// How long a client waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -223,8 +225,15 @@ impl Clients {
             let turn = self.turns[user].write().await;
             self.oracle(|o| o.begin_erasure(user));
             self.newest.lock().unwrap_or_else(PoisonError::into_inner).1.retain(|id| id.user != user);
+            let mut attempts = 0;
             while !self.erase_once(user).await? {
                 sleep(Duration::from_millis(100)).await;
+                attempts += 1;
+                // Nobody writes about the user meanwhile: one that does not get through ends the storm.
+                if attempts == ERASE_ATTEMPTS {
+                    self.world.weather.calm();
+                    self.world.disk.set_capacity(None);
+                }
             }
             self.oracle(|o| o.end_erasure(user));
             self.count(|r| r.erasures += 1);
