@@ -1,6 +1,7 @@
 //! The one settings file, `merganser.toml`, as all three layers read it: file, then environment
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
+mod telemetry;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use views::EventSchema;
 
 use crate::store::{Store, StoreError};
 
+pub use telemetry::TelemetryConfig;
 pub use units::{ByteSize, Period};
 
 /// Seconds.
@@ -60,6 +62,8 @@ pub struct Config {
     pub batch_layer: BatchConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
+    /// What is told of what they do.
+    pub telemetry: TelemetryConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -283,6 +287,7 @@ impl Config {
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
+        self.telemetry.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -358,7 +363,9 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         section = entry.as_table_mut().ok_or_else(|| format!("{name} is not a section"))?;
     }
     let typed = value.parse::<i64>().map(toml::Value::Integer).or_else(|_| value.parse::<bool>().map(toml::Value::Boolean));
-    section.insert(key.to_owned(), typed.unwrap_or_else(|_| toml::Value::String(value.to_owned())));
+    let is_fraction = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let typed = typed.ok().or_else(|| Some(toml::Value::Float(value.parse().ok().filter(|_| is_fraction)?)));
+    section.insert(key.to_owned(), typed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
     Ok(())
 }
 
@@ -403,6 +410,7 @@ mod tests {
             parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "elsewhere"), ("HOME", "/")])
                 .unwrap();
         assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "elsewhere"));
+        assert_eq!(parse("", &[("MERGANSER_TELEMETRY__SAMPLE_RATIO", "0.25")]).unwrap().telemetry.sample_ratio, 0.25);
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
         assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
@@ -426,6 +434,9 @@ mod tests {
             "[serving_layer]\nhttp_address = \"localhost:7412\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
+            "[telemetry]\notlp_endpoint = \"localhost:4317\"",
+            "[telemetry]\nsample_ratio = 1.5",
+            "[telemetry]\nsample_ratio = nan",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
