@@ -13,7 +13,8 @@
 //! in place.
 //!
 //! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
-//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`].
+//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`], and
+//! [`traces`] what each call was about.
 
 /// Messages, decoded within bounds.
 pub mod codec;
@@ -23,6 +24,8 @@ pub mod http;
 pub mod metrics;
 /// Connections and calls, served within bounds.
 pub mod server;
+/// What was done for a call, for a collector of traces.
+pub mod traces;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -67,7 +70,8 @@ impl Service<wire::Request<Body>> for Transport {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: wire::Request<Body>) -> Answer {
+    fn call(&mut self, mut request: wire::Request<Body>) -> Answer {
+        traces::pass_on(request.headers_mut());
         self.0.call(request)
     }
 }

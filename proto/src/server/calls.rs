@@ -20,11 +20,13 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
+use tracing::{Instrument, Span};
 
-use super::counts::MethodCounts;
+use super::counts::{MethodCounts, code};
 use super::memory::{Memory, Taken, Weighed};
 use super::unread::Unread;
 use super::watch::{Ending, WATCHES_PER_CONNECTION};
+use crate::traces;
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -159,6 +161,10 @@ impl Service<Request<Body>> for Calls {
             return Box::pin(std::future::ready(Ok(response)));
         }
         let Rule { room, shape, within, unread, counts } = (self.rules)(request.uri().path());
+        let span = match counts.as_ref().and_then(MethodCounts::name) {
+            Some(method) if traces::are_on() => traces::of_call(method, request.headers()),
+            _ => Span::none(),
+        };
         let begun = counts.map(MethodCounts::begin);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
         let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
@@ -209,13 +215,16 @@ impl Service<Request<Body>> for Calls {
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, false, unread_place, unread, cut))))
         };
-        Box::pin(async move {
+        let call = span.clone();
+        let answer = async move {
             let response: Result<Response<Body>, Infallible> = answer.await;
             if let (Some(begun), Ok(response)) = (begun, &response) {
+                traces::failed(&call, code(response));
                 begun.answered(response);
             }
             response
-        })
+        };
+        if span.is_none() { Box::pin(answer) } else { Box::pin(answer.instrument(span)) }
     }
 }
 
