@@ -20,6 +20,7 @@ use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
 use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
 use croner::Cron;
+use merganser_proto::traces::Traces;
 use storage::config::{ByteSize, Config, LOG_FORMAT_VARIABLE, Period};
 use storage::imports;
 use storage::input::Format;
@@ -180,14 +181,22 @@ enum InputFormat {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    logs::start(cli.log_format);
-    let (config, store) = match open(&cli) {
+    let (config, store, traces) = match open(&cli) {
         Ok(opened) => opened,
         Err(error) => {
             eprintln!("batch-layer: {error:#}");
             return ExitCode::from(CONFIGURATION);
         }
     };
+    logs::start(cli.log_format, traces.as_ref());
+    let code = run(cli, &config, &store).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    code
+}
+
+async fn run(cli: Cli, config: &Config, store: &Store) -> ExitCode {
     let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
     let left = match cli.command {
         Command::Erase { .. } => "the user may be erased or not; erasing again is harmless",
@@ -197,7 +206,7 @@ async fn main() -> ExitCode {
         _ => "nothing was published, and what was written is not part of any version",
     };
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store, &at_work)) => outcome,
+        outcome = Box::pin(execute(cli, config, store, &at_work)) => outcome,
         () = stop_signal() => {
             if is_schedule && !at_work.load(Ordering::Relaxed) {
                 eprintln!("batch-layer: stopped between two runs");
@@ -229,10 +238,12 @@ async fn stop_signal() {
     }
 }
 
-fn open(cli: &Cli) -> anyhow::Result<(Config, Store)> {
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Option<Traces>)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
     let store = config.store.open().context("[store]")?;
-    Ok((config, store))
+    let telemetry = &config.telemetry;
+    let traces = Traces::start(&telemetry.otlp_endpoint, telemetry.sample_ratio, "batch-layer").context("[telemetry]")?;
+    Ok((config, store, traces))
 }
 
 /// Does what was asked; the answer is the exit code.

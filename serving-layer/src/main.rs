@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use merganser_proto::traces::Traces;
 use serving_layer::run_then;
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
 use storage::store::Store;
@@ -101,7 +102,8 @@ async fn start(cli: Cli) -> anyhow::Result<()> {
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
-    logs::start(log_format);
+    let traces = Traces::start(&config.telemetry.otlp_endpoint, config.telemetry.sample_ratio, "serving-layer").context("[telemetry]")?;
+    logs::start(log_format, traces.as_ref());
     info!(store = config.store.url, settings = ?config.serving_layer, "starting");
     let store = Store::open(&config.store.url)?;
     let address = &config.serving_layer.grpc_address;
@@ -113,6 +115,9 @@ async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     // Scripts that wait for this line find a server that answers.
     let ready = || println!("serving-layer listening on http://{bound}");
     run_then(config.serving_layer, store, config.events, listener, http, shutdown, ready).await?;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
+use merganser_proto::traces;
 use tokio::sync::watch;
 
 use crate::service::Service;
@@ -46,6 +47,7 @@ impl Numbers for Told {
         sheet.gauge("merganser_serving_cache_bytes", "Memory of the blocks that are held.", one(opening.cache.bytes() as f64))?;
         sheet.gauge("merganser_serving_watches", "Watches that are open.", one(self.service.watches.open() as f64))?;
         opening.metrics.write(sheet)?;
+        traces::write("merganser_serving", sheet)?;
         self.calls.write("merganser_serving", sheet)
     }
 }

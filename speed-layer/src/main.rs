@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use merganser_proto::traces::Traces;
 use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
@@ -192,7 +193,8 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<ExitCode> {
-    logs::start(log_format);
+    let traces = Traces::start(&config.telemetry.otlp_endpoint, config.telemetry.sample_ratio, "speed-layer").context("[telemetry]")?;
+    logs::start(log_format, traces.as_ref());
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
@@ -210,6 +212,9 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     // Scripts that wait for this line find a server that has caught up.
     let ready = || println!("speed-layer listening on http://{bound}");
     speed_layer::run_then(config, store, listener, http, shutdown, ready).await?;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

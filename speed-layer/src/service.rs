@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt, stream};
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use merganser_proto::{trace_span, traces};
 use prost::Message as _;
 use storage::machine::blocking;
 use storage::paths::ViewName;
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
+use tracing::Instrument;
 use views::event::MAX_EVENT_ID_BYTES;
 use views::{FoldError, RawEvent, wire};
 
@@ -58,7 +60,8 @@ impl IngestService for IngestAdapter {
         let ingest = self.0.clone();
         let events = request.into_inner().events.into_iter().map(raw_event).collect();
         let work = async move { ingest.finish(ingest.queue(events, WhenFull::Refuse).await?).await };
-        let outcome = tokio::spawn(work).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let outcome =
+            tokio::spawn(work.instrument(traces::current())).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         let Outcome { accepted, duplicates, refused, position } = outcome;
         Ok(Response::new(pb::AppendEventsResponse {
             accepted_count: accepted as i64,
@@ -116,7 +119,7 @@ impl RealtimeViewService for RealtimeAdapter {
 
     async fn cut(&self, _: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
         let realtime = Arc::clone(&self.0);
-        let cut = tokio::spawn(async move { realtime.cut().await });
+        let cut = tokio::spawn(async move { realtime.cut().await }.instrument(traces::current()));
         let boundary = cut.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         Ok(Response::new(pb::CutResponse { log_id: self.0.log_id.to_string(), boundary: offsets(&boundary) }))
     }
@@ -143,7 +146,11 @@ impl RealtimeViewService for RealtimeAdapter {
         let request = request.into_inner();
         let boundary = by_partition(&request.boundary)?;
         let (realtime, begin, by_slice) = (Arc::clone(&self.0), request.keys_begin, request.by_slice);
-        let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
+        let reading = trace_span!("read states", keys = request.keys.len() as i64);
+        let states = move || {
+            let _reading = reading.entered();
+            realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin)
+        };
         // All keys of a view may begin so.
         let States { states, heads, slices, erased } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
         let slices = if by_slice { slices.iter().map(slice_rows).collect() } else { Vec::new() };

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::CallCounts;
+use merganser_proto::traces;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
@@ -44,6 +45,7 @@ impl Numbers for Told {
         self.write_room(sheet)?;
         self.write_slices(sheet)?;
         self.write_archive(sheet)?;
+        traces::write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }
