@@ -3,6 +3,7 @@
 //! One test, for there is one collector a process.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +17,6 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost_types::Timestamp;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -28,31 +28,38 @@ const USER: &str = "somebody-special";
 const EVENT: &str = "an-event-of-theirs";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps what it is sent.
+/// Keeps what it is sent, until it answers nobody any more.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Span>>>);
+struct Collector {
+    spans: Arc<Mutex<Vec<Span>>>,
+    is_away: Arc<AtomicBool>,
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
     async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         let resources = request.into_inner().resource_spans.into_iter();
         let spans = resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans);
-        self.0.lock().unwrap().extend(spans);
+        self.spans.lock().unwrap().extend(spans);
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
-    /// Its address, and the task that is it.
-    async fn serve(&self) -> (String, JoinHandle<()>) {
+    /// Its address.
+    async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let server = Server::builder().add_service(TraceServiceServer::new(self.clone()));
-        (address, tokio::spawn(async move { server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap() }))
+        tokio::spawn(async move { server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap() });
+        address
     }
 
     fn all(&self) -> Vec<Span> {
-        self.0.lock().unwrap().clone()
+        self.spans.lock().unwrap().clone()
     }
 
     /// The spans of a trace, once there is one of each of these names.
@@ -119,7 +126,7 @@ fn about() -> GetUserStatsRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn traces() {
     let collector = Collector::default();
-    let (address, collecting) = collector.serve().await;
+    let address = collector.serve().await;
     let traces = Traces::start(&address, 1.0, "test").unwrap().unwrap();
     tracing_subscriber::registry().with(traces.layer()).init();
     let cluster = Cluster::start(false, |config| config.log.partitions = 2).await.unwrap();
@@ -179,8 +186,7 @@ async fn traces() {
     let told = format!("{:?}", collector.all());
     assert!(!told.contains(USER) && !told.contains(EVENT), "a text of a user is in a span");
 
-    collecting.abort();
-    let _aborted = collecting.await;
+    collector.is_away.store(true, Ordering::Relaxed);
     let failed = async || {
         let scrape = Scrape::of(cluster.serving_http().unwrap()).await.unwrap();
         let of = |outcome: &str| scrape.value(&format!("merganser_serving_trace_spans_total{{outcome=\"{outcome}\"}}")).unwrap();
