@@ -50,6 +50,7 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
         tokens: set(&auth.tokens),
         jwt: set(&auth.jwt_keys).map(|keys| JwtOptions { keys, issuer: auth.jwt_issuer.clone(), audience: auth.jwt_audience.clone() }),
         limits: Limits::default(),
+        metrics: None,
     };
     let files = [&auth.tokens, &auth.jwt_keys]
         .into_iter()

@@ -16,7 +16,7 @@ use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, ExportSummary, ExportViewRowsRequest, ExportViewRowsResponse};
 use storage::output::{TableFile, TableFormat, check_free};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::{Consistency, connect, number, parse_date, sentence, table, timestamp};
 
@@ -154,7 +154,9 @@ async fn receive(pieces: &mut Streaming<ExportViewRowsResponse>, sink: &mut Sink
 }
 
 fn broken_off(status: tonic::Status) -> anyhow::Error {
-    anyhow!("{}; nothing was written", sentence(&status))
+    // It says how long an export may take.
+    let why = if status.code() == Code::DeadlineExceeded { status.message().to_owned() } else { sentence(&status) };
+    anyhow!("{why}; nothing was written")
 }
 
 /// Seen on a terminal only.
