@@ -126,7 +126,8 @@ impl Trouble {
         match wrong {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired { server },
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid { server },
-            CertificateError::UnknownIssuer => Self::UnknownCa { server },
+            // The latter where a CA was made again by the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa { server },
             CertificateError::NotValidForNameContext { expected, presented } => {
                 Self::OtherName { server, expected: expected.to_str().into_owned(), presented: presented.clone() }
             }
