@@ -151,6 +151,9 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
     )
 }
 
+/// rustls tells `DnsName("host")` and `IpAddress(127.0.0.1)`.
 fn names(presented: &[String]) -> String {
-    if presented.is_empty() { "nobody".to_owned() } else { presented.join(", ") }
+    let bare =
+        |name: &String| name.split_once('(').map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')').trim_matches('"')).to_owned();
+    if presented.is_empty() { "nobody".to_owned() } else { presented.iter().map(bare).collect::<Vec<_>>().join(", ") }
 }
