@@ -11,7 +11,7 @@ PEERS := $(or $(CARGO_TARGET_DIR),target)/bench-peers
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build release demo test run load-test load-test-smoke bench bench-smoke overload ci fmt lint doc deps buf test-alerts schedules mutants demo-events chaos sim fuzz fuzz-slice network bench-peers bench-peers-smoke
+.PHONY: help build release demo test run load-test load-test-smoke bench bench-smoke overload ci fmt lint doc deps buf test-alerts test-docs test-web test-clients reference schedules mutants demo-events chaos sim fuzz fuzz-slice network bench-peers bench-peers-smoke
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,8 +50,8 @@ bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch 
 	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
 	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, load test, peers; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 load-test-smoke:3 bench-peers-smoke:2
+ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, docs, load test, peers, console, clients; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 test-docs:6 load-test-smoke:3 bench-peers-smoke:2 test-web:3 test-clients:4
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -68,8 +68,17 @@ deps: ## exactly one version of arrow, parquet, object_store and tonic
 buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 	@.ci/buf
 
+test-clients: build ## the clients of examples/clients in four languages and a browser, against servers on free ports; what this machine has not is skipped (CLIENTS='Go browser' for some)
+	@$(BIN)/test-clients $(CLIENTS)
+
 test-alerts: ## the alert rules in deploy/prometheus with promtool, installed or Debian's; skipped where there is neither
 	@.ci/promtool
+
+reference: build ## writes what docs/reference.md says of settings and commands anew, from the code
+	@$(BIN)/reference
+
+test-docs: build ## types every command of the docs in a working copy and compares what is printed (ARGS='--all docs/guide.md'); skips what is not there, and says so
+	@$(BIN)/test-docs $(ARGS)
 
 schedules: ## random schedules against the oracle (SCHEDULES=100, SEED=printed seed)
 	SCHEDULES=$(or $(SCHEDULES),100) cargo test --workspace --quiet --test agreement -- --nocapture
@@ -98,3 +107,6 @@ fuzz: ## libFuzzer over every reader for FUZZ_SECONDS=60 in all, led by coverage
 
 network: build ## whole servers on simulated networks from consecutive seeds (SEEDS=300, SEED=first seed; TRACE=1 prints the steps, TWICE=1 compares two runs)
 	@SEEDS=$(or $(SEEDS),300) $(BIN)/network $(if $(TRACE),--trace) $(if $(TWICE),--twice)
+
+test-web: build ## the console in headless Chromium: look-ups, odd ids, runs, rollback, keyboard, phone, dark (ARGS='odd' for some); screenshots in target/web
+	@integration-tests/web/run $(ARGS)

@@ -31,6 +31,14 @@ pub enum RunError {
         /// Where its SQL should be.
         file: String,
     },
+    /// Nobody knows the view.
+    #[error("there is no view {view}; there are {known}")]
+    UnknownView {
+        /// As it was given.
+        view: String,
+        /// Those that are declared or published.
+        known: String,
+    },
     /// The view was declared once, and its file is gone.
     #[error(
         "{file} is not there, and version {version} was computed from another definition than the built-in one; set [views] dir, or put the file back"
@@ -271,6 +279,56 @@ pub enum RunError {
         /// What the SQL said.
         #[source]
         source: FoldError,
+    },
+    /// A retention is declared, and the view counts events of any age.
+    #[error(
+        "[retention] events = \"{retention}\" lets older events go, and {view} keeps its buckets for ever; give it a limit of at most that, such as -- keep: {retention} in {file}"
+    )]
+    NoLimit {
+        /// The view.
+        view: String,
+        /// Where its SQL is, or should be.
+        file: String,
+        /// As declared.
+        retention: String,
+    },
+    /// A retention is declared, and the view keeps its buckets longer.
+    #[error(
+        "[retention] events = \"{retention}\" lets older events go, and {view} keeps its buckets for {keep}; write -- keep: {retention} or less in {file}"
+    )]
+    LongLimit {
+        /// The view.
+        view: String,
+        /// Where its SQL is.
+        file: String,
+        /// Its limit.
+        keep: String,
+        /// As declared.
+        retention: String,
+    },
+    /// The definition counts events that have expired.
+    #[error(
+        "events before {before} have expired and are gone, and {view} counts events {from}, which would be only some of them; {instead}"
+    )]
+    BelowFloor {
+        /// The view.
+        view: String,
+        /// The floor.
+        before: String,
+        /// What it counts.
+        from: String,
+        /// What can be declared.
+        instead: String,
+    },
+    /// A version counts events that have expired since.
+    #[error("version {version} of {view} counts events before {before}, which have expired since and are gone; take a later one")]
+    ExpiredSince {
+        /// The view.
+        view: String,
+        /// The version.
+        version: i64,
+        /// The floor.
+        before: String,
     },
     /// The definition fails, on no event alone but on many together.
     #[error("the view fails on events of partition {partition} taken together")]
@@ -519,6 +577,7 @@ impl RunError {
             | Self::ViewName { .. }
             | Self::UserStatsKey { .. }
             | Self::NoDefinition { .. }
+            | Self::UnknownView { .. }
             | Self::DefinitionGone { .. }
             | Self::AmountType { .. }
             | Self::AttributeType { .. }
@@ -526,6 +585,9 @@ impl RunError {
             | Self::NothingJudged { .. }
             | Self::Partitions { .. }
             | Self::OtherCold { .. }
+            | Self::NoLimit { .. }
+            | Self::LongLimit { .. }
+            | Self::BelowFloor { .. }
             | Self::UserId { .. }
             | Self::NoSpeedLayer
             | Self::SpeedAddress { .. }

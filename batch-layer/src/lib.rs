@@ -15,6 +15,8 @@
 
 /// Every finished value, compared before anybody sees it.
 mod audit;
+/// How far a run is, in the store.
+mod beacon;
 /// States on their way to the shard they belong to.
 mod chunk;
 /// What dead runs left.
@@ -61,6 +63,8 @@ pub mod progress;
 mod recount;
 /// What a run did, for people and for the store.
 mod report;
+/// How long events are kept, and what that asks of views.
+mod retention;
 /// An older version, published again.
 mod rollback;
 /// Where every row went.

@@ -1,8 +1,8 @@
 //! The command line of the batch layer.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's answer goes to stdout, its complaint to stderr")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod acts;
+mod documents;
 mod logs;
 mod runs;
 mod upkeep;
@@ -17,10 +17,17 @@ use anyhow::Context;
 use batch_layer::import::{Bar, ImportError, ImportOptions, Mapping, import, table};
 use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
+use batch_layer::versions::NO_VERSION;
 use batch_layer::{Depth, RunError, RunOptions, Verified, versions};
 use chrono_tz::Tz;
 use clap::{Parser, Subcommand};
+use cli::about::About;
+use cli::doctor::{self, Program};
+use cli::exit::{self, BUSY, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, NOTHING_TO_DO, TRY_AGAIN};
+use cli::print::{STYLES, complain, note};
+use cli::{Output, Printed};
 use croner::Cron;
+use merganser_proto::traces::Traces;
 use storage::config::{ByteSize, Config, LOG_FORMAT_VARIABLE, Period};
 use storage::imports;
 use storage::input::Format;
@@ -37,26 +44,35 @@ use crate::upkeep::{Upkeep, UpkeepFlags};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const CONFIGURATION: u8 = 2;
-/// Stopped by a signal, as shells count it.
-const INTERRUPTED: u8 = 130;
+const NAME: &str = Program::BatchLayer.name();
 
-/// Recomputes batch views from the master dataset and publishes them.
+/// How it ends.
+const EXIT_CODES: [Meaning; 7] = [
+    (DONE, "done: run has published"),
+    (FAILED, "refused or failed: an audit or a gate refused, a version is damaged; doctor: something is amiss"),
+    (CONFIGURATION, "the settings, a definition or the call itself"),
+    (BUSY, "another run is at work, or was first"),
+    (TRY_AGAIN, "the speed layer or the store cannot be reached, try again"),
+    (NOTHING_TO_DO, "run had nothing to do"),
+    (INTERRUPTED, "stopped by Ctrl-C in the middle of its work"),
+];
+
+/// Recomputes batch views from the master dataset and publishes them
 #[derive(Parser)]
-#[command(
-    version,
-    after_help = "Exit codes of run: 0 published, 99 nothing to do, 1 refused or failed, 2 configuration, 3 another run is at work or was first, 4 a dependency is down, try again."
-)]
+#[command(name = NAME, version, styles = STYLES, after_help = exit::help(&EXIT_CODES))]
 struct Cli {
     /// Settings; without it merganser.toml if there is one, or the built-in defaults
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The view; without it run recomputes every view that is declared, and the others mean user_stats
     #[arg(long, global = true)]
     view: Option<ViewName>,
     /// How logs are written
-    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
+    /// How to print the answer
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
     #[command(subcommand)]
     command: Command,
 }
@@ -170,6 +186,10 @@ enum Command {
     },
     /// List who was erased, and which versions have carried it out
     Erasures,
+    /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps a run from its work
+    Doctor,
+    #[command(flatten)]
+    About(About),
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -182,14 +202,27 @@ enum InputFormat {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    logs::start(cli.log_format);
-    let (config, store, acts) = match open(&cli) {
-        Ok(opened) => opened,
-        Err(error) => {
-            eprintln!("batch-layer: {error:#}");
-            return ExitCode::from(CONFIGURATION);
+    match &cli.command {
+        Command::About(about) => return exit::end(NAME, about.run::<Cli>().map(|()| DONE), |_| FAILED),
+        Command::Doctor => {
+            let examined = doctor::run(Program::BatchLayer, cli.config.as_deref(), Printed { output: cli.output }).await;
+            return exit::end(NAME, examined, |_| FAILED);
         }
+        _ => {}
+    }
+    let (config, store, acts, traces) = match open(&cli) {
+        Ok(opened) => opened,
+        Err(error) => return exit::end(NAME, Err(error), |_| CONFIGURATION),
     };
+    logs::start(cli.log_format, traces.as_ref());
+    let code = run(cli, &config, &store, &acts).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    code
+}
+
+async fn run(cli: Cli, config: &Config, store: &Store, acts: &Acts) -> ExitCode {
     let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
     let left = match cli.command {
         Command::Erase { .. } => "the user may be erased or not; erasing again is harmless",
@@ -203,29 +236,32 @@ async fn main() -> ExitCode {
         None => None,
     };
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store, &acts, &at_work)) => outcome,
+        outcome = Box::pin(execute(cli, config, store, acts, &at_work)) => outcome,
         () = stop_signal() => {
             if let Some(begun) = begun {
                 begun.interrupted().await;
             }
             if is_schedule && !at_work.load(Ordering::Relaxed) {
-                eprintln!("batch-layer: stopped between two runs");
+                note(NAME, "stopped between two runs");
                 return ExitCode::SUCCESS;
             }
-            eprintln!("batch-layer: interrupted; {left}");
+            note(NAME, format_args!("interrupted; {left}"));
             return ExitCode::from(INTERRUPTED);
         }
     };
     if let Some(begun) = begun {
         begun.ended(&outcome).await;
     }
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            let code = error.downcast_ref::<RunError>().map_or(1, RunError::exit_code);
-            eprintln!("batch-layer: {error:#}");
-            ExitCode::from(code)
-        }
+    let code = outcome.as_ref().err().and_then(|error| error.downcast_ref::<RunError>()).map_or(FAILED, RunError::exit_code);
+    exit::end(NAME, outcome.map_err(plain), |_| code)
+}
+
+/// The same error without a shell around it, so that what is inside can be recognised.
+fn plain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast() {
+        Ok(RunError::Store(inside)) => inside.into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
     }
 }
 
@@ -241,21 +277,29 @@ async fn stop_signal() {
     }
 }
 
-fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts)> {
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts, Option<Traces>)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
     batch_layer::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
     let acts = Acts::open(&config)?;
-    Ok((config, store, acts))
+    let telemetry = &config.telemetry;
+    let traces = Traces::start(&telemetry.otlp_endpoint, telemetry.sample_ratio, "batch-layer").context("[telemetry]")?;
+    Ok((config, store, acts, traces))
 }
 
 /// Does what was asked; the answer is the exit code.
 async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work: &AtomicBool) -> anyhow::Result<u8> {
     let one = cli.view.clone().unwrap_or_else(ViewName::user_stats);
+    let (output, printed) = (cli.output, Printed { output: cli.output });
+    if cli.view.is_some()
+        && matches!(cli.command, Command::Versions | Command::Verify { .. } | Command::Rollback { .. } | Command::Expire { .. })
+    {
+        versions::check_known(store, &config.views.dir, &one).await?;
+    }
     match cli.command {
         Command::Run { flags, incremental, force, accept_difference } => {
             let due = if incremental { Due::Incremental } else { Due::Full };
-            let runs = Runs { config, store, flags, view: cli.view, at_work };
+            let runs = Runs { config, store, flags, view: cli.view, output, at_work };
             return match accept_difference {
                 Some(run_id) => runs.accepting(run_id).await,
                 None => runs.once(due, force).await,
@@ -264,53 +308,49 @@ async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work:
         Command::Schedule { flags, cron, zone, every, on_new_data, upkeep } => {
             let cron = cron.map(|cron| (*cron, zone));
             let timetable = Timetable { cron, every: every.map(|every| every.0), new_bytes: on_new_data.map(|size| size.0) };
-            return Runs { config, store, flags, view: cli.view, at_work }.on_schedule(&timetable, Upkeep::new(upkeep, acts.clone())).await;
+            return Runs { config, store, flags, view: cli.view, output, at_work }
+                .on_schedule(&timetable, Upkeep::new(upkeep, acts.clone(), output))
+                .await;
         }
         Command::Versions => {
-            println!("{}", versions::table(&versions::list(store, &one).await?, RealMachine.now().into()));
-            if let Some(expired) = versions::expired(store, &one).await? {
-                println!("{expired}");
+            let (listed, expired) = (versions::list(store, &one).await?, versions::expired(store, &one).await?);
+            let mut text = versions::table(&listed, RealMachine.now().into());
+            if !expired.is_empty() {
+                text += &format!("\nexpired: {}", expired.iter().map(|version| format!("v{version}")).collect::<Vec<_>>().join(" "));
             }
+            printed.answer(text, &documents::of_versions(&one, &listed, &expired))?;
         }
         Command::Withdraw { name } => {
             let published = batch_layer::withdraw(&RunOptions::from_config(config, name), store).await?;
-            println!("withdrew {} with v{}", published.view, published.version);
+            let text = format!("withdrew {} with v{}", published.view, published.version);
+            printed.answer(text, &documents::of_published(&published, None))?;
         }
         Command::Verify { key: Some(key), live: true, speed_layer, .. } => {
-            let mut options = RunOptions::from_config(config, one);
+            let mut options = RunOptions::from_config(config, one.clone());
             options.speed_layer = speed_layer.or(options.speed_layer);
-            match batch_layer::recount(&options, store, &key, Arc::new(Terminal::default())).await? {
-                Some(recount) => {
-                    println!("{recount}");
-                    recount.verdict()?;
-                }
-                None => println!("no version yet"),
-            }
+            let recount = batch_layer::recount(&options, store, &key, Arc::new(Terminal::default())).await?;
+            let text = recount.as_ref().map_or_else(|| NO_VERSION.to_owned(), ToString::to_string);
+            printed.answer(text, &documents::of_recount(&one, recount.as_ref()))?;
+            recount.map_or(Ok(()), |recount| recount.verdict())?;
         }
         Command::Verify { version, recompute, key, .. } => {
             let depth = if recompute { Depth::Recompute { first: key } } else { Depth::Files };
-            let options = RunOptions::from_config(config, one);
-            match batch_layer::verify(&options, store, version, depth, Arc::new(Terminal::default())).await? {
-                Some(Verified { manifest, keys_compared }) => {
-                    let (files, rows) = (manifest.files.len(), manifest.row_count);
-                    let compared =
-                        if recompute { format!(", {keys_compared} keys equal to a fold of the raw events") } else { String::new() };
-                    println!("v{} is sound: {files} files, {rows} rows{compared}", manifest.version);
-                }
-                None => println!("no version yet"),
-            }
+            let options = RunOptions::from_config(config, one.clone());
+            let verified = batch_layer::verify(&options, store, version, depth, Arc::new(Terminal::default())).await?;
+            let text = verified.as_ref().map_or_else(|| NO_VERSION.to_owned(), |verified| soundness(verified, recompute));
+            printed.answer(text, &documents::of_verified(&one, verified.as_ref(), recompute))?;
         }
         Command::Import { inputs, select, select_file, format, threads } => {
             let text = match (select, select_file) {
                 (None, Some(file)) => match std::fs::read_to_string(&file) {
                     Ok(text) => Some(text),
-                    Err(e) => return Ok(complain(CONFIGURATION, &anyhow::Error::new(e).context(file.display().to_string()))),
+                    Err(e) => return Ok(refused(CONFIGURATION, &anyhow::Error::new(e).context(file.display().to_string()))),
                 },
                 (select, _) => select,
             };
             let mapping = match text.map(|text| Mapping::parse(&text)).transpose() {
                 Ok(mapping) => mapping,
-                Err(e) => return Ok(complain(CONFIGURATION, &e.into())),
+                Err(e) => return Ok(refused(CONFIGURATION, &e.into())),
             };
             let mut options = ImportOptions { mapping, ..ImportOptions::from_config(config, inputs) };
             options.format = format.map(|format| match format {
@@ -321,41 +361,58 @@ async fn execute(cli: Cli, config: &Config, store: &Store, acts: &Acts, at_work:
             options.threads = threads.unwrap_or(options.threads);
             let summary = match Box::pin(import(&options, store, Arc::new(Bar::new(true)))).await {
                 Err(ImportError::Store(e)) if !matches!(e, StoreError::Partitions { .. }) => return Err(e.into()),
-                Err(e) => return Ok(complain(e.exit_code(), &e.into())),
+                Err(e) => return Ok(refused(e.exit_code(), &e.into())),
                 Ok(summary) => summary,
             };
-            println!("{summary}");
+            printed.answer(&summary, &documents::of_import(&summary))?;
             let code = summary.exit_code();
             for (input, failed) in summary.files.into_iter().filter_map(|(input, file)| Some((input, file.err()?))) {
-                complain(code, &anyhow::Error::new(failed).context(input));
+                complain(NAME, &anyhow::Error::new(failed).context(input));
             }
             return Ok(code);
         }
-        Command::Imports => println!("{}", table(&imports::list(store).await?)),
+        Command::Imports => {
+            let imports = imports::list(store).await?;
+            printed.answer(table(&imports), &documents::of_imports(&imports))?;
+        }
         Command::Rollback { version, no_speed_layer, speed_layer } => {
             let mut options = RunOptions::from_config(config, one);
             options.speed_layer = if no_speed_layer { None } else { speed_layer.or(options.speed_layer) };
             let published = batch_layer::rollback(&options, store, version).await?;
-            println!("published {} v{} with the content of v{version}", published.view, published.version);
+            let text = format!("published {} v{} with the content of v{version}", published.view, published.version);
+            printed.answer(text, &documents::of_published(&published, Some(version)))?;
         }
-        Command::Expire { dry_run } => upkeep::expire(config, store, cli.view, dry_run).await?,
-        Command::Compact => upkeep::compact(config, store).await?,
+        Command::Expire { dry_run } => upkeep::expire(config, store, cli.view, dry_run, printed).await?,
+        Command::Compact => upkeep::compact(config, store, printed).await?,
         Command::Erase { user, speed_layer } => {
             let Some(url) = speed_layer.or(RunOptions::from_config(config, one).speed_layer) else {
-                return Ok(complain(
+                return Ok(refused(
                     CONFIGURATION,
                     &anyhow::anyhow!("an erasure goes through the speed layer; name one with --speed-layer"),
                 ));
             };
-            println!("{}", batch_layer::erase::erase(store, &url, &config.tls, &config.client, &user).await?);
+            let erased = batch_layer::erase::erase(store, &url, &config.tls, &config.client, &user).await?;
+            printed.answer(&erased, &documents::of_erased(&erased))?;
         }
-        Command::Erasures => println!("{}", batch_layer::erase::table(&batch_layer::erase::erasures(store).await?)),
+        Command::Erasures => {
+            let erasures = batch_layer::erase::erasures(store).await?;
+            printed.answer(batch_layer::erase::table(&erasures), &documents::of_erasures(&erasures))?;
+        }
+        // They need no settings, and were done before these were read.
+        Command::Doctor | Command::About(_) => {}
     }
-    Ok(0)
+    Ok(DONE)
+}
+
+/// What a sound version is told as.
+fn soundness(Verified { manifest, keys_compared }: &Verified, recompute: bool) -> String {
+    let (files, rows) = (manifest.files.len(), manifest.row_count);
+    let compared = if recompute { format!(", {keys_compared} keys equal to a fold of the raw events") } else { String::new() };
+    format!("v{} is sound: {files} files, {rows} rows{compared}", manifest.version)
 }
 
 /// Says what went wrong; the answer is the exit code.
-fn complain(code: u8, error: &anyhow::Error) -> u8 {
-    eprintln!("batch-layer: {error:#}");
+fn refused(code: u8, error: &anyhow::Error) -> u8 {
+    complain(NAME, error);
     code
 }

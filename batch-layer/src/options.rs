@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub lease_ttl: Duration,
     /// What no version names is removed when it is older than this.
     pub grace: Duration,
+    /// Events older than this may go, so that every view must let them go itself; `None` keeps all.
+    pub retention: Option<Duration>,
     /// How calls to the store are repeated.
     pub retry: Retry,
 }
@@ -71,7 +73,13 @@ impl RunOptions {
             spill_dir: Some(batch.spill_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
             lease_ttl: batch.lease_ttl.0,
             grace: batch.grace.0,
+            retention: Some(config.retention.events.0).filter(|retention| !retention.is_zero()),
             retry: Retry::seeded(0),
         }
+    }
+
+    /// Memory for sorting that each of the threads has, bytes.
+    pub(crate) fn memory_bytes_a_thread(&self) -> usize {
+        usize::try_from(self.memory_limit_bytes).unwrap_or(usize::MAX) / self.threads.get()
     }
 }

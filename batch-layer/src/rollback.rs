@@ -2,7 +2,7 @@
 //!
 //! Nothing is computed. The files are those of the older version, so it costs what comparing them costs; the speed layer is asked first
 //! whether it can still answer from the older boundary, for a version that nobody can complete would only stand in the way. What was
-//! computed before an erasure that is carried out since is not brought back.
+//! computed before an erasure that is carried out since is not brought back, nor what counts events that have expired.
 
 use storage::batch_view::{BlockCache, OpenView};
 use storage::erasures::Erasures;
@@ -14,6 +14,7 @@ use tracing::info;
 use crate::error::RunError;
 use crate::keeper::Turn;
 use crate::options::RunOptions;
+use crate::retention;
 use crate::run::{publish, rfc3339};
 use crate::service::SpeedLayer;
 
@@ -56,6 +57,7 @@ async fn prepared(options: &RunOptions, store: &Store, version: i64) -> Result<M
         return Err(RunError::NotPublished { view: format!("version {version} of {}", options.view) });
     }
     check_erasures(store, &older, newest).await?;
+    retention::check_version(store, &older).await?;
     Definitions::new(store.clone(), options.view.clone()).get(&older.fingerprint).await?;
     OpenView::open(store, older.clone(), &BlockCache::new(0)).await?;
     if let Some(url) = &options.speed_layer {

@@ -1,6 +1,6 @@
 //! Row counts reconcile between the layers: every row of the log below the boundary is in a segment, and every row of a segment or an
 //! import is counted in the view, or was left out for a reason that is counted too. Erasures are records of the log and no rows, and what they
-//! hide is gone from files in time.
+//! hide is gone from files in time; so is what a declared retention lets go.
 
 use std::fmt;
 
@@ -20,6 +20,8 @@ pub struct Rows {
     pub erasures: i64,
     /// Events that were erased and are in no segment any more.
     pub gone: i64,
+    /// Events past a declared retention that are in no segment any more.
+    pub expired: i64,
     /// Rows of the imports that are covered.
     pub imports: i64,
     /// Events that the view counts.
@@ -36,6 +38,9 @@ pub struct Rows {
     pub past_limit: i64,
     /// Rows that the WHERE, the limit and erasures had left out of the version that this one was built upon.
     pub left_out_before: i64,
+    /// Of those, and of the repeated ones, rows of segments and imports that have expired and are gone; 0 in a run over all events, which
+    /// never saw them.
+    pub left_out_and_gone: i64,
 }
 
 impl Rows {
@@ -46,14 +51,16 @@ impl Rows {
 
     /// What became of it.
     pub(crate) fn accounted_for(&self) -> i64 {
-        self.counted + self.late_duplicates + self.conflicts + self.erased + self.filtered + self.past_limit + self.left_out_before
+        let left_out = self.erased + self.filtered + self.past_limit + self.left_out_before - self.left_out_and_gone;
+        self.counted + self.late_duplicates + self.conflicts + left_out
     }
 
     /// Whether every row is accounted for, once. A view that leaves nothing out never did, and where nobody is erased nothing is gone.
     pub(crate) fn reconcile(&self, leaves_out: bool) -> bool {
         let fits = |rows: i64, may_be: bool| if may_be { rows >= 0 } else { rows == 0 };
-        self.log == self.segments + self.erasures + self.gone
+        self.log == self.segments + self.erasures + self.gone + self.expired
             && fits(self.gone, self.erasures > 0)
+            && self.expired >= 0
             && self.archived() == self.accounted_for()
             && fits(self.left_out_before, leaves_out || self.erasures > 0)
     }
@@ -64,6 +71,11 @@ pub(crate) fn of_imports<'a>(imports: impl IntoIterator<Item = &'a ImportMeta>) 
     imports.into_iter().flat_map(|import| (0..import.partitions).map(|partition| import.rows(partition))).sum()
 }
 
+/// Rows of imports that have expired and are gone.
+pub(crate) fn expired_of_imports<'a>(imports: impl IntoIterator<Item = &'a ImportMeta>) -> i64 {
+    imports.into_iter().flat_map(|import| (0..import.partitions).map(|partition| import.expired(partition))).sum()
+}
+
 /// The equation, without terms that are zero.
 impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +84,8 @@ impl fmt::Display for Rows {
             Err(_) => n.to_string(),
         };
         write!(f, "{} in the log", count(self.log))?;
-        for (rows, what) in [(self.erasures, "erasures"), (self.gone, "erased and gone")].into_iter().filter(|(rows, _)| *rows != 0) {
+        let gone = [(self.erasures, "erasures"), (self.gone, "erased and gone"), (self.expired, "expired and gone")];
+        for (rows, what) in gone.into_iter().filter(|(rows, _)| *rows != 0) {
             write!(f, " - {} {what}", count(rows))?;
         }
         write!(f, ", {} in segments", count(self.segments))?;
@@ -88,6 +101,10 @@ impl fmt::Display for Rows {
             (self.past_limit, "past the limit"),
             (self.left_out_before, "left out before"),
         ];
-        terms.iter().filter(|(rows, _)| *rows != 0).try_for_each(|(rows, what)| write!(f, " + {} {what}", count(*rows)))
+        terms.iter().filter(|(rows, _)| *rows != 0).try_for_each(|(rows, what)| write!(f, " + {} {what}", count(*rows)))?;
+        match self.left_out_and_gone {
+            0 => Ok(()),
+            gone => write!(f, " - {} of these expired and gone", count(gone)),
+        }
     }
 }

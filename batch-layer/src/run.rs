@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use merganser_proto::Transport;
+use merganser_proto::{Transport, trace_span, traces};
 use storage::identities;
 use storage::machine::{Machine, RealMachine, blocking, driven};
 use storage::manifest::{AcceptedDifference, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
@@ -16,10 +16,12 @@ use storage::paths::Id;
 use storage::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, info, warn};
 use views::{Definition, key};
 
 use crate::audit::{Audit, Audited, Evidence, Touched};
+use crate::beacon::Beacon;
 use crate::collect::{Collected, collect};
 use crate::compute::{self, Base, Computed, Target};
 use crate::cut::Cut;
@@ -34,6 +36,7 @@ use crate::options::RunOptions;
 use crate::piece::{Master, Piece};
 use crate::progress::Progress;
 use crate::report::RunReport;
+use crate::retention;
 use crate::service::SpeedLayer;
 use crate::shard::Work;
 use crate::sort::SortBounds;
@@ -72,11 +75,19 @@ pub async fn run_on(
     store: &Store,
     progress: Arc<dyn Progress>,
 ) -> Result<RunOutcome, RunError> {
-    let began = Instant::now();
-    let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
-    let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, (started, began), run_id, &keeper)).await;
-    keeper.release().await;
-    outcome
+    let span = trace_span!("batch run", view = %options.view, incremental = options.incremental, run_id = Empty, version = Empty);
+    let run = async {
+        let began = Instant::now();
+        let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
+        traces::current().record("run_id", run_id.to_string());
+        let (progress, beacon) = Beacon::light(&machine, &store, &options.view, &run_id, started, progress);
+        let alone = run_alone(Arc::clone(&machine), speed, options, &store, progress, (started, began), run_id, &keeper);
+        let outcome = Box::pin(alone).await;
+        beacon.put_out().await;
+        keeper.release().await;
+        outcome
+    };
+    Box::pin(run.instrument(span)).await
 }
 
 /// The run of whoever holds the lease.
@@ -99,13 +110,15 @@ async fn run_alone(
         None => None,
     };
     let definition = Arc::new(definition::load(options, parent.as_ref())?);
+    retention::check_limit(&definition, options)?;
     if let Some(parent) = &parent {
         definition::check_types(&definition, options, store, parent).await?;
     }
     if let Some(judged) = &judged {
         judged.check(parent.as_ref(), &definition)?;
     }
-    let (speed, cut, master) = cut(options, speed, store, parent.as_ref(), judged.as_ref()).await?;
+    let cutting = trace_span!("cut");
+    let (speed, cut, master) = cut(options, speed, store, parent.as_ref(), judged.as_ref()).instrument(cutting).await?;
     let covered = parent.as_ref().map_or(&[][..], |parent| parent.imports.as_slice());
     master.imports_of(covered)?;
     let new_imports: BTreeSet<i64> = master.imports.iter().map(|import| import.import).filter(|import| !covered.contains(import)).collect();
@@ -119,6 +132,7 @@ async fn run_alone(
         return Ok(RunOutcome::NothingToDo(reason));
     }
 
+    traces::current().record("version", number + 1);
     info!(view = %options.view, %run_id, boundary = ?cut.boundary, log_id = cut.log_id, "recomputing");
     let report = RunReport {
         view: options.view.to_string(),
@@ -235,8 +249,10 @@ impl Run<'_> {
         self.progress.begin(self.report.rows_read as u64);
         let boundary_records = sources.iter().map(Source::last_record).collect();
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
+        retention::check_floor(self.store, self.options, &self.definition, as_of).await?;
         let kept_from = definition::kept_from(&self.definition, as_of)?;
-        let mut computed = self.compute(&sources, base.as_ref(), kept_from).await?;
+        let computing = trace_span!("compute", rows = self.report.rows_read, built_upon = self.report.built_upon);
+        let mut computed = self.compute(&sources, base.as_ref(), kept_from).instrument(computing).await?;
         let removed = std::mem::take(&mut computed.removed);
         let mut touched = Touched::keys(self.note_duplicates(&removed));
         self.note_hidden(&hidden, &mut touched)?;
@@ -255,7 +271,7 @@ impl Run<'_> {
             recalled,
             base: base.map(|base| base.view),
         };
-        let audited = Box::pin(self.audit(&manifest, evidence)).await?;
+        let audited = Box::pin(self.audit(&manifest, evidence).instrument(trace_span!("audit"))).await?;
         manifest.event_count = audited.event_count;
         self.note_rows(&manifest, before.as_ref(), &removed)?;
         manifest.accepted_difference = self.judge(&audited)?;
@@ -264,15 +280,20 @@ impl Run<'_> {
         manifest.audit = Some(audited.summary);
         let mut manifest = manifest.in_its_format();
 
-        let stored = definition::stored(&self.definition);
-        Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
-        // The last look: from here on only the put-if-absent decides.
-        manifest.lease = self.keeper.check().await?;
-        publish(self.store, &manifest).await?;
+        Box::pin(self.put(&mut manifest).instrument(trace_span!("publish"))).await?;
         info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
         let before = self.parent.as_ref().map_or(&[][..], |parent| &parent.boundary);
         erase::note(self.store, &self.master.erasures, &manifest, before).await;
         Ok(())
+    }
+
+    /// Publishes a version that was audited.
+    async fn put(&self, manifest: &mut Manifest) -> Result<(), RunError> {
+        let stored = definition::stored(&self.definition);
+        Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
+        // The last look: from here on only the put-if-absent decides.
+        manifest.lease = self.keeper.check().await?;
+        publish(self.store, manifest).await
     }
 
     /// The version to build upon, if one is asked for and can be.
@@ -331,8 +352,8 @@ impl Run<'_> {
     }
 
     async fn compute(&self, sources: &[Source], base: Option<&Base>, kept_from: Option<i64>) -> Result<Computed, RunError> {
-        let spill = self.spill_folder().await?;
-        let memory_bytes = usize::try_from(self.options.memory_limit_bytes).unwrap_or(usize::MAX) / self.options.threads.get();
+        let spill = spill_folder(self.options).await?;
+        let memory_bytes = self.options.memory_bytes_a_thread();
         let work = Work {
             store: self.store.clone(),
             definition: Arc::clone(&self.definition),
@@ -346,13 +367,6 @@ impl Run<'_> {
             Some(base) => compute::from_base(&work, sources, base, &self.cut.boundary, &self.master, &target).await,
             None => compute::from_all(&work, sources, self.parent.as_ref(), &self.new_imports, &target).await,
         }
-    }
-
-    /// Waits for others that look through the same parent, and may have much to remove.
-    async fn spill_folder(&self) -> Result<SpillFolder, RunError> {
-        let parent = self.options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let place = parent.clone();
-        blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
     }
 
     /// The manifest as it will be published, but for what the audit has to say.
@@ -431,6 +445,13 @@ impl Run<'_> {
     }
 }
 
+/// Waits for others that look through the same parent, and may have much to remove.
+pub(crate) async fn spill_folder(options: &RunOptions) -> Result<SpillFolder, RunError> {
+    let parent = options.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let place = parent.clone();
+    blocking(move || SpillFolder::open(&place)).await.map_err(|source| RunError::Local { path: parent.display().to_string(), source })
+}
+
 /// Puts the manifest of the next version.
 ///
 /// # Errors
@@ -453,6 +474,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 pub(crate) async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let token = CancellationToken::new();
     let _caller = token.clone().drop_guard();
+    let work = work.instrument(traces::current());
     let done = driven(async move { token.run_until_cancelled(work).await }).await;
     done.expect("the token is cancelled only when the caller is dropped")
 }

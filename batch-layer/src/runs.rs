@@ -12,6 +12,10 @@ use batch_layer::progress::Terminal;
 use batch_layer::schedule::{self, Due, Timetable};
 use batch_layer::{RunError, RunOptions, RunOutcome, view_of_run};
 use chrono::{DateTime, Utc};
+use cli::Output;
+use cli::exit::{DONE, NOTHING_TO_DO};
+use cli::print::{complain, mention};
+use serde_json::Value;
 use storage::config::{ByteSize, Config};
 use storage::machine::{Machine, RealMachine};
 use storage::manifest::{Manifests, list_views};
@@ -20,9 +24,9 @@ use storage::store::Store;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::documents;
 use crate::upkeep::Upkeep;
 
-const NOTHING_TO_DO: u8 = 99;
 /// Exit codes of what may go well a little later: another run has the lease, a dependency is down.
 const TRY_AGAIN: [u8; 2] = [3, 4];
 /// How often it is looked whether a run is due.
@@ -56,8 +60,17 @@ pub(crate) struct Runs<'a> {
     pub(crate) store: &'a Store,
     pub(crate) flags: RunFlags,
     pub(crate) view: Option<ViewName>,
+    pub(crate) output: Output,
     /// Whether a run is at work now.
     pub(crate) at_work: &'a AtomicBool,
+}
+
+/// What the runs of one call have come to so far.
+#[derive(Default)]
+struct Ended {
+    attempts: BTreeMap<ViewName, Attempt>,
+    /// One of each, where they are asked for.
+    documents: Vec<Value>,
 }
 
 impl Runs<'_> {
@@ -65,23 +78,24 @@ impl Runs<'_> {
     /// failure that may go well a little later, for whoever tries again meets the others again; else that of the first failure; without
     /// one it says whether anything was published.
     pub(crate) async fn once(&self, due: Due, force: bool) -> anyhow::Result<u8> {
-        let (views, mut failed) = self.views()?;
+        let mut ended = Ended::default();
+        let (views, mut failed) = self.views(&mut ended)?;
         if self.view.is_none() {
             self.warn_of_views_without_file(&views).await?;
         }
-        let (mut code, mut attempts) = (NOTHING_TO_DO, BTreeMap::new());
+        let mut code = NOTHING_TO_DO;
         self.at_work.store(true, Ordering::Relaxed);
         for view in views {
             let options = self.options(view, due, force);
-            match self.attempt(&options, &mut attempts).await {
+            match self.attempt(&options, &mut ended).await {
                 NOTHING_TO_DO => {}
-                0 => code = 0,
+                DONE => code = DONE,
                 error => failed = Some(failed.map_or(error, |first| graver(first, error))),
             }
         }
         self.at_work.store(false, Ordering::Relaxed);
-        self.write_metrics(&attempts).await;
-        Ok(failed.unwrap_or(code))
+        self.write_metrics(&ended.attempts).await;
+        Ok(self.tell(&ended, failed.unwrap_or(code)))
     }
 
     /// The run that publishes in spite of the difference that the run of that id found.
@@ -92,18 +106,26 @@ impl Runs<'_> {
         };
         self.at_work.store(true, Ordering::Relaxed);
         let options = RunOptions { accept_difference: Some(run_id), ..self.options(view, Due::Full, false) };
-        let mut attempts = BTreeMap::new();
-        let code = self.attempt(&options, &mut attempts).await;
-        self.write_metrics(&attempts).await;
-        Ok(code)
+        let mut ended = Ended::default();
+        let code = self.attempt(&options, &mut ended).await;
+        self.write_metrics(&ended.attempts).await;
+        Ok(self.tell(&ended, code))
     }
 
     /// One run, which is noted; gives its exit code.
-    async fn attempt(&self, options: &RunOptions, attempts: &mut BTreeMap<ViewName, Attempt>) -> u8 {
+    async fn attempt(&self, options: &RunOptions, ended: &mut Ended) -> u8 {
         let (started, since) = (now(), Instant::now());
-        let exit_code = self.of_view(options).await;
-        attempts.insert(options.view.clone(), Attempt { exit_code, started, elapsed: since.elapsed() });
+        let exit_code = self.of_view(options, &mut ended.documents).await;
+        ended.attempts.insert(options.view.clone(), Attempt { exit_code, started, elapsed: since.elapsed() });
         exit_code
+    }
+
+    /// Prints the document of the call, where one is asked for, and gives the exit code.
+    fn tell(&self, ended: &Ended, code: u8) -> u8 {
+        if self.output == Output::Json {
+            mention(format_args!("{:#}", documents::of_runs(&ended.documents, code)));
+        }
+        code
     }
 
     /// Best effort: a run has come to what it has come to.
@@ -117,23 +139,30 @@ impl Runs<'_> {
         }
     }
 
-    /// One run; gives its exit code.
-    async fn of_view(&self, options: &RunOptions) -> u8 {
+    /// One run, which is told or noted; gives its exit code.
+    async fn of_view(&self, options: &RunOptions, documents: &mut Vec<Value>) -> u8 {
         let (view, speed_layer) = (&options.view, options.speed_layer.as_deref().unwrap_or("none"));
         let url = &self.config.store.url;
         info!(store = url, %view, speed_layer, memory_bytes = options.memory_limit_bytes, threads = options.threads, incremental = options.incremental, "batch run");
         match batch_layer::run(options, self.store, Arc::new(Terminal::default())).await {
-            Ok(RunOutcome::Published(report)) => {
-                println!("{report}");
-                0
-            }
-            Ok(RunOutcome::NothingToDo(reason)) => {
-                println!("nothing to do for {view}: {reason}");
-                NOTHING_TO_DO
+            Ok(outcome) => {
+                let (code, text) = match &outcome {
+                    RunOutcome::Published(report) => (DONE, report.to_string()),
+                    RunOutcome::NothingToDo(reason) => (NOTHING_TO_DO, format!("nothing to do for {view}: {reason}")),
+                };
+                match self.output {
+                    Output::Table => mention(text),
+                    Output::Json => documents.push(documents::of_run(view, &outcome)),
+                }
+                code
             }
             Err(error) => {
                 let code = error.exit_code();
-                eprintln!("batch-layer: view {view}: {:#}", anyhow::Error::new(error));
+                let error = crate::plain(error.into());
+                if self.output == Output::Json {
+                    documents.push(documents::of_failure(view.as_str(), code, &format!("{error:#}")));
+                }
+                complain(crate::NAME, &error.context(format!("view {view}")));
                 code
             }
         }
@@ -142,7 +171,7 @@ impl Runs<'_> {
     /// A run whenever one is due, for ever. Those that may go well a little later are tried again; others wait for their next time.
     /// Between two runs, once a day, it looks after the store as `upkeep` says.
     pub(crate) async fn on_schedule(&self, timetable: &Timetable, mut upkeep: Upkeep) -> anyhow::Result<u8> {
-        let mut done = schedule::published(self.store, &self.views()?.0).await?;
+        let mut done = schedule::published(self.store, &self.views(&mut Ended::default())?.0).await?;
         let mut told = None;
         loop {
             let now = now();
@@ -181,7 +210,7 @@ impl Runs<'_> {
         if timetable.new_bytes.is_none() {
             return 0;
         }
-        let looked = match self.views() {
+        let looked = match self.views(&mut Ended::default()) {
             Ok((views, _)) => schedule::uncovered_bytes(self.store, &views).await.map_err(anyhow::Error::new),
             Err(error) => Err(error),
         };
@@ -201,13 +230,17 @@ impl Runs<'_> {
     }
 
     /// The views to run over, and the exit code of the first file that is named as none can be.
-    fn views(&self) -> anyhow::Result<(BTreeSet<ViewName>, Option<u8>)> {
+    fn views(&self, ended: &mut Ended) -> anyhow::Result<(BTreeSet<ViewName>, Option<u8>)> {
         if let Some(view) = &self.view {
             return Ok((BTreeSet::from([view.clone()]), None));
         }
         let (views, misnamed) = batch_layer::declared(&self.config.views.dir)?;
         let failed = misnamed.first().map(RunError::exit_code);
-        misnamed.into_iter().for_each(|error| eprintln!("batch-layer: {:#}", anyhow::Error::new(error)));
+        for error in misnamed {
+            let (code, error) = (error.exit_code(), anyhow::Error::new(error));
+            ended.documents.push(documents::of_failure("", code, &format!("{error:#}")));
+            complain(crate::NAME, &error);
+        }
         Ok((views, failed))
     }
 

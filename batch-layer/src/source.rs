@@ -26,6 +26,8 @@ use crate::hidden::Hidden;
 use crate::piece::{Piece, of_imports};
 use crate::progress::{Progress, Stage};
 
+/// The event's own time.
+pub(crate) const EVENT_TIME: &str = "event_time";
 /// Columns that place and identify an event; always read.
 const IDENTITY: [&str; 5] = ["event_id", "user_id", PARTITION, OFFSET, CONTENT_HASH];
 
@@ -43,6 +45,11 @@ pub(crate) struct EventColumns {
 impl EventColumns {
     pub(crate) fn new(definition: &Definition) -> Self {
         Self::with(definition.schema(), definition.event_columns())
+    }
+
+    /// Those of the identity and the event's own time.
+    pub(crate) fn identity_and_time(schema: &EventSchema) -> Self {
+        Self::with(schema, &[EVENT_TIME.to_owned()])
     }
 
     /// Those of the identity alone.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use batch_layer::compact::{self, CompactOptions};
 use batch_layer::expire::{self, ExpireOptions};
 use chrono::{DateTime, Utc};
+use cli::{Output, Printed};
+use serde_json::json;
 use storage::config::Config;
 use storage::manifest::list_views;
 use storage::paths::ViewName;
@@ -13,6 +15,7 @@ use storage::store::Store;
 use tracing::warn;
 
 use crate::acts::{self, Acts};
+use crate::documents;
 
 /// Least time between two upkeeps. It is less than a day, for one night's run may end sooner than the last one's.
 const PAUSE: Duration = Duration::from_secs(20 * 3600);
@@ -32,13 +35,14 @@ pub(crate) struct UpkeepFlags {
 pub(crate) struct Upkeep {
     flags: UpkeepFlags,
     acts: Acts,
+    output: Output,
     /// When everything that is asked for went well last.
     last: Option<DateTime<Utc>>,
 }
 
 impl Upkeep {
-    pub(crate) fn new(flags: UpkeepFlags, acts: Acts) -> Self {
-        Self { flags, acts, last: None }
+    pub(crate) fn new(flags: UpkeepFlags, acts: Acts, output: Output) -> Self {
+        Self { flags, acts, output, last: None }
     }
 
     /// Does what is due behind a run that began at `now`. What fails is told, is tried again behind the next run, and keeps nothing else
@@ -47,8 +51,9 @@ impl Upkeep {
         if !self.is_due(now) {
             return;
         }
-        let expired = if self.flags.expire { self.acted("expire", expire(config, store, None, false)).await } else { Ok(()) };
-        let compacted = if self.flags.compact { self.acted("compact", compact(config, store)).await } else { Ok(()) };
+        let printed = Printed { output: self.output };
+        let expired = if self.flags.expire { self.acted("expire", expire(config, store, None, false, printed)).await } else { Ok(()) };
+        let compacted = if self.flags.compact { self.acted("compact", compact(config, store, printed)).await } else { Ok(()) };
         let went_well = expired.is_ok() && compacted.is_ok();
         for (what, outcome) in [("expire", expired), ("compact", compacted)] {
             if let Err(error) = outcome {
@@ -76,29 +81,35 @@ impl Upkeep {
 }
 
 /// Removes what is past its keep-for, of one view or of all; prints what went.
-pub(crate) async fn expire(config: &Config, store: &Store, view: Option<ViewName>, dry_run: bool) -> anyhow::Result<()> {
+pub(crate) async fn expire(config: &Config, store: &Store, view: Option<ViewName>, dry_run: bool, printed: Printed) -> anyhow::Result<()> {
     let views = match view {
         Some(view) => BTreeSet::from([view]),
         None => list_views(store).await?,
     };
+    let (mut lines, mut of_views) = (Vec::new(), Vec::new());
     for view in views {
         let done = Box::pin(expire::expire(&ExpireOptions::from_config(config, view.clone(), dry_run), store)).await?;
-        println!("view        {view}\n{done}");
+        of_views.push(documents::of_expiry(&view, &done));
+        lines.push(format!("view        {view}\n{done}"));
     }
+    let mut document = json!({ "dry_run": dry_run, "views": of_views });
     if !dry_run {
         let (letters, erased) = expire::expire_dead_letters(store, config.batch_layer.keep_dead_letters_for.0).await?;
         let files = compact::remove_superseded(&CompactOptions::from_config(config), store).await?;
-        println!(
+        document["refused_row_files"] = letters.into();
+        document["erased_refused_rows"] = erased.into();
+        document["superseded_files"] = files.into();
+        lines.push(format!(
             "removed     refused rows of {letters} imports, {erased} refused rows of erased users, {files} files of the master dataset that others took the place of"
-        );
+        ));
     }
-    Ok(())
+    printed.answer(if lines.is_empty() { "no view is published".to_owned() } else { lines.join("\n") }, &document)
 }
 
 /// Writes old segments again; prints what was done.
-pub(crate) async fn compact(config: &Config, store: &Store) -> anyhow::Result<()> {
-    println!("{}", Box::pin(compact::compact(&CompactOptions::from_config(config), store)).await?);
-    Ok(())
+pub(crate) async fn compact(config: &Config, store: &Store, printed: Printed) -> anyhow::Result<()> {
+    let done = Box::pin(compact::compact(&CompactOptions::from_config(config), store)).await?;
+    printed.answer(&done, &documents::of_compaction(&done))
 }
 
 #[cfg(test)]
@@ -113,16 +124,16 @@ mod tests {
     async fn once_a_day() {
         let acts = || Acts::open(&Config::default()).unwrap();
         let at = |hours: i64| DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(hours);
-        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false }, acts());
+        let idle = Upkeep::new(UpkeepFlags { expire: false, compact: false }, acts(), Output::Table);
         assert!(!idle.is_due(at(1_000)));
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false }, acts());
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: false }, acts(), Output::Table);
         let store = Store::open("memory://").unwrap();
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert_eq!([101, 119, 120, 124, 99].map(|hours| upkeep.is_due(at(hours))), [false, false, true, true, true]);
 
         let manifest = ManifestPath { view: ViewName::user_stats(), version: 1 };
         store.put_durable(&manifest.path(), "no manifest".into()).await.unwrap();
-        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true }, acts());
+        let mut upkeep = Upkeep::new(UpkeepFlags { expire: true, compact: true }, acts(), Output::Table);
         upkeep.after_a_run(&Config::default(), &store, at(100)).await;
         assert!(upkeep.is_due(at(101)));
     }

@@ -15,6 +15,7 @@ use crate::hidden::Hidden;
 use crate::options::RunOptions;
 use crate::piece::Master;
 use crate::progress::Progress;
+use crate::retention;
 use crate::rollback::{check_erasures, expired};
 use crate::run::on_blocking_thread;
 use crate::source::{EventColumns, Source};
@@ -71,6 +72,7 @@ pub async fn verify(
         Depth::Recompute { first } => {
             // What it counted may be gone from the events too.
             check_erasures(store, &manifest, manifests.newest().await?.unwrap_or(manifest.version)).await?;
+            retention::check_version(store, &manifest).await?;
             let audited = recompute(store, &manifest, first, &progress).await;
             progress.end();
             let Audited { summary, differences, .. } = audited?;

@@ -1,12 +1,19 @@
 //! The published versions, listed for people.
 
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired};
+use storage::manifest::{AcceptedDifference, Manifest, Manifests, expired, list_views};
 use storage::paths::ViewName;
 use storage::store::{Store, StoreError};
 
+use crate::definition::declared;
+use crate::error::RunError;
 use crate::table::aligned;
+
+/// Said of a view that is declared and was never published.
+pub const NO_VERSION: &str = "no version yet; `batch-layer run` makes the first";
 
 /// Every version of `view`, newest first.
 ///
@@ -25,20 +32,33 @@ pub async fn list(store: &Store, view: &ViewName) -> Result<Vec<Manifest>, Store
     Ok(found)
 }
 
-/// A line about the versions that have expired, as far as that is still noted.
+/// Numbers of the versions that have expired, newest first, as far as that is still noted.
 ///
 /// # Errors
 /// What the store says.
-pub async fn expired(store: &Store, view: &ViewName) -> Result<Option<String>, StoreError> {
-    let noted: Vec<String> = expired::noted(store, view).await?.into_keys().rev().map(|version| format!("v{version}")).collect();
-    Ok((!noted.is_empty()).then(|| format!("expired: {}", noted.join(" "))))
+pub async fn expired(store: &Store, view: &ViewName) -> Result<Vec<i64>, StoreError> {
+    Ok(expired::noted(store, view).await?.into_keys().rev().collect())
+}
+
+/// Refuses a view that was never published and is not declared in `views_dir` either: most likely its name is misspelt.
+///
+/// # Errors
+/// [`RunError::UnknownView`], and what the store and the folder say.
+pub async fn check_known(store: &Store, views_dir: &Path, view: &ViewName) -> Result<(), RunError> {
+    let mut known = list_views(store).await?;
+    known.extend(declared(views_dir)?.0);
+    if known.contains(view) {
+        return Ok(());
+    }
+    let known = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(RunError::UnknownView { view: view.to_string(), known })
 }
 
 /// The versions as a table, ages as seen from `now`.
 #[must_use]
 pub fn table(versions: &[Manifest], now: DateTime<Utc>) -> String {
     if versions.is_empty() {
-        return "no version yet".to_owned();
+        return NO_VERSION.to_owned();
     }
     let notes = if versions.iter().any(|version| version.accepted_difference.is_some()) { "accepted difference" } else { "" };
     aligned(["version", "boundary", "events", "rows", "size", "age", "definition", notes], versions.iter().map(|m| cells(m, now)))

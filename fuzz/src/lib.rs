@@ -36,10 +36,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "log", run: targets::log::run, slice_inputs: 2000 },
     Target { name: "letters", run: targets::letters::run, slice_inputs: 2000 },
     Target { name: "manifest", run: targets::manifest::run, slice_inputs: 5000 },
+    Target { name: "layout", run: targets::layout::run, slice_inputs: 5000 },
     Target { name: "event", run: targets::event::run, slice_inputs: 4000 },
     Target { name: "number", run: targets::number::run, slice_inputs: 10000 },
     Target { name: "load", run: targets::load::run, slice_inputs: 2500 },

@@ -7,6 +7,8 @@
 //!
 //! Nothing here waits for a fixed time as a proof of anything: it polls for a condition, with a deadline.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 /// Where versions end.
 pub mod boundaries;
 /// Certificates for one test.
@@ -15,6 +17,8 @@ pub mod certificates;
 pub mod chaos;
 /// Three real servers in one process.
 pub mod cluster;
+/// What a reader of the documentation types.
+pub mod docs;
 /// The servers under load, beside an echo.
 pub mod load;
 /// T2: whole servers on a network that one seed decides.

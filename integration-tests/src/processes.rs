@@ -99,6 +99,19 @@ impl Binaries {
     }
 }
 
+/// The folder of the programs, which are built: a test alone does not build them.
+///
+/// # Errors
+/// They cannot be built.
+pub fn built() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("where this program is")?;
+    let folder = this.ancestors().nth(2).context("a test lies in a folder of its profile's")?.to_owned();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = std::process::Command::new(cargo).args(["build", "--workspace", "--bins", "--quiet"]).status()?;
+    ensure!(built.success(), "cargo build --workspace --bins");
+    Ok(folder)
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {

@@ -11,9 +11,9 @@ use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{
     AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Row,
 };
-use storage::config::ClientConfig;
-use storage::config::Config;
+use storage::config::{ClientConfig, Config};
 use storage::paths::ViewName;
+
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 

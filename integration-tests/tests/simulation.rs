@@ -19,6 +19,8 @@ fn nothing_lost_nothing_twice() {
     let missing: Vec<_> = FAULTS.into_iter().filter(|fault| total.tally.of(*fault).recovered == 0).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
     assert!(total.merged > 0 && total.publishes > 0);
+    let kept = [total.erasures, total.upkeeps, total.expired_versions, total.merged_files, total.erased_rows];
+    assert!(kept.iter().all(|times| *times > 0), "nobody was erased, or nothing looked after: {kept:?}");
 }
 
 /// Proves that one seed is one run, byte for byte: every call and answer, the disk and all objects at the end.

@@ -63,6 +63,13 @@ impl Durations {
         self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// What they have come to by now.
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Spread { bounds_seconds: BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9).collect(), counts }
+    }
+
     fn write(&self, metric: &mut MetricEncoder<'_>) -> fmt::Result {
         let bounds = BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
         let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
@@ -70,6 +77,49 @@ impl Durations {
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = self.0.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// How [`Durations`] are spread, as they were at one moment or between two.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Upper bounds of the buckets, inclusive, ascending.
+    pub bounds_seconds: Vec<f64>,
+    /// How many are in each bucket; the one after the last bound has all that took longer.
+    pub counts: Vec<u64>,
+}
+
+impl Spread {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Those that came after `earlier`, of the same process; all of them where that has other buckets or larger counts, for then it is
+    /// another process.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let same = self.bounds_seconds == earlier.bounds_seconds && self.counts.len() == earlier.counts.len();
+        let counts: Option<Vec<u64>> =
+            if same { self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.checked_sub(*then)).collect() } else { None };
+        counts.map_or_else(|| self.clone(), |counts| Self { bounds_seconds: self.bounds_seconds.clone(), counts })
+    }
+
+    /// The duration in seconds that the part `q` of them is at or below, from 0 to 1: within its bucket as if they were spread evenly, as
+    /// Prometheus' `histogram_quantile`. None where there are none; the last bound where it is above that.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let rank = q * self.count() as f64;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (bound, count) in self.bounds_seconds.iter().zip(&self.counts) {
+            let here = *count as f64;
+            if here > 0.0 && below + here >= rank {
+                return Some(lower + (bound - lower) * ((rank - below) / here).clamp(0.0, 1.0));
+            }
+            (below, lower) = (below + here, *bound);
+        }
+        (self.count() > 0).then_some(lower)
     }
 }
 
@@ -164,6 +214,24 @@ impl Collector for All {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Proves that a quantile is in the bucket that has it, that what came before is not counted, and that nothing is no duration.
+    #[test]
+    fn quantiles() {
+        let durations = Durations::default();
+        assert_eq!(durations.spread().quantile(0.5), None);
+        durations.observe(Duration::from_secs(60));
+        let before = durations.spread();
+        assert_eq!(before.quantile(0.99), Some(5.0));
+        (0..98).for_each(|_| durations.observe(Duration::from_micros(900)));
+        (0..2).for_each(|_| durations.observe(Duration::from_millis(40)));
+        let since = durations.spread().since(&before);
+        assert_eq!(since.count(), 100);
+        let within = |q: f64, low: f64, high: f64| since.quantile(q).is_some_and(|seconds| low <= seconds && seconds <= high);
+        assert!(within(0.5, 0.0005, 0.001) && within(0.98, 0.0005, 0.001) && within(0.99, 0.025, 0.05), "{since:?}");
+        // Another process has begun to count anew.
+        assert_eq!(before.since(&since).count(), 1);
+    }
 
     struct Some3(Durations);
 

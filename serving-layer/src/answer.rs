@@ -11,8 +11,11 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt, stream};
+use merganser_proto::trace_span;
 use storage::machine::blocking;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
+use tracing::field::Empty;
 use views::definition::EVENT_COUNT_COLUMN;
 use views::{Definition, FoldError, Granularity, fold};
 
@@ -22,7 +25,7 @@ use crate::erasures::{Erased, Known};
 use crate::explain::{Effort, timed};
 use crate::grouping::{self, Grouping};
 use crate::metrics::Metrics;
-use crate::position::Offsets;
+use crate::position::{Offsets, Shortfall};
 use crate::question::{About, Consistency, Question, Resolved};
 use crate::speed::{SpeedClient, SpeedStates};
 use crate::states::RowsByKey;
@@ -115,37 +118,23 @@ impl Answers {
         if let Some(number) = question.version {
             return Box::pin(self.answer_as_of(number, question, deadline)).await;
         }
-        let mut pause = FIRST_PAUSE;
-        let mut reloads = 0;
+        let mut reloads = Reloads::until(deadline);
         loop {
-            let version = self.versions.current();
-            let resolved = resolve(question, &version)?;
+            let (version, resolved) = self.pin(question)?;
             let stale = match self.answer_from(&version, question, &resolved, deadline).await {
                 Err(ServingError::Stale { reason }) => reason,
                 other => return other,
             };
-            let out_of_time = Instant::now() + pause >= deadline;
-            if reloads == MAX_RELOADS || out_of_time {
+            if !reloads.wait_for_newer(&self.versions, version.number).await {
                 return self.without_speed(version, question, &resolved, stale).await;
-            }
-            reloads += 1;
-            // Opening a large version may take longer than a question may wait; the watcher goes on with it.
-            let _opened = timeout_at(deadline, self.versions.refresh(version.number)).await;
-            if self.versions.current().number == version.number {
-                sleep(pause).await;
-                pause *= 2;
             }
         }
     }
 
     /// Answers from one version and no other.
     async fn answer_as_of(&self, number: i64, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
-        let current = self.versions.current();
-        let version = if current.number == number { Arc::clone(&current) } else { self.earlier.version(number, deadline).await? };
-        let erasures = self.erased.between(&version.boundary, &current.boundary);
-        if erasures > 0 {
-            return Err(ServingError::VersionErased { version: number, erasures, from: current.number });
-        }
+        let opening = trace_span!("pin", version = number);
+        let version = self.earlier_version(number, deadline).instrument(opening).await?;
         let resolved = resolve(question, &version)?;
         match self.answer_from(&version, question, &resolved, deadline).await {
             Err(ServingError::Stale { reason }) if question.consistency == Consistency::BestEffort => {
@@ -156,6 +145,25 @@ impl Answers {
         }
     }
 
+    /// The version of now, and the question in its terms.
+    fn pin(&self, question: &Question) -> Result<(Arc<Version>, Resolved), ServingError> {
+        let pinning = trace_span!("pin", version = Empty).entered();
+        let version = self.versions.current();
+        pinning.record("version", version.number);
+        let resolved = resolve(question, &version)?;
+        Ok((version, resolved))
+    }
+
+    /// A version by its number, if it may still be shown.
+    pub(crate) async fn earlier_version(&self, number: i64, deadline: Instant) -> Result<Arc<Version>, ServingError> {
+        let current = self.versions.current();
+        let version = if current.number == number { Arc::clone(&current) } else { self.earlier.version(number, deadline).await? };
+        match self.erased.between(&version.boundary, &current.boundary) {
+            0 => Ok(version),
+            erasures => Err(ServingError::VersionErased { version: number, erasures, from: current.number }),
+        }
+    }
+
     async fn answer_from(
         &self,
         version: &Arc<Version>,
@@ -163,8 +171,10 @@ impl Answers {
         resolved: &Resolved,
         deadline: Instant,
     ) -> Result<Answer, ServingError> {
-        let batch = timed(Box::pin(batch_half(version, resolved)));
-        let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)));
+        let reading = trace_span!("read batch view", keys = resolved.keys.len() as i64);
+        let asking = trace_span!("ask speed layer", keys = resolved.keys.len() as i64);
+        let batch = timed(Box::pin(batch_half(version, resolved)).instrument(reading));
+        let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)).instrument(asking));
         let ((batch, batch_elapsed), (speed, speed_elapsed)) = tokio::try_join!(batch, speed)?;
         let effort = Effort { speed_elapsed, ..Effort::of_batch(&batch, batch_elapsed) };
         self.assemble(Arc::clone(version), question, resolved, batch, speed, effort).await
@@ -197,11 +207,7 @@ impl Answers {
         if question.consistency == Consistency::BatchOnly {
             return Ok(SpeedHalf::NotAsked);
         }
-        // Nothing is published, so no log is known here; the speed layer can tell whether the position is in its own.
-        let log_id = match (version.log_id(), &question.min_position) {
-            ("", Some(position)) => &position.log_id,
-            (log_id, _) => log_id,
-        };
+        let log_id = log_id(version, question);
         match self.speed.states(self.versions.view(), version, log_id, resolved, question.explain, deadline).await {
             Ok(states) => Ok(SpeedHalf::Read(states)),
             Err(e @ ServingError::Stale { .. }) => Err(e),
@@ -227,7 +233,8 @@ impl Answers {
         };
         let batch = erased.leave_out(&version.definition, batch);
         let has_speed_half = !matches!(speed, SpeedHalf::Missing(_));
-        let answer = assemble(version, question, resolved, batch, speed, effort).await?;
+        let merging = trace_span!("merge", keys = resolved.keys.len() as i64);
+        let answer = assemble(version, question, resolved, batch, speed, effort).instrument(merging).await?;
         if answer.incomplete.is_some() {
             self.metrics.incomplete(has_speed_half);
         }
@@ -235,8 +242,45 @@ impl Answers {
     }
 }
 
+/// How often, and how long, a question waits for a newer version than the one that the speed layer has let go of.
+pub(crate) struct Reloads {
+    deadline: Instant,
+    pause: Duration,
+    left: u32,
+}
+
+impl Reloads {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self { deadline, pause: FIRST_PAUSE, left: MAX_RELOADS }
+    }
+
+    /// Looks for a version after `seen`, and waits a little if there is none. Whether it is worth the while to ask again.
+    pub(crate) async fn wait_for_newer(&mut self, versions: &Versions, seen: i64) -> bool {
+        if self.left == 0 || Instant::now() + self.pause >= self.deadline {
+            return false;
+        }
+        self.left -= 1;
+        // Opening a large version may take longer than a question may wait; the watcher goes on with it.
+        let _opened = timeout_at(self.deadline, versions.refresh(seen)).await;
+        if versions.current().number == seen {
+            sleep(self.pause).await;
+            self.pause *= 2;
+        }
+        true
+    }
+}
+
+/// The log that the speed layer is to answer from. Where nothing is published none is known here; it can tell whether the position of the
+/// question is in its own.
+pub(crate) fn log_id<'a>(version: &'a Version, question: &'a Question) -> &'a str {
+    match (version.log_id(), &question.min_position) {
+        ("", Some(position)) => &position.log_id,
+        (log_id, _) => log_id,
+    }
+}
+
 /// Refuses what can be refused before anything is read.
-fn resolve(question: &Question, version: &Version) -> Result<Resolved, ServingError> {
+pub(crate) fn resolve(question: &Question, version: &Version) -> Result<Resolved, ServingError> {
     let resolved = question.resolve(&version.definition, version.kept_from)?;
     match &question.min_position {
         Some(position) if !version.log_id().is_empty() && position.log_id != version.log_id() => {
@@ -266,7 +310,11 @@ async fn assemble(
     speed: SpeedHalf,
     mut effort: Effort,
 ) -> Result<Answer, ServingError> {
-    let incomplete = shortcoming(&version, question, &speed)?;
+    let incomplete = match &speed {
+        SpeedHalf::Missing(reason) => Some(reason.clone()),
+        SpeedHalf::NotAsked => shortcoming(&version, question, None)?,
+        SpeedHalf::Read(states) => shortcoming(&version, question, Some(&states.head))?,
+    };
     let (speed_rows, head) = match speed {
         SpeedHalf::Read(states) => {
             effort.slices = states.slices.iter().map(|slice| slice.contribution(&version.definition)).collect();
@@ -299,28 +347,21 @@ async fn assemble(
     Ok(Answer { parts, version, head, incomplete, batch_event_count, speed_event_count, erased: Erased::default(), effort })
 }
 
-/// Why the answer may lack events, if it may.
+/// Why an answer that reads the speed layer up to `head`, or does not ask it, may lack events, if it may.
 ///
 /// # Errors
 /// The position that was asked for is not reached, where that is not for the answer to say.
-fn shortcoming(version: &Version, question: &Question, speed: &SpeedHalf) -> Result<Option<String>, ServingError> {
+pub(crate) fn shortcoming(version: &Version, question: &Question, head: Option<&Offsets>) -> Result<Option<String>, ServingError> {
     let beyond = |reached: &Offsets| question.min_position.as_ref().and_then(|position| position.beyond(reached));
-    match speed {
-        SpeedHalf::Missing(reason) => Ok(Some(reason.clone())),
-        SpeedHalf::NotAsked => match beyond(&version.boundary) {
-            None => Ok(None),
-            Some(at) => {
-                let (partition, offset, boundary) = (at.partition, at.offset, at.reached);
-                Err(ServingError::NotCovered { partition, offset, boundary, version: version.number })
-            }
-        },
-        SpeedHalf::Read(states) => match beyond(&states.head) {
-            None => Ok(None),
-            Some(at) => {
-                let behind = ServingError::Behind { partition: at.partition, offset: at.offset, head: at.reached };
-                if question.consistency == Consistency::BestEffort { Ok(Some(behind.to_string())) } else { Err(behind) }
-            }
-        },
+    match (head, beyond(head.unwrap_or(&version.boundary))) {
+        (_, None) => Ok(None),
+        (None, Some(Shortfall { partition, offset, reached: boundary })) => {
+            Err(ServingError::NotCovered { partition, offset, boundary, version: version.number })
+        }
+        (Some(_), Some(Shortfall { partition, offset, reached: head })) => {
+            let behind = ServingError::Behind { partition, offset, head };
+            if question.consistency == Consistency::BestEffort { Ok(Some(behind.to_string())) } else { Err(behind) }
+        }
     }
 }
 

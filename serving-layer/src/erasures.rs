@@ -67,11 +67,13 @@ impl Erased {
         if self.0.is_empty() || !definition.is_by_user() {
             return rows;
         }
-        let counted = |rows: &RecordBatch| {
-            let keys = rows.column(0).as_string::<i32>();
-            let counts: BooleanArray = keys.iter().map(|key| key.map(|key| self.of_key(key).is_none())).collect();
-            filter_record_batch(rows, &counts).expect("the mask has an entry for each row")
-        };
-        rows.into_iter().map(|(key, rows)| (key, rows.iter().map(counted).collect())).collect()
+        rows.into_iter().map(|(key, rows)| (key, rows.iter().map(|rows| self.without(rows)).collect())).collect()
+    }
+
+    /// Rows of a view by user, without theirs.
+    pub(crate) fn without(&self, rows: &RecordBatch) -> RecordBatch {
+        let keys = rows.column(0).as_string::<i32>();
+        let counts: BooleanArray = keys.iter().map(|key| key.map(|key| self.of_key(key).is_none())).collect();
+        filter_record_batch(rows, &counts).expect("the mask has an entry for each row")
     }
 }

@@ -186,6 +186,12 @@ pub enum ServingError {
     /// Watchers that do not read leave no memory for one more answer.
     #[error("large answers that watchers have not read have taken all memory there is for them; watch again")]
     TooMuchUnread,
+    /// An export was read for too long.
+    #[error("the export took longer than {minutes} minutes, and what came of it is not whole; ask for a shorter range, or read faster")]
+    ExportTooLong {
+        /// What one may take.
+        minutes: u64,
+    },
     /// The answer about one user is larger than a client takes.
     #[error("the answer is larger than 4 MiB; {instead}")]
     TooLarge {

@@ -2,6 +2,8 @@
 
 /// What an answer was made of.
 mod explanation;
+/// `serving-layer export`.
+pub(crate) mod export;
 /// As an object.
 mod json;
 /// `serving-layer rows`.
@@ -13,9 +15,11 @@ mod watch;
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use clap::{Args, ValueEnum, value_parser};
+use cli::exit::{CONFIGURATION, FAILED, TRY_AGAIN};
+use cli::print::{note, say};
+use cli::{Output, Printed};
 use merganser_proto::Transport;
 use merganser_proto::client::{self, ConnectError, NOT_TRUSTED, plaintext_warning};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
@@ -52,9 +56,8 @@ pub(crate) struct Get {
     /// What there is at least between two answers of --watch, such as 250ms or 5s; one second if absent.
     #[arg(long, value_name = "TIME", requires = "watch", value_parser = parse_period)]
     interval: Option<Period>,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    printed: Printed,
     /// The server; by default the address in the settings.
     #[arg(long, value_name = "URL")]
     address: Option<String>,
@@ -69,12 +72,6 @@ pub(crate) struct Get {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     Bucket,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -93,7 +90,7 @@ pub(crate) async fn run(get: &Get, config: &Config) -> anyhow::Result<()> {
     if get.watch {
         return watch::run(get, server).await;
     }
-    print(get.output, &ask(get, server).await?)
+    print(get.printed.output, &ask(get, server).await?)
 }
 
 fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
@@ -101,16 +98,12 @@ fn print(output: Output, answer: &GetUserStatsResponse) -> anyhow::Result<()> {
         Output::Table => table::render(answer)?,
         Output::Json => json::render(answer)?,
     };
-    #[allow(clippy::print_stdout, reason = "this is what the command is for")]
-    {
-        print!("{text}");
-    }
-    Ok(())
+    Ok(say(text.trim_end_matches('\n'))?)
 }
 
 async fn ask(get: &Get, server: Transport) -> anyhow::Result<GetUserStatsResponse> {
     let mut client = UserStatsServiceClient::new(server);
-    let response = client.get_user_stats(request(get)).await.map_err(|status| anyhow!(sentence(&status)))?;
+    let response = client.get_user_stats(request(get)).await.map_err(Unanswered::Refused)?;
     Ok(response.into_inner())
 }
 
@@ -119,14 +112,11 @@ async fn connect(address: Option<&str>, config: &Config) -> anyhow::Result<Trans
     let address = address.map_or_else(|| config.tls.url_of(&config.serving_layer.grpc_address), str::to_owned);
     let tls = serving_layer::tls::calls(&config.tls)?;
     if let Some(warning) = plaintext_warning(&address, &tls) {
-        #[allow(clippy::print_stderr, reason = "commands have no log")]
-        {
-            eprintln!("serving-layer: {warning}");
-        }
+        note(crate::NAME, warning);
     }
     let token = serving_layer::auth::token(&config.client, &address)?;
     match client::connect(&address, &tls, |endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT)).await {
-        Err(ConnectError::Unreachable { .. }) => bail!("no serving layer answers at {address}; start one with `serving-layer serve`"),
+        Err(ConnectError::Unreachable { .. }) => Err(Unanswered::Nobody { address }.into()),
         connected => Ok(connected?.carrying(token)),
     }
 }
@@ -158,6 +148,41 @@ fn number(consistency: Option<Consistency>) -> i32 {
         Some(Consistency::BatchOnly) => v1::Consistency::BatchOnly,
     };
     consistency.into()
+}
+
+/// A question without an answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// There is no server.
+    #[error("no serving layer answers at {address}; start one with `serving-layer serve`")]
+    Nobody {
+        /// Where it was looked for.
+        address: String,
+    },
+    /// It cannot be asked.
+    #[error("{what}")]
+    Question {
+        /// Why, and what to ask instead.
+        what: String,
+    },
+    /// The server gives none.
+    #[error("{}", sentence(.0))]
+    Refused(Status),
+}
+
+impl Unanswered {
+    /// What the program ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Nobody { .. } => TRY_AGAIN,
+            Self::Question { .. } => CONFIGURATION,
+            Self::Refused(status) => match status.code() {
+                Code::InvalidArgument => CONFIGURATION,
+                Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded => TRY_AGAIN,
+                _ => FAILED,
+            },
+        }
+    }
 }
 
 fn sentence(status: &Status) -> String {

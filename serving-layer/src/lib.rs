@@ -20,6 +20,8 @@
 mod answer;
 /// Who may call, and with what this layer's programs do.
 pub mod auth;
+/// Pages for people.
+pub mod console;
 /// Versions that answered before.
 mod earlier;
 /// Users who were erased.
@@ -28,6 +30,8 @@ mod erasures;
 mod error;
 /// How an answer came to be.
 mod explain;
+/// Every row of a view.
+mod export;
 /// Buckets, periods, windows.
 mod grouping;
 /// What is counted as it happens.
@@ -85,6 +89,7 @@ use views::EventSchema;
 pub use error::ServingError;
 pub use position::Position;
 
+use console::{Console, ConsoleOptions};
 use earlier::Turns;
 use erasures::Known;
 use metrics::Metrics;
@@ -118,7 +123,8 @@ pub async fn run(
 }
 
 /// [`run`] with all settings and behind `doors`, which calls `ready` once the first version is verified and questions are answered. Who connects
-/// earlier waits. Over HTTP, health, readiness and metrics are told meanwhile, and until the last call has ended.
+/// earlier waits. Over HTTP, health, readiness and metrics are told meanwhile, and until the last call has ended; once `ready` is called the console
+/// is there too, if there is to be one, and pages in a browser may ask.
 ///
 /// # Errors
 /// As [`run`]; the files of `[tls]` cannot be used.
@@ -129,13 +135,22 @@ pub async fn run_then(
     shutdown: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServingError> {
-    let Config { serving_layer, events, tls, auth, client, .. } = config;
+    let Config { serving_layer, events, tls, auth, client, console, store: store_config, .. } = config;
     let calls = tls::calls(&tls)?;
     let token = auth::token(&client, &serving_layer.speed_layer)?;
     let speed = speed::connection(&serving_layer.speed_layer, &calls)?.carrying(token);
     let authority = auth::authority(&auth, Arc::new(RealMachine))?;
+    let console = ConsoleOptions {
+        config: console,
+        store_url: store_config.url,
+        speed_layer: serving_layer.speed_layer.clone(),
+        grpc_address: doors.grpc.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        has_tls: doors.tls.is_some(),
+        authority: Some(Arc::clone(&authority)),
+    };
+    let console = Some(console).filter(|console| doors.http.is_some() && console.config.enabled);
     let incoming = TcpIncoming::from(doors.grpc).with_nodelay(Some(true));
-    let front = Front { http: doors.http, tls: doors.tls, calls: Some(calls), authority };
+    let front = Front { http: doors.http, tls: doors.tls, calls: Some(calls), authority, console };
     run_and_tell(Arc::new(RealMachine), serving_layer, store, events, speed, incoming, front, shutdown, ready).await
 }
 
@@ -147,11 +162,13 @@ struct Front {
     calls: Option<ClientTls>,
     /// Who decides what clients may do.
     authority: Arc<Authority>,
+    /// The pages for people, if there are to be any.
+    console: Option<ConsoleOptions>,
 }
 
 impl Default for Front {
     fn default() -> Self {
-        Self { http: None, tls: None, calls: None, authority: Authority::off() }
+        Self { http: None, tls: None, calls: None, authority: Authority::off(), console: None }
     }
 }
 
@@ -189,7 +206,7 @@ async fn run_and_tell<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let Front { http, tls, calls, authority } = front;
+    let Front { http, tls, calls, authority, console } = front;
     let http = Http::start(http, tls.clone(), "the newest version is being opened and verified", shutdown.clone());
     let layer = tokio::select! {
         biased;
@@ -198,9 +215,17 @@ where
     };
     let (reachable, _probe) = layer.speed.watch_health();
     http.started(layer.told(Arc::clone(&authority), reachable.clone(), tls.clone(), calls));
+    let rules = server::rules(layer.calls.clone(), authority);
+    let web = server::web(layer.routes(), &rules, &config.web_origins);
+    let asked_by_pages = web.router(&server::WEB_SERVICES);
+    http.also(match console {
+        Some(options) => asked_by_pages.merge(layer.console(options, reachable.clone(), &shutdown).router()),
+        None => asked_by_pages,
+    });
     info!("serving");
     ready();
-    server::serve(layer.routes(), layer.calls.clone(), authority, tls, reachable, incoming, shutdown).await;
+    server::serve(layer.routes(), rules, tls, reachable, incoming, shutdown).await;
+    web.end().await;
     http.close().await;
     Ok(())
 }
@@ -257,6 +282,11 @@ impl ServingLayer {
         call_tls: Option<ClientTls>,
     ) -> Arc<Told> {
         Arc::new(Told { service: self.service.clone(), calls: self.calls.clone(), authority, speed_reachable, tls, call_tls })
+    }
+
+    /// What it shows people.
+    fn console(&self, options: ConsoleOptions, speed_reachable: watch::Receiver<bool>, shutdown: &CancellationToken) -> Console {
+        Console::new(options, self.service.clone(), self.speed.clone(), self.calls.clone(), speed_reachable, shutdown)
     }
 
     /// `UserStatsService` and `ViewService`.

@@ -12,6 +12,8 @@ use crate::ServingError;
 pub(crate) struct Metrics {
     pub(crate) get_states: SpeedCalls,
     pub(crate) prepare_version: SpeedCalls,
+    /// Up to their first message.
+    pub(crate) stream_states: SpeedCalls,
     /// Answers without the realtime half, and those whose realtime half has not come to the position that was asked for.
     without_speed: Counter,
     behind: Counter,
@@ -67,7 +69,7 @@ impl Metrics {
     }
 
     pub(crate) fn write(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let methods = [("GetStates", &self.get_states), ("PrepareVersion", &self.prepare_version)];
+        let methods = [("GetStates", &self.get_states), ("PrepareVersion", &self.prepare_version), ("StreamStates", &self.stream_states)];
         let calls = methods.iter().flat_map(|(method, calls)| {
             let outcomes = OUTCOMES.iter().zip(&calls.outcomes);
             outcomes.map(|(outcome, count)| (vec![("method", (*method).to_owned()), ("outcome", (*outcome).to_owned())], count.get()))

@@ -7,13 +7,15 @@ use std::time::Duration;
 use futures::Stream;
 use merganser_proto::auth::Authority;
 use merganser_proto::descriptors_of;
-use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape};
+use merganser_proto::http::Origins;
+use merganser_proto::server::{CallCounts, Room, Rule, Rules, Shape, Web};
 use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::user_stats_service_server::UserStatsServiceServer;
 use merganser_proto::v1::view_service_server::ViewServiceServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic_health::server::HealthReporter;
@@ -33,6 +35,10 @@ const QUESTION_PATIENCE: Duration = Duration::from_millis(5);
 const RANKINGS: usize = 1;
 /// What one waits for its turn: it takes as long as all others.
 const RANKING_PATIENCE: Duration = Duration::from_secs(1);
+/// Each reads a whole view, and keeps what the speed layer has pinned for it in memory.
+const EXPORTS: usize = 2;
+/// What one waits for its turn; more would be for minutes.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(1);
 /// Watches at once. Each asks once in its interval, so that this many with the usual one are a thousand questions a second.
 const WATCHES: usize = 1000;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
@@ -63,16 +69,24 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.ViewService/ListViews",
         "/merganser.v1.ViewService/GetViewRows",
         "/merganser.v1.ViewService/GetTopRows",
+        "/merganser.v1.ViewService/ExportViewRows",
         "/merganser.v1.ViewService/ListVersions",
     ])
 }
 
-/// Serves until `shutdown` whom `authority` lets in, and counts calls in `calls`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
+/// What pages in a browser may call, behind `rules`, which are those of [`serve`].
+pub(crate) fn web(routes: Routes, rules: &Rules, web_origins: &str) -> Web {
+    Web::new(routes, Arc::clone(rules), Origins::of(web_origins))
+}
+
+/// The services that [`web`] has.
+pub(crate) const WEB_SERVICES: [&str; 2] = [UserStatsServiceServer::<Service>::NAME, ViewServiceServer::<Service>::NAME];
+
+/// Serves until `shutdown`. While `speed_reachable` says no, the health of `UserStatsService` is NOT_SERVING, though questions
 /// that need the batch half alone are answered.
 pub(crate) async fn serve<IO, I>(
     routes: Routes,
-    calls: CallCounts,
-    authority: Arc<Authority>,
+    rules: Rules,
     tls: Option<ServerTls>,
     speed_reachable: watch::Receiver<bool>,
     incoming: I,
@@ -99,7 +113,7 @@ pub(crate) async fn serve<IO, I>(
         .add_service(reflection().build_v1alpha().expect(built));
     tokio::select! {
         biased;
-        () = merganser_proto::server::serve(routes, rules(calls, authority), tls, incoming, shutdown) => {}
+        () = merganser_proto::server::serve(routes, rules, tls, incoming, shutdown) => {}
         () = report(health, speed_reachable) => {}
     }
 }
@@ -126,10 +140,12 @@ async fn report(health: HealthReporter, mut speed_reachable: watch::Receiver<boo
     }
 }
 
-fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
+/// What each method may take, of whom `authority` lets in; its calls are counted in `calls`.
+pub(crate) fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let questions = Room::per_core("questions", QUESTIONS_PER_CORE, QUESTION_PATIENCE);
     let point_questions = Room::per_core("questions about one user", POINT_QUESTIONS_PER_CORE, POINT_QUESTION_PATIENCE);
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
+    let exports = Room::new("exports", EXPORTS, EXPORT_PATIENCE);
     let watches = Room::new("watches", WATCHES, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
@@ -138,6 +154,8 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
             "/grpc.health.v1.Health/Check" => (None, Shape::Call),
             "/merganser.v1.UserStatsService/GetUserStats" => (Some(&point_questions), Shape::Call),
             "/merganser.v1.ViewService/GetTopRows" => (Some(&rankings), Shape::Call),
+            // How long it takes is bounded where it is read.
+            "/merganser.v1.ViewService/ExportViewRows" => (Some(&exports), Shape::Export),
             // How many look at the same time is bounded where they look.
             "/merganser.v1.UserStatsService/WatchUserStats" => (Some(&watches), Shape::Watch),
             _ if path.starts_with("/merganser.v1.") => (Some(&questions), Shape::Call),

@@ -3,6 +3,8 @@
 
 /// How an answer came to be → message.
 mod explanation;
+/// Rows of every key → messages.
+mod export;
 /// Request → question.
 mod question;
 /// Finished rows → messages.
@@ -32,6 +34,7 @@ use crate::answer::{Answer, Answers};
 use crate::position::Offsets;
 use crate::question::Question;
 use crate::served::Served;
+use crate::version::Version;
 pub(crate) use watch::Watches;
 
 /// Largest request that is read: 1000 ids of 256 bytes take half of it.
@@ -107,17 +110,22 @@ impl Service {
 
 /// Where an answer came from.
 fn provenance(view: &Answers, answer: &Answer) -> Provenance {
-    let version = &answer.version;
+    let counts = [answer.batch_event_count, answer.speed_event_count];
+    snapshot(view, &answer.version, &answer.head, answer.incomplete.as_deref(), counts)
+}
+
+/// A version and heads, and how many events came from which half.
+fn snapshot(view: &Answers, version: &Version, head: &Offsets, incomplete: Option<&str>, [batch, speed]: [i64; 2]) -> Provenance {
     Provenance {
         view: view.versions.view().to_owned(),
         version: version.number,
         computed_time: version.computed_us().map(stats::timestamp),
         boundary: partition_offsets(&version.boundary),
-        head: partition_offsets(&answer.head),
-        complete: answer.incomplete.is_none(),
-        incomplete_reason: answer.incomplete.clone().unwrap_or_default(),
-        batch_event_count: answer.batch_event_count,
-        speed_event_count: answer.speed_event_count,
+        head: partition_offsets(head),
+        complete: incomplete.is_none(),
+        incomplete_reason: incomplete.unwrap_or_default().to_owned(),
+        batch_event_count: batch,
+        speed_event_count: speed,
         fingerprint: version.definition.fingerprint().to_owned(),
         kept_from_time: version.kept_from.map(stats::timestamp),
     }

@@ -2,6 +2,10 @@
 
 /// One call for all who wait.
 mod shared;
+/// How it is.
+mod status;
+/// The states of all keys.
+mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,10 +17,13 @@ use merganser_proto::client::connect_lazily;
 use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
-use merganser_proto::v1::{GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
+use merganser_proto::v1::speed_status_service_client::SpeedStatusServiceClient;
+use merganser_proto::v1::{ErasedUser, GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+use tonic::codegen::http;
 use tonic::server::NamedService;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
@@ -24,6 +31,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
+use tower::{ServiceExt, service_fn};
 use views::wire;
 
 use crate::ServingError;
@@ -35,6 +43,8 @@ use crate::question::Resolved;
 use crate::states::RowsByKey;
 use crate::version::{Version, rows_in};
 use shared::{MAX_SHARED_KEYS, SharedCalls};
+pub(crate) use status::{PartitionStatus, Refusals, SpeedStatus};
+pub(crate) use stream::SpeedStream;
 
 /// Largest answer that is taken from the speed layer: 1000 users with years of buckets.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -66,6 +76,7 @@ pub(crate) struct SpeedClient {
     realtime: RealtimeViewServiceClient<Transport>,
     calls: SharedCalls,
     health: HealthClient<Transport>,
+    status: SpeedStatusServiceClient<Transport>,
     metrics: Arc<Metrics>,
 }
 
@@ -73,7 +84,8 @@ impl SpeedClient {
     /// A client over whatever carries its calls.
     pub(crate) fn new(transport: Transport, metrics: Arc<Metrics>) -> Self {
         let realtime = RealtimeViewServiceClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Self { calls: SharedCalls::new(realtime.clone(), Arc::clone(&metrics)), realtime, health: HealthClient::new(transport), metrics }
+        let (calls, status) = (SharedCalls::new(realtime.clone(), Arc::clone(&metrics)), SpeedStatusServiceClient::new(transport.clone()));
+        Self { calls, realtime, health: HealthClient::new(transport), status, metrics }
     }
 
     /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.
@@ -98,13 +110,23 @@ impl SpeedClient {
     }
 }
 
-/// A connection to `address`, which need not be up.
+/// A connection to `address`, which need not be up. Streams have connections of their own: one that is read slowly would fill the window of
+/// everybody's.
 pub(crate) fn connection(address: &str, tls: &ClientTls) -> Result<Transport, ServingError> {
-    let adjust = |endpoint: Endpoint| {
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE);
-        endpoint.keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
+    let (address, tls) = (address.to_owned(), tls.clone());
+    let connect = move || {
+        let adjust = |endpoint: Endpoint| {
+            let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE);
+            endpoint.keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
+        };
+        connect_lazily(&address, &tls, adjust)
     };
-    Ok(connect_lazily(address, tls, adjust)?)
+    let shared = connect()?;
+    let call = move |request: http::Request<Body>| {
+        let own = (request.uri().path() == stream::STREAM_STATES).then(|| connect().expect("the address was one before"));
+        own.unwrap_or_else(|| shared.clone()).oneshot(request)
+    };
+    Ok(Transport::new(service_fn(call)))
 }
 
 impl SpeedClient {
@@ -150,10 +172,11 @@ impl SpeedClient {
 
 /// What a call is about: states under the definition of a version, from its boundary on.
 #[derive(Clone, Debug)]
-struct About {
-    view: String,
-    version: Arc<Version>,
-    log_id: String,
+pub(crate) struct About {
+    pub(crate) view: String,
+    pub(crate) version: Arc<Version>,
+    /// May be empty, which any log is.
+    pub(crate) log_id: String,
 }
 
 impl About {
@@ -212,15 +235,32 @@ impl Read {
         if let Some(reason) = batches.iter().find_map(|batch| crate::states::misfit(&batch.schema(), &version.definition)) {
             return Err(unusable(reason));
         }
-        let head: Offsets = response.head.iter().map(|at| (at.partition, at.offset)).collect();
-        let boundary = |partition: i32| version.boundary.get(&partition).copied().unwrap_or(0);
-        if let Some((partition, offset)) = head.iter().find(|(partition, offset)| **offset < boundary(**partition)) {
-            return Err(unusable(format!("it ends at {offset} of partition {partition}, below the boundary {}", boundary(*partition))));
-        }
-        let since = response.erased.iter().filter(|user| user.offset >= boundary(user.partition));
-        let erased = Erased(since.map(|user| (user.user_id.clone(), (user.partition, user.offset))).collect());
-        Ok(Self { batches, head, erased })
+        let erased = erased(response.erased.iter().cloned(), version);
+        Ok(Self { batches, head: head(&response.head, version)?, erased })
     }
+}
+
+/// How far an answer reaches, which is not below the boundary.
+fn head(told: &[PartitionOffset], version: &Version) -> Result<Offsets, ServingError> {
+    let head: Offsets = told.iter().map(|at| (at.partition, at.offset)).collect();
+    match head.iter().find(|(partition, offset)| **offset < boundary(version, **partition)) {
+        None => Ok(head),
+        Some((partition, offset)) => {
+            let boundary = boundary(version, *partition);
+            let reason = format!("it ends at {offset} of partition {partition}, below the boundary {boundary}");
+            Err(ServingError::SpeedAnswer { reason })
+        }
+    }
+}
+
+/// Who was erased from the boundary on.
+fn erased(told: impl IntoIterator<Item = ErasedUser>, version: &Version) -> Erased {
+    let since = told.into_iter().filter(|user| user.offset >= boundary(version, user.partition));
+    Erased(since.map(|user| (user.user_id, (user.partition, user.offset))).collect())
+}
+
+fn boundary(version: &Version, partition: i32) -> i64 {
+    version.boundary.get(&partition).copied().unwrap_or(0)
 }
 
 /// The rows of each slice, where the slices were told.

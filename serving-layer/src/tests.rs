@@ -2,7 +2,8 @@
 
 mod answers;
 mod as_of;
-mod fixture;
+mod exports;
+pub(crate) mod fixture;
 mod sharing;
 mod swaps;
 mod watches;

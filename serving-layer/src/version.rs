@@ -7,9 +7,9 @@ use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::DateTime;
-use storage::batch_view::{BLOCK_ROWS, BlockCache, OpenView};
+use storage::batch_view::{BLOCK_ROWS, BlockCache, OpenView, States};
 use storage::manifest::{Definitions, Manifest, ViewFile};
-use storage::store::Store;
+use storage::store::{Store, StoreError};
 use views::{Definition, EventSchema, FoldError, shard_of_key};
 
 use crate::ServingError;
@@ -155,6 +155,23 @@ impl Version {
             }
         }
         Ok(found)
+    }
+
+    /// The batch half of every key, a stream for each shard: state rows in order of key and bucket, past the cache. They hold about
+    /// `bytes` of the files at a time.
+    ///
+    /// # Errors
+    /// Here, that it is damaged; in the streams, the store's.
+    pub(crate) fn batch_streams(&self, bytes: u64) -> Result<Vec<States<StoreError>>, ServingError> {
+        Ok(self.sound_batch()?.map_or_else(Vec::new, |batch| batch.scan_in_pieces(bytes)))
+    }
+
+    /// Refuses to go on with files that were found damaged since they were opened.
+    ///
+    /// # Errors
+    /// They were.
+    pub(crate) fn check_sound(&self) -> Result<(), ServingError> {
+        self.sound_batch().map(|_| ())
     }
 
     /// The batch half, which no version has before the first.

@@ -151,11 +151,15 @@ impl Ingest {
         Ok(Outcome { accepted, duplicates, refused, position: format!("{}:{}", self.log_id, heads.join(",")) })
     }
 
-    /// A log that has failed once takes nothing until a restart, which whoever watches our health should know.
     fn note(&self, error: &SpeedError) {
-        if matches!(error, SpeedError::Log(LogError::Poisoned { .. })) {
-            self.log_failed.send_if_modified(|failed| !std::mem::replace(failed, true));
-        }
+        note_log_failed(&self.log_failed, error);
+    }
+}
+
+/// A log that has failed once takes nothing until a restart, which whoever watches our health should know.
+pub(crate) fn note_log_failed(log_failed: &watch::Sender<bool>, error: &SpeedError) {
+    if matches!(error, SpeedError::Log(LogError::Poisoned { .. })) {
+        log_failed.send_if_modified(|failed| !std::mem::replace(failed, true));
     }
 }
 

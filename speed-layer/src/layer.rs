@@ -11,10 +11,11 @@ use merganser_proto::server::CallCounts;
 use merganser_proto::tls::ServerTls;
 use merganser_proto::v1::ingest_service_server::IngestServiceServer;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
+use merganser_proto::v1::speed_status_service_server::SpeedStatusServiceServer;
 use storage::config::Config;
 use storage::dead_letter::DeadLetters;
 use storage::log::{LogFolder, LogId, PartitionLog};
-use storage::machine::{Machine, Owner, blocking};
+use storage::machine::{Machine, Owner, blocking, now_us};
 use storage::manifest::{Manifests, list_views};
 use storage::paths::ViewName;
 use storage::store::{Retry, Store, StoreError};
@@ -27,6 +28,7 @@ use views::Definition;
 
 use crate::archive::{Archive, roll_by_age};
 use crate::check::check_against_store;
+use crate::dead_letter::{Overviews, Place};
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, QueueRoom};
 use crate::metrics::Metrics;
@@ -37,12 +39,14 @@ use crate::refused::{DeadLetterQueue, RefusedCount, RefusedCounts};
 use crate::restore::open_partition;
 use crate::scrub::Scrub;
 use crate::server;
-use crate::service::{IngestAdapter, RealtimeAdapter};
+use crate::service::{IngestAdapter, RealtimeAdapter, StatusAdapter};
 use crate::told::Told;
 use crate::trim::trim_as_versions_come;
 
 /// Largest request.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Largest question about the state.
+const MAX_STATUS_REQUEST_BYTES: usize = 1 << 10;
 /// Largest answer to a producer: what gRPC clients take unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
@@ -62,6 +66,8 @@ pub struct SpeedLayer {
     calls: CallCounts,
     authority: Arc<Authority>,
     data_dir: PathBuf,
+    /// When it was opened, in microseconds since 1970.
+    began_us: i64,
 }
 
 impl SpeedLayer {
@@ -70,8 +76,8 @@ impl SpeedLayer {
     /// # Errors
     /// As [`crate::run`].
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
+        let (schema, began_us) = (Arc::new(config.events.clone()), now_us(&*machine));
         let authority = crate::auth::authority(&config.auth, Arc::clone(&machine))?;
-        let schema = Arc::new(config.events.clone());
         let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
             blocking(move || open_folder(&*machine, &dir, partitions)).await?
@@ -100,6 +106,8 @@ impl SpeedLayer {
         archive.take_epoch(&*machine).await?;
         let (dead_letters, owner) = DeadLetterQueue::start(letters, config.log.dead_letter_bytes.0)?;
         owners.push(owner);
+        let (failed, log_failed) = watch::channel(false);
+        let failed = Arc::new(failed);
         let realtime = Arc::new(Realtime {
             log_id: Arc::clone(&log_id),
             store,
@@ -108,6 +116,7 @@ impl SpeedLayer {
             archive: Arc::clone(&archive),
             kept: Mutex::new(kept),
             prepared: Notify::new(),
+            log_failed: Arc::clone(&failed),
         });
 
         let background = CancellationToken::new();
@@ -136,20 +145,23 @@ impl SpeedLayer {
             ("scrub", Ok(()))
         });
         info!(log_id = &*log_id, "ready");
-        let (failed, log_failed) = watch::channel(false);
         let room = QueueRoom::new(config.speed_layer.queue_bytes.0);
-        let (refused, log_failed_sender) = (Arc::new(RefusedCounts::default()), Arc::new(failed));
-        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: log_failed_sender, metrics };
-        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls: server::calls(), authority, data_dir })
+        let refused = Arc::new(RefusedCounts::default());
+        let ingest = Ingest { machine, schema, log_id, partitions, dead_letters, refused, room, log_failed: failed, metrics };
+        let calls = server::calls();
+        Ok(Self { ingest, realtime, owners, log_failed, background, tasks, folder, calls, authority, data_dir, began_us })
     }
 
-    /// `IngestService` and `RealtimeViewService`.
+    /// `IngestService`, `RealtimeViewService` and `SpeedStatusService`.
     pub fn routes(&self) -> Routes {
         let ingest = IngestServiceServer::new(IngestAdapter(self.ingest.clone()))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let realtime = RealtimeViewServiceServer::new(RealtimeAdapter(Arc::clone(&self.realtime), self.authority.audit().clone()));
-        Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES))
+        let place = Place { data_dir: self.data_dir.clone(), store: self.realtime.store.clone() };
+        let status = StatusAdapter { told: self.told(None), began_us: self.began_us, letters: Arc::new(Overviews::of(place)) };
+        let status = SpeedStatusServiceServer::new(status).max_decoding_message_size(MAX_STATUS_REQUEST_BYTES);
+        Routes::new(ingest).add_service(realtime.max_decoding_message_size(MAX_REQUEST_BYTES)).add_service(status)
     }
 
     /// Becomes true once the log takes no more events.

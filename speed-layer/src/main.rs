@@ -1,4 +1,4 @@
-//! `speed-layer`: serve, load, dead-letter, token.
+//! `speed-layer`: serve, load, dead-letter, token, and what every program has.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 /// Logs on stderr.
@@ -6,19 +6,25 @@ mod logs;
 /// Tokens for clients.
 mod token;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use cli::about::About;
+use cli::doctor::{self, Program};
+use cli::exit::{self, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, TRY_AGAIN};
+use cli::print::{STYLES, note, say};
+use cli::{Output, Printed};
 use merganser_proto::audit::Act;
 use merganser_proto::client::plaintext_warning;
 use merganser_proto::server::{Doors, DoorsError};
 use merganser_proto::tls::TlsError;
+use merganser_proto::traces::Traces;
 use speed_layer::SpeedError;
-use speed_layer::dead_letter::{self, Place, ReplayOptions, ReplaySummary, Selection};
+use speed_layer::dead_letter::{self, DeadLetterError, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadError, LoadOptions};
 use storage::config::{Config, LOG_FORMAT_VARIABLE, Period};
 use storage::machine::{Machine, RealMachine, operator};
@@ -31,15 +37,17 @@ use crate::logs::LogFormat;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Takes events in durably and keeps their recent aggregates.
+const NAME: &str = Program::SpeedLayer.name();
+
+/// Takes events in durably and keeps their recent aggregates
 #[derive(Parser)]
-#[command(version)]
+#[command(name = NAME, version, styles = STYLES, after_help = exit::help(&EXIT_CODES))]
 struct Cli {
-    /// Settings; merganser.toml if it is there, otherwise built-in defaults.
-    #[arg(long, global = true)]
+    /// Settings; merganser.toml if it is there, otherwise built-in defaults
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How logs are written.
-    #[arg(long, global = true, value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
+    /// How logs are written
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, env = LOG_FORMAT_VARIABLE, default_value = "text")]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -57,21 +65,28 @@ enum Command {
     /// Make a token for a client of a server that asks who calls.
     #[command(subcommand)]
     Token(token::Token),
+    /// Look at settings, disk, clock, ports and store before they hurt; exits 0 if nothing keeps the server from its work.
+    Doctor(Printed),
+    #[command(flatten)]
+    About(About),
 }
+
+/// How it ends.
+const EXIT_CODES: [Meaning; 5] = exit::MEANINGS;
 
 #[derive(Args)]
 struct Serve {
     /// gRPC address; port 0 takes a free one and prints it.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
     /// Address of /metrics, /healthz and /readyz; "" for none.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// Object store: a folder or file:///….
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// Folder of the log and the dead letters.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Let plaintext leave this machine: without it, addresses off loopback need TLS.
     #[arg(long)]
@@ -81,23 +96,25 @@ struct Serve {
 #[derive(Args)]
 struct Load {
     /// Event files, loaded one after the other.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     address: Option<String>,
     /// Rows of one request.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
     /// Requests under way at once.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
     in_flight: u16,
     /// Where the progress of each file is kept; `load` in the folder of the log if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
     /// Send from the first row, whatever was loaded before.
     #[arg(long)]
     again: bool,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Subcommand)]
@@ -120,6 +137,8 @@ enum DeadLetter {
         /// Outstanding rows too that were refused longer ago than this, such as 90d: they cannot be sent again then.
         #[arg(long, value_name = "TIME", value_parser = |text: &str| Period::try_from(text.to_owned()))]
         older_than: Option<Period>,
+        #[command(flatten)]
+        printed: Printed,
     },
 }
 
@@ -135,67 +154,61 @@ struct List {
     /// Settled rows too: those whose event is in the log by now, or for which another refused row speaks.
     #[arg(long)]
     all: bool,
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Args)]
 struct Replay {
     /// Ids of the rows, or beginnings of ids; all outstanding ones if absent.
+    #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     letters: Letters,
     /// The server, such as http://127.0.0.1:7401; what the settings say if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Rows of one request.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     batch_rows: u16,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Args)]
 struct Filter {
     /// Only rows with this field at fault.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     field: Option<String>,
     /// Only rows whose reason contains this text.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Args)]
 struct Letters {
     /// Folder of the log and the dead letters.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Object store with the refused rows of imports: a folder or file:///….
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     store: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match Config::load(cli.config.as_deref(), std::env::vars()) {
-        Err(e) => {
-            return fail(&anyhow::Error::new(e), 2);
-        }
-        Ok(config) => match cli.command {
-            Command::Serve(serve) => run_server(config, serve, cli.log_format).await,
-            Command::Load(load) => run_load(&config, load).await,
-            Command::DeadLetter(command) => dead_letters(&config, command).await,
-            Command::Token(command) => command.run(&mut std::io::stdout()).map(|()| ExitCode::SUCCESS),
+    let outcome = match cli.command {
+        Command::About(about) => about.run::<Cli>().map(|()| DONE),
+        Command::Doctor(printed) => doctor::run(Program::SpeedLayer, cli.config.as_deref(), printed).await,
+        command => match Config::load(cli.config.as_deref(), std::env::vars()) {
+            Err(error) => return exit::end(NAME, Err(error.into()), |_| CONFIGURATION),
+            Ok(config) => Box::pin(execute(command, config, cli.log_format)).await.map(|()| DONE),
         },
     };
-    outcome.unwrap_or_else(|e| fail(&e, if is_configuration(&e) { 2 } else { 1 }))
+    exit::end(NAME, outcome, code_of)
 }
 
 /// Whether the settings are to blame.
@@ -206,23 +219,41 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(LoadError::Token(_) | LoadError::Tls(_)))
 }
 
-#[allow(clippy::print_stderr, reason = "commands have no log")]
 fn warn_of_plaintext(address: &str, config: &Config) -> anyhow::Result<()> {
     if let Some(warning) = plaintext_warning(address, &speed_layer::tls::calls(&config.tls)?) {
-        eprintln!("speed-layer: {warning}");
+        note(NAME, warning);
     }
     Ok(())
 }
 
-#[allow(clippy::print_stderr, reason = "the last word of a command")]
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("speed-layer: {error:#}");
-    ExitCode::from(code)
+async fn execute(command: Command, config: Config, log_format: LogFormat) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(serve) => run_server(config, serve, log_format).await,
+        Command::Load(load) => run_load(&config, load).await,
+        Command::DeadLetter(command) => dead_letters(&config, command).await,
+        Command::Token(command) => command.run(&mut std::io::stdout()),
+        // They need no settings, and were done before these were read.
+        Command::Doctor(_) | Command::About(_) => Ok(()),
+    }
+}
+
+/// The exit code of a failure.
+fn code_of(error: &anyhow::Error) -> u8 {
+    let load = error.chain().find_map(|cause| cause.downcast_ref::<LoadError>());
+    match load {
+        Some(LoadError::Address { .. }) => CONFIGURATION,
+        Some(LoadError::Unreachable { .. }) => TRY_AGAIN,
+        Some(LoadError::Interrupted) => INTERRUPTED,
+        _ if matches!(error.downcast_ref(), Some(DeadLetterError::NoLog { .. } | DeadLetterError::UnknownId { .. })) => CONFIGURATION,
+        _ if is_configuration(error) => CONFIGURATION,
+        _ => FAILED,
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
-async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<ExitCode> {
-    logs::start(log_format);
+async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<()> {
+    let traces = Traces::start(&config.telemetry.otlp_endpoint, config.telemetry.sample_ratio, "speed-layer").context("[telemetry]")?;
+    logs::start(log_format, traces.as_ref());
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
@@ -243,8 +274,11 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     // Scripts that wait for this line find a server that has caught up.
     let ready = || println!("speed-layer listening on {url}");
     speed_layer::run_then(config, store, doors, shutdown, ready).await?;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 async fn cancel_on_signal(shutdown: CancellationToken) {
@@ -266,8 +300,7 @@ async fn stop_signal() {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the summary is what the command is for")]
-async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
+async fn run_load(config: &Config, flags: Load) -> anyhow::Result<()> {
     let options = LoadOptions {
         address: flags.address.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
         tls: config.tls.clone(),
@@ -281,27 +314,16 @@ async fn run_load(config: &Config, flags: Load) -> anyhow::Result<ExitCode> {
     };
     warn_of_plaintext(&options.address, config)?;
     let summary = load::run(options, stop_signal()).await?;
-    println!("{summary}");
-    Ok(ExitCode::SUCCESS)
+    flags.printed.answer(&summary, &summary.document())
 }
 
-async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout();
-    let printed = match command {
-        DeadLetter::List(flags) => list(config, flags, &mut out).await,
-        DeadLetter::Show { id, letters } => show(&letters.place(config)?, &id, &mut out).await,
-        DeadLetter::Replay(flags) => replay(config, flags, &mut out).await,
-        DeadLetter::Prune { letters, older_than } => prune(config, &letters.place(config)?, older_than, &mut out).await,
-    };
-    match printed {
-        // Whoever reads has seen enough.
-        Err(e) if e.chain().any(is_broken_pipe) => Ok(ExitCode::SUCCESS),
-        other => other.map(|()| ExitCode::SUCCESS),
+async fn dead_letters(config: &Config, command: DeadLetter) -> anyhow::Result<()> {
+    match command {
+        DeadLetter::List(flags) => list(config, flags).await,
+        DeadLetter::Show { id, letters } => Ok(say(dead_letter::show(&letters.place(config)?, &id).await?)?),
+        DeadLetter::Replay(flags) => replay(config, flags).await,
+        DeadLetter::Prune { letters, older_than, printed } => prune(config, &letters.place(config)?, older_than, printed).await,
     }
-}
-
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 impl Letters {
@@ -321,24 +343,17 @@ impl Filter {
     }
 }
 
-async fn list(config: &Config, flags: List, out: &mut impl Write) -> anyhow::Result<()> {
-    let (place, selection, json) = (flags.letters.place(config)?, flags.filter.of(Vec::new()), flags.output == Output::Json);
+async fn list(config: &Config, flags: List) -> anyhow::Result<()> {
+    let (place, selection) = (flags.letters.place(config)?, flags.filter.of(Vec::new()));
     if flags.rows {
-        return Ok(dead_letter::rows(&place, &selection, flags.all, json, out).await?);
+        let json = flags.printed.output == Output::Json;
+        return Ok(dead_letter::rows(&place, &selection, flags.all, json, &mut std::io::stdout()).await?);
     }
     let listing = dead_letter::list(&place, &selection, flags.all).await?;
-    match json {
-        true => writeln!(out, "{}", serde_json::to_string_pretty(&listing)?)?,
-        false => writeln!(out, "{listing}")?,
-    }
-    Ok(())
+    flags.printed.answer(&listing, &listing)
 }
 
-async fn show(place: &Place, id: &str, out: &mut impl Write) -> anyhow::Result<()> {
-    Ok(writeln!(out, "{}", dead_letter::show(place, id).await?)?)
-}
-
-async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow::Result<()> {
+async fn replay(config: &Config, flags: Replay) -> anyhow::Result<()> {
     let options = ReplayOptions {
         address: flags.server.unwrap_or_else(|| config.tls.url_of(&config.speed_layer.grpc_address)),
         tls: config.tls.clone(),
@@ -351,17 +366,17 @@ async fn replay(config: &Config, flags: Replay, out: &mut impl Write) -> anyhow:
     let mut summary = ReplaySummary::default();
     let outcome = dead_letter::replay(&options, stop_signal(), &mut summary).await;
     // What was answered is settled, however it ended.
-    writeln!(out, "{summary}")?;
+    flags.printed.answer(&summary, &summary)?;
     Ok(outcome?)
 }
 
-async fn prune(config: &Config, place: &Place, older_than: Option<Period>, out: &mut impl Write) -> anyhow::Result<()> {
+async fn prune(config: &Config, place: &Place, older_than: Option<Period>, printed: Printed) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
     let acts = speed_layer::auth::audit(&config.auth, Arc::new(RealMachine))?;
     let act = Act::new("dead-letter-prune").by_person(operator());
     acts.record(act.clone().begun()).await;
-    let pruned = match speed_layer::dead_letter::prune(place, before_us).await {
+    let pruned = match dead_letter::prune(place, before_us).await {
         Ok(pruned) => pruned,
         Err(error) => {
             acts.record(act.failed(&error.to_string())).await;
@@ -370,5 +385,6 @@ async fn prune(config: &Config, place: &Place, older_than: Option<Period>, out: 
     };
     acts.record(act.with("removed", pruned.removed).with("kept", pruned.kept)).await;
     let which = if older_than.is_some() { "settled, erased or old" } else { "settled or erased" };
-    Ok(writeln!(out, "{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept)?)
+    let text = format!("{} {which} rows were taken out, {} outstanding ones stay", pruned.removed, pruned.kept);
+    printed.answer(text, &serde_json::json!({ "removed": pruned.removed, "kept": pruned.kept }))
 }

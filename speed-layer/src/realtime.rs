@@ -11,7 +11,7 @@ use storage::machine::blocking;
 use storage::manifest::{Definitions, Manifest, Manifests};
 use storage::paths::ViewName;
 use storage::store::Store;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tracing::info;
 use views::event::check_user_id;
 use views::key::first_part;
@@ -20,8 +20,9 @@ use views::{Definition, EventSchema, fold, shard_of, shard_of_key, wire};
 use crate::archive::Archive;
 use crate::check::{check_boundary, check_record};
 use crate::error::SpeedError;
+use crate::ingest::note_log_failed;
 use crate::partition::{Partition, check_widths, fold_log};
-use crate::slices::{Erased, Slice};
+use crate::slices::{Erased, Ordered, Slice};
 
 /// Versions of each view that can be answered from.
 const KEPT_VERSIONS: usize = 2;
@@ -49,6 +50,15 @@ pub(crate) struct States {
     /// Every slice of the partitions that may have the keys, in the order of the rows.
     pub(crate) slices: Vec<SliceRows>,
     /// Users of the keys whose batch half does not count.
+    pub(crate) erased: Vec<ErasedUser>,
+}
+
+/// The states of every key, as they are at one moment of each partition.
+pub(crate) struct Pinned {
+    pub(crate) states: Ordered,
+    /// Of every partition.
+    pub(crate) heads: Vec<i64>,
+    /// Users whose batch half does not count.
     pub(crate) erased: Vec<ErasedUser>,
 }
 
@@ -85,6 +95,8 @@ pub(crate) struct Realtime {
     pub(crate) kept: Mutex<Vec<Kept>>,
     /// A version was prepared.
     pub(crate) prepared: Notify,
+    /// True once a log takes nothing any more.
+    pub(crate) log_failed: Arc<watch::Sender<bool>>,
 }
 
 impl Realtime {
@@ -97,10 +109,7 @@ impl Realtime {
         keys: &[String],
         begin: bool,
     ) -> Result<States, SpeedError> {
-        self.check_log(log_id)?;
-        if let Some(unknown) = boundary.keys().find(|p| **p >= self.partitions.len()) {
-            return Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len())));
-        }
+        self.check_boundary(log_id, boundary)?;
         let keys: BTreeSet<&str> = keys.iter().map(String::as_str).collect();
         let partitions = self.partitions.len() as u32;
         let mut heads = Vec::with_capacity(self.partitions.len());
@@ -136,6 +145,23 @@ impl Realtime {
         Ok(States { states, heads, slices, erased })
     }
 
+    /// The states of every key from `boundary` on. Each partition is looked at once, here: what is read of them later is what there is now.
+    pub(crate) fn pin(&self, fingerprint: &str, log_id: &str, boundary: &BTreeMap<usize, i64>) -> Result<Pinned, SpeedError> {
+        self.check_boundary(log_id, boundary)?;
+        let (mut heads, mut runs, mut erased, mut definition) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for partition in self.partitions.iter() {
+            let start = boundary.get(&partition.number).copied().unwrap_or(0);
+            let found = partition.runs(fingerprint, start, None)?;
+            heads.push(found.head);
+            runs.extend(found.slices.into_iter().flat_map(|slice| slice.runs));
+            let since = found.erased.iter().filter(|(_, offset)| **offset >= start);
+            erased.extend(since.map(|(user_id, offset)| partition.erased(user_id, *offset)));
+            definition.get_or_insert(found.definition);
+        }
+        let definition = definition.expect("a log has a partition");
+        Ok(Pinned { states: Ordered::new(definition, runs), heads, erased })
+    }
+
     /// Everything folded in `range` of one partition, merged, but for what is erased.
     pub(crate) fn export(&self, fingerprint: &str, log_id: &str, number: usize, range: Range<i64>) -> Result<Export, SpeedError> {
         self.check_log(log_id)?;
@@ -153,17 +179,30 @@ impl Realtime {
         Ok(Export { parts, erased: since.map(|(user_id, offset)| partition.erased(user_id, *offset)).collect() })
     }
 
+    /// Whether a user can be erased here at all. It waits for the store, so it comes before anything is done: a caller who gives up while
+    /// it waits, and asks again, must not have the user erased once more long after the second answer.
+    pub(crate) async fn check_erasable(&self, user_id: &str) -> Result<(), SpeedError> {
+        check_user_id(user_id).map_err(|refusal| SpeedError::BadRequest(format!("{} {}", refusal.field, refusal.reason)))?;
+        // Whoever must not archive any more has a log that nobody goes on with.
+        self.archive.check_epoch().await
+    }
+
     /// Erases a user. When this returns, the erasure is durable in the log and in the store, and shown.
     pub(crate) async fn erase(&self, user_id: String) -> Result<Erasure, SpeedError> {
-        check_user_id(&user_id).map_err(|refusal| SpeedError::BadRequest(format!("{} {}", refusal.field, refusal.reason)))?;
-        // Whoever must not archive any more has a log that nobody goes on with.
-        self.archive.check_epoch().await?;
         let partition = &self.partitions[shard_of(&user_id, self.partitions.len() as u32) as usize];
-        let erasure = partition.erase(user_id).await?;
+        let erasure = partition.erase(user_id).await.inspect_err(|e| note_log_failed(&self.log_failed, e))?;
         // Whatever becomes of the put, and of whoever waits for it.
         self.archive.owe([erasure.clone()]);
         self.archive.put_erasure(&erasure).await?;
         Ok(erasure)
+    }
+
+    fn check_boundary(&self, log_id: &str, boundary: &BTreeMap<usize, i64>) -> Result<(), SpeedError> {
+        self.check_log(log_id)?;
+        match boundary.keys().find(|p| **p >= self.partitions.len()) {
+            Some(unknown) => Err(SpeedError::BadRequest(format!("there is no partition {unknown}; the log has {}", self.partitions.len()))),
+            None => Ok(()),
+        }
     }
 
     fn check_log(&self, asked: &str) -> Result<(), SpeedError> {

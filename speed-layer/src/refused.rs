@@ -258,7 +258,7 @@ impl RefusedCounts {
 }
 
 /// A reason without its particulars, which may be many, or somebody's.
-fn kind(reason: &str) -> &str {
+pub(crate) fn kind(reason: &str) -> &str {
     reason.split_once(": ").map_or(reason, |(kind, _)| kind)
 }
 

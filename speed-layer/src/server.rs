@@ -32,6 +32,11 @@ const STREAMS: usize = 64;
 const QUESTIONS: usize = 256;
 /// Cuts and exports in flight: those of one batch run, or two. They may take minutes, so questions do not share their places.
 const EXPORTS: usize = 64;
+/// Whoever shows people how the layer is asks now and then. One that reads the dead letters may take seconds.
+const STATES: usize = 8;
+/// Streams of all states in flight. Each keeps the states of its moment in memory, whatever takes their place meanwhile. The serving layer
+/// has as many exports; a second one finds room too.
+const STATE_STREAMS: usize = 4;
 /// Calls that nobody should have to make often: health watches, reflection, paths that are none.
 const OTHERS: usize = 64;
 /// A burst of them is over by then.
@@ -58,6 +63,8 @@ pub(crate) fn calls() -> CallCounts {
         "/merganser.v1.RealtimeViewService/EraseUser",
         "/merganser.v1.RealtimeViewService/Cut",
         "/merganser.v1.RealtimeViewService/ExportStates",
+        "/merganser.v1.SpeedStatusService/GetSpeedStatus",
+        "/merganser.v1.RealtimeViewService/StreamStates",
     ])
 }
 
@@ -80,7 +87,7 @@ pub(crate) async fn serve<IO, I>(
     health.set_serving::<IngestServiceServer<IngestAdapter>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService"]))
+            .register_file_descriptor_set(merganser_proto::descriptors_of(&["IngestService", "RealtimeViewService", "SpeedStatusService"]))
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the descriptor set was generated with the code";
@@ -115,6 +122,8 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let streams = Room::new("streams", STREAMS, PATIENCE);
     let questions = Room::new("questions", QUESTIONS, PATIENCE);
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
+    let states = Room::new("questions about the state", STATES, PATIENCE);
+    let state_streams = Room::new("streams of states", STATE_STREAMS, PATIENCE);
     let others = Room::new("calls", OTHERS, PATIENCE);
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
@@ -124,9 +133,14 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
             "/merganser.v1.RealtimeViewService/GetStates" | "/merganser.v1.RealtimeViewService/PrepareVersion" => {
                 (Some(&questions), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME)
             }
+            "/merganser.v1.SpeedStatusService/GetSpeedStatus" => (Some(&states), Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/EraseUser" => (Some(&exports), Shape::Call, Some(BATCH_TIME), UNREAD_TIME),
             "/merganser.v1.RealtimeViewService/Cut" | "/merganser.v1.RealtimeViewService/ExportStates" => {
                 (Some(&exports), Shape::Export, Some(BATCH_TIME), UNREAD_EXPORT_TIME)
+            }
+            // The serving layer reads on when its own client does, who has to every thirty seconds.
+            "/merganser.v1.RealtimeViewService/StreamStates" => {
+                (Some(&state_streams), Shape::Export, Some(QUESTION_TIME), UNREAD_EXPORT_TIME)
             }
             // Whoever asks for it would end a busy server.
             "/grpc.health.v1.Health/Check" => (None, Shape::Call, Some(QUESTION_TIME), UNREAD_TIME),

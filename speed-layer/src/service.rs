@@ -1,16 +1,21 @@
-//! The gRPC surface: protobuf in, domain calls, protobuf out. The only file of this crate's server that names its types.
+//! The gRPC surface: protobuf in, domain calls, protobuf out. With the file below it the only one of this crate's server that
+//! names its types.
+
+/// How the layer is.
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use merganser_proto::audit::{Act, Audit};
 use merganser_proto::auth::Identity;
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use merganser_proto::{trace_span, traces};
 use prost::Message as _;
 use storage::machine::blocking;
 use storage::paths::ViewName;
@@ -19,12 +24,15 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
-use views::RawEvent;
+use tracing::Instrument;
 use views::event::{MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES};
+use views::{FoldError, RawEvent, wire};
 
 use crate::error::SpeedError;
 use crate::ingest::{Ingest, Outcome, WhenFull};
-use crate::realtime::{ErasedUser, Export, Realtime, SliceRows, States};
+use crate::realtime::{ErasedUser, Export, Pinned, Realtime, SliceRows, States};
+use crate::slices::Ordered;
+pub(crate) use status::StatusAdapter;
 
 /// Requests of one stream that are queued and not yet answered.
 const STREAM_IN_FLIGHT: usize = 16;
@@ -60,7 +68,8 @@ impl IngestService for IngestAdapter {
         let ingest = self.0.clone();
         let events = request.into_inner().events.into_iter().map(raw_event).collect();
         let work = async move { ingest.finish(ingest.queue(events, WhenFull::Refuse).await?).await };
-        let outcome = tokio::spawn(work).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let outcome =
+            tokio::spawn(work.instrument(traces::current())).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         let Outcome { accepted, duplicates, refused, position } = outcome;
         Ok(Response::new(pb::AppendEventsResponse {
             accepted_count: accepted as i64,
@@ -114,10 +123,11 @@ impl IngestService for IngestAdapter {
 #[tonic::async_trait]
 impl RealtimeViewService for RealtimeAdapter {
     type ExportStatesStream = Answers<pb::ExportStatesResponse>;
+    type StreamStatesStream = Answers<pb::StreamStatesResponse>;
 
     async fn cut(&self, request: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
         let (realtime, audit, act) = (Arc::clone(&self.0), self.1.clone(), act("cut", &request));
-        let cut = tokio::spawn(async move {
+        let cut = async move {
             let cut = realtime.cut().await;
             let act = match &cut {
                 Ok(boundary) => act.with("boundary", boundary.clone()),
@@ -125,7 +135,8 @@ impl RealtimeViewService for RealtimeAdapter {
             };
             audit.record(act).await;
             cut
-        });
+        };
+        let cut = tokio::spawn(cut.instrument(traces::current()));
         let boundary = cut.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         Ok(Response::new(pb::CutResponse { log_id: self.0.log_id.to_string(), boundary: offsets(&boundary) }))
     }
@@ -150,18 +161,42 @@ impl RealtimeViewService for RealtimeAdapter {
 
     async fn get_states(&self, request: Request<pb::GetStatesRequest>) -> Result<Response<pb::GetStatesResponse>, Status> {
         let request = request.into_inner();
-        let mut boundary = BTreeMap::new();
-        for edge in &request.boundary {
-            let partition = usize::try_from(edge.partition).map_err(|_| Status::invalid_argument("a partition is negative"))?;
-            boundary.insert(partition, edge.offset);
-        }
+        let boundary = by_partition(&request.boundary)?;
         let (realtime, begin, by_slice) = (Arc::clone(&self.0), request.keys_begin, request.by_slice);
-        let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
+        let reading = trace_span!("read states", keys = request.keys.len() as i64);
+        let states = move || {
+            let _reading = reading.entered();
+            realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin)
+        };
         // All keys of a view may begin so.
         let States { states, heads, slices, erased } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
         let slices = if by_slice { slices.iter().map(slice_rows).collect() } else { Vec::new() };
         let erased = erased.into_iter().map(erased_user).collect();
         Ok(Response::new(pb::GetStatesResponse { states: states.into(), head: offsets(&heads), slices, erased }))
+    }
+
+    /// A part is computed when it is asked for, so that a slow reader costs no more memory than a fast one.
+    async fn stream_states(&self, request: Request<pb::StreamStatesRequest>) -> Result<Response<Self::StreamStatesStream>, Status> {
+        let request = request.into_inner();
+        let boundary = by_partition(&request.boundary)?;
+        let pinned = self.0.pin(&request.fingerprint, &request.log_id, &boundary).map_err(|e| status(&e))?;
+        let Pinned { states, heads, erased } = pinned;
+        let erased = erased.into_iter().map(erased_user).collect();
+        let first = pb::StreamStatesResponse { head: offsets(&heads), erased, ..Default::default() };
+        let parts = stream::try_unfold(Some((states, 0)), move |before| {
+            let fingerprint = request.fingerprint.clone();
+            async move {
+                let Some((states, rows)) = before else { return Ok(None) };
+                let part = blocking(move || next_part(states)).await;
+                match part.map_err(|e| status(&SpeedError::fold(&e, &fingerprint, 0, 0)))? {
+                    None => Ok(Some((pb::StreamStatesResponse { is_last: true, row_count: rows, ..Default::default() }, None))),
+                    Some((part, part_rows, states)) => {
+                        Ok(Some((pb::StreamStatesResponse { states: part.into(), ..Default::default() }, Some((states, rows + part_rows)))))
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream::once(async { Ok(first) }).chain(parts))))
     }
 
     async fn export_states(&self, request: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
@@ -174,13 +209,14 @@ impl RealtimeViewService for RealtimeAdapter {
         // Also where there are no states.
         let first = (!erased.is_empty()).then(|| Ok(pb::ExportStatesResponse { erased, ..Default::default() }));
         let messages = parts.into_iter().map(|states| Ok(pb::ExportStatesResponse { states: states.into(), erased: Vec::new() }));
-        Ok(Response::new(Box::pin(futures::stream::iter(first.into_iter().chain(messages)))))
+        Ok(Response::new(Box::pin(stream::iter(first.into_iter().chain(messages)))))
     }
 
     /// In a task of its own: a client that hangs up cannot stop it half way.
     async fn erase_user(&self, request: Request<pb::EraseUserRequest>) -> Result<Response<pb::EraseUserResponse>, Status> {
         let (realtime, audit, act) = (Arc::clone(&self.0), self.1.clone(), act("erase", &request));
         let user_id = request.into_inner().user_id;
+        realtime.check_erasable(&user_id).await.map_err(|e| status(&e))?;
         // One that is too long to be an id would be a payload.
         let act = if user_id.len() <= MAX_USER_ID_BYTES { act.with("user_id", user_id.as_str()) } else { act };
         let erase = tokio::spawn(async move {
@@ -194,10 +230,7 @@ impl RealtimeViewService for RealtimeAdapter {
             erased
         });
         let erased = erase.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
-        let erase_time = prost_types::Timestamp {
-            seconds: erased.append_time_us.div_euclid(1_000_000),
-            nanos: (erased.append_time_us.rem_euclid(1_000_000) * 1000) as i32,
-        };
+        let erase_time = timestamp(erased.append_time_us);
         Ok(Response::new(pb::EraseUserResponse {
             log_id: self.0.log_id.to_string(),
             partition: erased.partition.cast_signed(),
@@ -205,6 +238,11 @@ impl RealtimeViewService for RealtimeAdapter {
             erase_time: Some(erase_time),
         }))
     }
+}
+
+/// Microseconds since 1970.
+fn timestamp(time_us: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time_us.div_euclid(1_000_000), nanos: (time_us.rem_euclid(1_000_000) * 1000) as i32 }
 }
 
 /// What whoever calls asks for; in a simulation it is nobody.
@@ -244,6 +282,18 @@ fn row_error((index, event_id, refusal): (usize, String, views::Refusal)) -> pb:
     // One that is too long to be an id would come back as long as it came.
     let event_id = if event_id.len() > MAX_EVENT_ID_BYTES { String::new() } else { event_id };
     pb::RowError { index: index as i32, event_id, field: refusal.field, reason: refusal.reason }
+}
+
+/// Wire bytes of the next states, how many rows they are, and the others; `None` after the last.
+fn next_part(mut states: Ordered) -> Result<Option<(Vec<u8>, i64, Ordered)>, FoldError> {
+    let Some(part) = states.next()? else { return Ok(None) };
+    let rows = part.num_rows() as i64;
+    Ok(Some((wire::encode(&[part])?, rows, states)))
+}
+
+fn by_partition(boundary: &[pb::PartitionOffset]) -> Result<BTreeMap<usize, i64>, Status> {
+    let place = |edge: &pb::PartitionOffset| Some((usize::try_from(edge.partition).ok()?, edge.offset));
+    boundary.iter().map(place).collect::<Option<_>>().ok_or_else(|| Status::invalid_argument("a partition is negative"))
 }
 
 fn offsets(of_partitions: &[i64]) -> Vec<pb::PartitionOffset> {

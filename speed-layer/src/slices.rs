@@ -9,6 +9,8 @@
 //! those the batch half does not count either (decision 0012). In other views a user's rows cannot be told from others'; there the
 //! next run leaves them out.
 
+/// All states, in order.
+mod ordered;
 /// States in order of their keys.
 mod run;
 
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use views::{Definition, FoldError, fold};
 
+pub(crate) use ordered::Ordered;
 pub(crate) use run::Run;
 
 /// The newest slice, one step on: how many of its runs stay, and the run behind them.

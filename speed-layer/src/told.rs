@@ -7,12 +7,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use merganser_proto::auth::{Authority, Refusal};
 use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::{CallCounts, Peer};
 use merganser_proto::tls::ServerTls;
+use merganser_proto::traces;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
@@ -55,6 +57,7 @@ impl Numbers for Told {
         self.write_archive(sheet)?;
         self.authority.write("merganser_speed", sheet)?;
         ServerTls::write(self.tls.as_ref(), "merganser_speed", sheet)?;
+        traces::write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }
@@ -137,6 +140,13 @@ impl Told {
         sheet.gauge("merganser_speed_damaged_segments", "Those that the last round left damaged.", one(damaged))
     }
 
+    /// How old the oldest record of a partition that is not archived is; nothing if all are, or it cannot be read. It reads the log.
+    pub(crate) fn unarchived_age(&self, partition: &Partition) -> Option<Duration> {
+        let append_time_us = self.oldest_unarchived_us(partition)??;
+        let age_us = now_us(&*self.ingest.machine).saturating_sub(append_time_us);
+        Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
+    }
+
     /// When the first record that is not archived was appended; nothing if all are, and no answer if it cannot be read.
     fn oldest_unarchived_us(&self, partition: &Partition) -> Option<Option<i64>> {
         let offset = self.archive.archived(partition.number).max(partition.log.start());
@@ -162,7 +172,7 @@ impl Told {
 
 impl Partition {
     /// What the slices of all its views weigh.
-    fn weight(&self) -> Weight {
+    pub(crate) fn weight(&self) -> Weight {
         let visible = self.visible.read().expect("no writer panics while it holds the lock");
         let weights = visible.views.values().map(Slices::weight);
         weights.fold(Weight::default(), |all, one| Weight {

@@ -35,9 +35,13 @@ pub mod machine;
 pub mod manifest;
 // Closed segments as Parquet.
 pub mod master;
+// Tables for others to read.
+pub mod output;
 // Where each object is.
 pub mod paths;
 // An event as the log keeps it.
 pub mod record;
+// How far batch runs are.
+pub mod progress;
 // The object store.
 pub mod store;

@@ -25,6 +25,7 @@ mod seal;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod without;
 
 use std::ops::Range;
 
@@ -49,9 +50,10 @@ use crate::store::{ObjectMeta, ObjectReader, PutOutcome, Store, StoreError};
 pub use epoch::{claim_epoch, epoch_after, newest_epoch};
 pub use layout::Layout;
 pub use places::Places;
-pub use rewrite::{copy_to_cold, hidden_rows, rewrite, rewrite_import};
+pub use rewrite::{copy_to_cold, hidden_rows, leaving_rows, oldest_event_us, oldest_imported_us, rewrite, rewrite_import};
 pub use seal::{Origin, Seal, record_fingerprint};
 pub use segment::{SegmentMeta, segment_ending, segment_from, segment_of};
+pub use without::{Expired, Without};
 
 /// Rows of the batches that reading yields.
 const READ_BATCH_ROWS: usize = 8192;

@@ -19,6 +19,7 @@
 //! views/<view>/expired/00000000000000000041.json                                                 ExpiredPath
 //! receipts/p0001-00000000000000000042.json                                                       ErasurePath::receipt
 //! runs/<view>/<run id>.json                                                                      RunPath
+//! runs/<view>/progress/<run id>.json                                                             ProgressPath
 //! runs/<view>/lease/00000000000000000003.json                                                    LeasePath
 //! ```
 //!
@@ -83,6 +84,30 @@ pub fn view_folder(view: &ViewName) -> ObjectPath {
 #[must_use]
 pub fn runs_folder(view: &ViewName) -> ObjectPath {
     ObjectPath::from(format!("runs/{view}"))
+}
+
+/// The folder of the folders of the runs of all views.
+#[must_use]
+pub fn all_runs_folder() -> ObjectPath {
+    ObjectPath::from("runs")
+}
+
+/// The folder of objects that are put only to see whether they can be, and removed at once.
+#[must_use]
+pub fn probes_folder() -> ObjectPath {
+    ObjectPath::from("probes")
+}
+
+/// Such an object.
+#[must_use]
+pub fn probe(random: u128) -> ObjectPath {
+    ObjectPath::from(format!("probes/{random:032x}"))
+}
+
+/// The folder of what a view's runs say while they go.
+#[must_use]
+pub fn progress_folder(view: &ViewName) -> ObjectPath {
+    ObjectPath::from(format!("runs/{view}/progress"))
 }
 
 /// The folder of one version's files.
@@ -363,6 +388,35 @@ impl RunPath {
             Some(Self { view: view.parse().ok()?, run_id: name.strip_suffix(".json")?.parse().ok()? })
         })();
         parsed.ok_or_else(|| misnamed(path, "the path of a run's report"))
+    }
+}
+
+/// How far a batch run is, while it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProgressPath {
+    /// The view.
+    pub view: ViewName,
+    /// The run.
+    pub run_id: Id,
+}
+
+impl ProgressPath {
+    /// The object's path.
+    #[must_use]
+    pub fn path(&self) -> ObjectPath {
+        ObjectPath::from(format!("runs/{}/progress/{}.json", self.view, self.run_id))
+    }
+
+    /// Reads a path back.
+    ///
+    /// # Errors
+    /// Any path that [`path`](Self::path) does not write.
+    pub fn parse(path: &ObjectPath) -> Result<Self, StoreError> {
+        let parsed = (|| {
+            let (view, name) = path.as_ref().strip_prefix("runs/")?.split_once("/progress/")?;
+            Some(Self { view: view.parse().ok()?, run_id: name.strip_suffix(".json")?.parse().ok()? })
+        })();
+        parsed.ok_or_else(|| misnamed(path, "the path of a run's progress"))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Old segments, written again: many small ones become a large one, what was erased goes, and what is old moves to the cold store.
+//! Old segments, written again: many small ones become a large one, what was erased goes, what is past a declared retention goes, and what
+//! is old moves to the cold store.
 //!
 //! *Consistency.* Files are written beside those that are there, and count from the moment when the next layout is put
 //! ([`storage::master::layout`]). A lease keeps two from working at a time; that only one is right rests on the layout's number. Runs go
@@ -7,7 +8,10 @@
 //! *What a crash leaves behind.* Files that no layout names, which go later, and copies in the cold store, which are used later.
 
 mod erased;
+mod expiring;
+mod floor;
 mod groups;
+mod repeats;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -19,7 +23,7 @@ use storage::erasures::Erasures;
 use storage::identities;
 use storage::imports::{self, ImportMeta};
 use storage::machine::{Machine, RealMachine};
-use storage::master::{self, Layout, SegmentMeta, layout};
+use storage::master::{self, Layout, SegmentMeta, Without, layout};
 use storage::paths::{Id, ViewName};
 use storage::store::{Store, StoreError};
 use tracing::info;
@@ -27,6 +31,7 @@ use tracing::info;
 use crate::error::RunError;
 use crate::keeper::{Keeper, Turn};
 use crate::options::RunOptions;
+use crate::retention::rfc3339;
 use erased::{Due, carried_out, with_hidden};
 use groups::{Limits, groups, newest_us};
 
@@ -65,7 +70,7 @@ impl CompactOptions {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
     /// Files in whose place others were written.
     pub before: usize,
@@ -75,6 +80,12 @@ pub struct Compacted {
     pub bytes: i64,
     /// Rows that erasures hide and that are not in them.
     pub erased_rows: i64,
+    /// Rows past the retention that are not in them.
+    pub expired_rows: i64,
+    /// Rows of events of before may be gone, now or earlier; microseconds since 1970.
+    pub expired_before_us: Option<i64>,
+    /// Why the retention lets nothing go, if something is in its way.
+    pub held: Option<String>,
     /// Files that were moved to the cold store.
     pub moved: usize,
     /// Files that nobody needed any more and that are gone.
@@ -86,7 +97,14 @@ impl fmt::Display for Compacted {
         let count = |n: usize| HumanCount(n as u64);
         let bytes = HumanBytes(u64::try_from(self.bytes).unwrap_or(0));
         writeln!(f, "merged      {} files into {} of {bytes}", count(self.before), count(self.after))?;
-        writeln!(f, "erased      {} rows", HumanCount(u64::try_from(self.erased_rows).unwrap_or(0)))?;
+        let rows = |n: i64| HumanCount(u64::try_from(n).unwrap_or(0));
+        writeln!(f, "erased      {} rows", rows(self.erased_rows))?;
+        if let Some(before_us) = self.expired_before_us {
+            writeln!(f, "expired     {} rows; events before {} are past the retention", rows(self.expired_rows), rfc3339(before_us))?;
+        }
+        if let Some(reason) = &self.held {
+            writeln!(f, "retention   waits: {reason}")?;
+        }
         writeln!(f, "moved       {} files to the cold store", count(self.moved))?;
         write!(f, "removed     {} files that nobody needs any more", count(self.removed))
     }
@@ -107,7 +125,7 @@ pub async fn compact(options: &CompactOptions, store: &Store) -> Result<Compacte
 /// As [`compact`].
 pub async fn compact_on(machine: &dyn Machine, options: &CompactOptions, store: &Store) -> Result<Compacted, RunError> {
     let Turn { run_id, started, store, keeper } = Turn::take(machine, &options.run, store).await?;
-    let work = Work { options, store: &store, keeper: &keeper, run_id: &run_id, now: started };
+    let work = Work { machine, options, store: &store, keeper: &keeper, run_id: &run_id, now: started };
     let done = Box::pin(work.all()).await;
     keeper.release().await;
     done
@@ -119,13 +137,14 @@ pub async fn compact_on(machine: &dyn Machine, options: &CompactOptions, store: 
 /// As [`compact`].
 pub async fn remove_superseded(options: &CompactOptions, store: &Store) -> Result<usize, RunError> {
     let Turn { run_id, started, store, keeper } = Turn::take(&RealMachine, &options.run, store).await?;
-    let work = Work { options, store: &store, keeper: &keeper, run_id: &run_id, now: started };
+    let work = Work { machine: &RealMachine, options, store: &store, keeper: &keeper, run_id: &run_id, now: started };
     let done = Box::pin(work.remove()).await;
     keeper.release().await;
     done
 }
 
 struct Work<'a> {
+    machine: &'a dyn Machine,
     options: &'a CompactOptions,
     store: &'a Store,
     keeper: &'a Keeper,
@@ -138,6 +157,8 @@ impl Work<'_> {
         let mut done = Compacted::default();
         let layout = Layout::newest(self.store).await?;
         let layout = self.rewrite(layout, &mut done).await?;
+        let layout = self.expire_events(layout, &mut done).await?;
+        done.expired_before_us = layout.expired_before_us;
         self.move_to_cold(layout, &mut done).await?;
         done.removed = self.remove().await?;
         Ok(done)
@@ -146,6 +167,7 @@ impl Work<'_> {
     /// Merges what is due, without what was erased.
     async fn rewrite(&self, mut layout: Layout, done: &mut Compacted) -> Result<Layout, RunError> {
         let erasures = carried_out(self.store).await?;
+        let without = Without::erased(&erasures);
         let segments = master::list_segments_in(self.store, &layout).await?;
         let limits = Limits { target_bytes: self.options.target_bytes, least_files: self.options.least_files };
         let is_old = |segment: &SegmentMeta| newest_us(segment) <= self.before_us(self.options.after);
@@ -162,7 +184,7 @@ impl Work<'_> {
         while jobs.peek().is_some() {
             let mut next = layout.next(self.run_id.as_str());
             for job in jobs.by_ref().take(FILES_A_LAYOUT) {
-                let placed = Box::pin(master::rewrite(self.store, &job, &erasures, next.number, self.run_id)).await?;
+                let placed = Box::pin(master::rewrite(self.store, &job, &without, next.number, self.run_id)).await?;
                 done.before += job.len();
                 done.after += 1;
                 done.bytes += placed.bytes;
@@ -186,9 +208,10 @@ impl Work<'_> {
         done: &mut Compacted,
     ) -> Result<Layout, RunError> {
         let mut next = layout.next(self.run_id.as_str());
+        let without = Without::erased(erasures);
         for import in imports {
             for partition in import.files.iter().map(|file| file.partition) {
-                let rewritten = master::rewrite_import(self.store, import, partition, erasures, next.number, self.run_id);
+                let rewritten = master::rewrite_import(self.store, import, partition, &without, next.number, self.run_id);
                 if let Some(placed) = Box::pin(rewritten).await? {
                     done.before += 1;
                     done.after += 1;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use indicatif::{HumanBytes, HumanCount};
+use serde::Serialize;
 use storage::imports::ImportMeta;
 use views::Refusal;
 
@@ -19,7 +20,7 @@ const OTHER_REASONS: &str = "other reasons";
 const SHOWN_REASONS: usize = 10;
 
 /// Why rows were refused, and how many for each reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reasons(BTreeMap<String, u64>);
 
 impl Reasons {

@@ -47,17 +47,21 @@ impl Run<'_> {
         let chains = self.cut.chains(&self.master.segments)?;
         let segments: i64 = chains.iter().flatten().map(SegmentMeta::rows).sum();
         let erasures = self.master.erasures.iter().count() as i64;
-        // Only a file that was written again may have lost what was erased.
+        // Only a file that was written again may have lost what was erased, or has expired, of which the layout has the number.
         let rewritten = chains.iter().flatten().filter(|segment| segment.is_rewritten());
-        let gone = rewritten.map(|segment| self.master.records(segment) - segment.rows()).sum();
+        let gone = rewritten.map(|segment| self.master.records(segment) - segment.rows() - segment.expired()).sum();
+        let expired: i64 = chains.iter().flatten().map(SegmentMeta::expired).sum();
         let imports = rows::of_imports(self.master.imports.iter().map(Arc::as_ref));
-        // What the version below was made from: all but the rows that this run has read.
-        let below = segments + imports - self.report.rows_read;
+        // What the version below was made from: all but the rows that this run has read, and those that have expired since, which are
+        // some of those that have expired.
+        let expired_in_all = expired + rows::expired_of_imports(self.master.imports.iter().map(Arc::as_ref));
+        let below = segments + imports + expired_in_all - self.report.rows_read;
         self.report.rows = Rows {
             log: manifest.boundary.iter().sum(),
             segments,
             erasures,
             gone,
+            expired,
             imports,
             counted: manifest.event_count,
             late_duplicates: manifest.late_duplicate_count,
@@ -66,6 +70,7 @@ impl Run<'_> {
             filtered: removed.iter().map(|removed| removed.filtered).sum(),
             past_limit: removed.iter().map(|removed| removed.past_limit).sum(),
             left_out_before: base.map_or(0, |base| below - base.event_count - base.late_duplicate_count - base.conflict_count),
+            left_out_and_gone: if base.is_some() { expired_in_all } else { 0 },
         };
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! A speed layer that says what a test wants it to say.
 
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, Empty};
 use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
 use merganser_proto::v1::{
     CutRequest, CutResponse, EraseUserRequest, EraseUserResponse, ErasedUser, ExportStatesRequest, ExportStatesResponse, GetStatesRequest,
-    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse,
+    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse, StreamStatesRequest, StreamStatesResponse,
 };
 use std::collections::HashMap;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -50,6 +50,7 @@ impl FakeSpeedLayer {
 #[tonic::async_trait]
 impl RealtimeViewService for FakeSpeedLayer {
     type ExportStatesStream = BoxStream<'static, Result<ExportStatesResponse, Status>>;
+    type StreamStatesStream = Empty<Result<StreamStatesResponse, Status>>;
 
     async fn cut(&self, _: Request<CutRequest>) -> Result<Response<CutResponse>, Status> {
         let boundary = (0..).zip(&self.boundary).map(|(partition, offset)| PartitionOffset { partition, offset: *offset }).collect();
@@ -65,6 +66,10 @@ impl RealtimeViewService for FakeSpeedLayer {
     }
 
     async fn get_states(&self, _: Request<GetStatesRequest>) -> Result<Response<GetStatesResponse>, Status> {
+        Err(Status::unimplemented("no test asks"))
+    }
+
+    async fn stream_states(&self, _: Request<StreamStatesRequest>) -> Result<Response<Self::StreamStatesStream>, Status> {
         Err(Status::unimplemented("no test asks"))
     }
 

@@ -17,6 +17,7 @@ mod other_keys;
 mod recompute;
 mod recount;
 mod refusals;
+mod retention;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,6 +203,7 @@ impl Master {
             spill_dir: None,
             lease_ttl: Duration::from_secs(30),
             grace: Duration::from_secs(24 * 3600),
+            retention: None,
             retry: Retry::NONE,
         }
     }

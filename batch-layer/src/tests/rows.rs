@@ -90,10 +90,11 @@ async fn every_row_is_accounted_for() {
 #[test]
 fn one_row_off() {
     let fine = Rows {
-        log: 99,
+        log: 104,
         segments: 90,
         erasures: 2,
         gone: 7,
+        expired: 5,
         imports: 10,
         counted: 77,
         late_duplicates: 6,
@@ -101,10 +102,11 @@ fn one_row_off() {
         erased: 3,
         filtered: 4,
         past_limit: 2,
-        left_out_before: 7,
+        left_out_before: 9,
+        left_out_and_gone: 2,
     };
     assert!(fine.reconcile(true) && fine.reconcile(false));
-    let off: [fn(&mut Rows); 12] = [
+    let off: [fn(&mut Rows); 14] = [
         |rows| rows.log += 1,
         |rows| rows.segments -= 1,
         |rows| rows.erasures += 1,
@@ -117,6 +119,8 @@ fn one_row_off() {
         |rows| rows.filtered += 1,
         |rows| rows.past_limit -= 1,
         |rows| rows.left_out_before += 1,
+        |rows| rows.expired += 1,
+        |rows| rows.left_out_and_gone -= 1,
     ];
     for change in off {
         let mut rows = fine.clone();
@@ -124,12 +128,20 @@ fn one_row_off() {
         assert!(!rows.reconcile(true), "{rows}");
     }
     // Nobody was erased: nothing is gone, and where nothing is left out nothing was before.
-    let without =
-        |gone, left_out_before| Rows { log: 90 + gone, erasures: 0, gone, left_out_before, counted: 84 - left_out_before, ..fine.clone() };
+    let without = |gone, left_out_before| Rows {
+        log: 90 + gone,
+        erasures: 0,
+        gone,
+        expired: 0,
+        left_out_before,
+        left_out_and_gone: 0,
+        counted: 84 - left_out_before,
+        ..fine.clone()
+    };
     assert!(without(0, 0).reconcile(false) && without(0, 7).reconcile(true));
     assert!(!without(0, 7).reconcile(false) && !without(7, 0).reconcile(true));
     assert_eq!(
         fine.to_string(),
-        "99 in the log - 2 erasures - 7 erased and gone, 90 in segments + 10 imported = 77 counted + 6 late duplicates + 1 conflicts + 3 erased + 4 left out by WHERE + 2 past the limit + 7 left out before"
+        "104 in the log - 2 erasures - 7 erased and gone - 5 expired and gone, 90 in segments + 10 imported = 77 counted + 6 late duplicates + 1 conflicts + 3 erased + 4 left out by WHERE + 2 past the limit + 9 left out before - 2 of these expired and gone"
     );
 }

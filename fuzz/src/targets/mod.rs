@@ -2,6 +2,8 @@
 pub(crate) mod config;
 /// Raw events, records, columns.
 pub(crate) mod event;
+/// Layouts of the master dataset.
+pub(crate) mod layout;
 /// The file of dead letters.
 pub(crate) mod letters;
 /// Event files of `speed-layer load`.

@@ -5,10 +5,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::Parser;
 use integration_tests::processes::{Binaries, Server, interrupted};
+
+/// Runs speed-layer and serving-layer until Ctrl-C, with their data in ./data, as merganser.toml and MERGANSER_… say.
+///
+/// It is what `make run` calls, for a first look; to keep them running, let a service manager start `speed-layer serve` and `serving-layer serve`.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {}
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let Cli {} = Cli::parse();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -166,6 +166,7 @@ impl UserStatsService for Echo {
 #[tonic::async_trait]
 impl RealtimeViewService for Echo {
     type ExportStatesStream = Answers<pb::ExportStatesResponse>;
+    type StreamStatesStream = Answers<pb::StreamStatesResponse>;
 
     async fn get_states(&self, request: Request<pb::GetStatesRequest>) -> Result<Response<pb::GetStatesResponse>, Status> {
         let keys = request.into_inner().keys.len();
@@ -181,6 +182,10 @@ impl RealtimeViewService for Echo {
     }
 
     async fn export_states(&self, _: Request<pb::ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {
+        Err(Status::unimplemented("an echo keeps nothing"))
+    }
+
+    async fn stream_states(&self, _: Request<pb::StreamStatesRequest>) -> Result<Response<Self::StreamStatesStream>, Status> {
         Err(Status::unimplemented("an echo keeps nothing"))
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use merganser_proto::Transport;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
+use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
-use merganser_proto::v1::{AppendEventsRequest, Event};
+use merganser_proto::v1::{AppendEventsRequest, EraseUserRequest, Event};
 use prost_types::Timestamp;
 use storage::dead_letter;
+use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -25,6 +27,8 @@ use crate::boundaries::Boundaries;
 
 /// Three sectors of a disk.
 const NOTE_BYTES: usize = 1_500;
+/// So often an erasure is tried while things go wrong.
+const ERASE_ATTEMPTS: u32 = 300;
 /// How long a client waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,7 +42,10 @@ pub(crate) struct Clients {
     pub(super) newest: Arc<Mutex<(String, Vec<Id>)>>,
     /// Ids of rows that were refused, each of which must be a dead letter.
     letters: Arc<Mutex<BTreeSet<String>>>,
+    /// Of each user: whoever sends something has it with others, whoever erases them alone.
+    turns: Arc<[RwLock<()>]>,
     ingest: IngestServiceClient<Transport>,
+    realtime: RealtimeViewServiceClient<Transport>,
     pub(super) stats: UserStatsServiceClient<Transport>,
     to_speed: Link,
     pub(super) users: usize,
@@ -65,6 +72,8 @@ impl Clients {
             report: Arc::default(),
             newest: Arc::default(),
             letters: Arc::default(),
+            turns: (0..users).map(|_| RwLock::default()).collect(),
+            realtime: RealtimeViewServiceClient::new(ingest.clone()),
             ingest: IngestServiceClient::new(ingest),
             stats: UserStatsServiceClient::new(stats),
             to_speed: Link::new(&world.speed, &world.weather, &world.chance),
@@ -124,6 +133,7 @@ impl Clients {
         let pool = match chance.below(10) {
             0 => self.oracle(|o| o.known()),
             1 | 2 => self.oracle(|o| o.unsure()),
+            3 => self.oracle(|o| o.erased()),
             _ => Vec::new(),
         };
         match pool.is_empty() {
@@ -134,11 +144,16 @@ impl Clients {
 
     /// Sends events in one request.
     async fn append(&self, ids: &[Id]) -> Outcome {
+        let users: BTreeSet<usize> = ids.iter().map(|id| id.user).collect();
+        let mut turns = Vec::new();
+        for user in &users {
+            turns.push(self.turns[*user].read().await);
+        }
         let surely_there: Vec<bool> = {
             let known = self.oracle(|o| o.known());
             ids.iter().map(|id| known.contains(id)).collect()
         };
-        let bad: Vec<Event> = self.bad_event().into_iter().chain(self.conflict()).collect();
+        let bad: Vec<Event> = self.bad_event().into_iter().chain(self.conflict(&users)).collect();
         let events = ids.iter().map(|id| event(*id)).chain(bad.iter().cloned()).collect::<Vec<_>>();
         let sent = events.len() as i64;
         ids.iter().for_each(|id| self.oracle(|o| o.send(*id)));
@@ -193,11 +208,58 @@ impl Clients {
         chance.happens(60).then(|| Event { event_id: format!("bad-{:x}", chance.bits()), user_id: "u0".to_owned(), ..Event::default() })
     }
 
-    /// Now and then an event with the identity of one that is in the log, and other content.
-    fn conflict(&self) -> Option<Event> {
-        let known = self.oracle(|o| o.known());
+    /// Now and then an event with the identity of one of these users that is in the log, and other content.
+    fn conflict(&self, users: &BTreeSet<usize>) -> Option<Event> {
+        let mut known = self.oracle(|o| o.known());
+        known.retain(|id| users.contains(&id.user));
         let wanted = self.whole_window() && !known.is_empty() && self.world.chance.happens(30);
         wanted.then(|| Event { event_type: "other".to_owned(), ..event(self.world.chance.pick(&known)) })
+    }
+
+    /// Erases so many users, each until it is known to be done. Where a resend may go unrecognised nobody is erased: what is left then could not
+    /// be told.
+    pub(crate) async fn erase(&self, times: usize) -> Outcome {
+        for _ in 0..if self.whole_window() { times } else { 0 } {
+            sleep(self.world.chance.micros(200_000)).await;
+            let user = self.world.chance.below(self.users);
+            let turn = self.turns[user].write().await;
+            self.oracle(|o| o.begin_erasure(user));
+            self.newest.lock().unwrap_or_else(PoisonError::into_inner).1.retain(|id| id.user != user);
+            let mut attempts = 0;
+            while !self.erase_once(user).await? {
+                sleep(Duration::from_millis(100)).await;
+                attempts += 1;
+                // Nobody writes about the user meanwhile: one that does not get through ends the storm.
+                if attempts == ERASE_ATTEMPTS {
+                    self.world.weather.calm();
+                    self.world.disk.set_capacity(None);
+                }
+            }
+            self.oracle(|o| o.end_erasure(user));
+            self.count(|r| r.erasures += 1);
+            drop(turn);
+        }
+        Ok(())
+    }
+
+    async fn erase_once(&self, user: usize) -> Result<bool, String> {
+        let under_way = self.world.weather.under_way();
+        let request = EraseUserRequest { user_id: user_id(user) };
+        let answered = timeout(PATIENCE, self.realtime.clone().erase_user(request)).await;
+        drop(under_way);
+        match answered {
+            Ok(Ok(erased)) => {
+                self.world.trace.note(|| format!("user {user} is erased: {:?}", erased.into_inner()));
+                self.world.weather.recovered();
+                Ok(true)
+            }
+            Ok(Err(status)) => {
+                check_error(&status)?;
+                self.world.trace.note(|| format!("whether user {user} is erased is not known: {}", status.message()));
+                Ok(false)
+            }
+            Err(_) => Ok(false),
+        }
     }
 
     /// Every row whose refusal was told is a dead letter.

@@ -51,6 +51,8 @@ pub enum Fault {
     ServingKilled,
     /// A batch run dies.
     BatchKilled,
+    /// An expiry or a compaction dies.
+    UpkeepKilled,
     /// Two batch runs at once.
     TwoBatches,
     /// The clock of a machine jumps by hours or years.
@@ -70,12 +72,12 @@ pub enum Fault {
 impl Fault {
     /// Per mille of its occasions: a call is one of very many in a run, a batch run one of a few.
     fn rates(self) -> &'static [u32] {
-        if matches!(self, Self::BatchKilled | Self::TwoBatches) { &[100, 300, 600] } else { &[5, 20, 60, 150] }
+        if matches!(self, Self::BatchKilled | Self::TwoBatches | Self::UpkeepKilled) { &[100, 300, 600] } else { &[5, 20, 60, 150] }
     }
 }
 
 /// Every kind that one machine and calls without a network can have.
-pub const FAULTS: [Fault; 22] = [
+pub const FAULTS: [Fault; 23] = [
     Fault::KilledAtDisk,
     Fault::PowerCutAtDisk,
     Fault::SpeedKilled,
@@ -96,6 +98,7 @@ pub const FAULTS: [Fault; 22] = [
     Fault::LinkCut,
     Fault::ServingKilled,
     Fault::BatchKilled,
+    Fault::UpkeepKilled,
     Fault::TwoBatches,
     Fault::ClockJumps,
 ];

@@ -17,6 +17,7 @@ pub(crate) mod process;
 mod questions;
 pub(crate) mod runs;
 pub(crate) mod store;
+mod upkeep;
 pub(crate) mod world;
 
 use std::fmt;
@@ -69,6 +70,16 @@ pub struct Report {
     pub failed_runs: u64,
     /// Batch runs that were killed.
     pub killed_runs: u64,
+    /// Users erased.
+    pub erasures: u64,
+    /// Expiries and compactions that came to an end.
+    pub upkeeps: u64,
+    /// Versions that they let go.
+    pub expired_versions: u64,
+    /// Files in whose place they wrote others.
+    pub merged_files: u64,
+    /// Rows of erased users that they took out.
+    pub erased_rows: u64,
     /// What struck.
     pub tally: Tally,
     /// Of the run's trace; empty for a sum of runs.
@@ -100,6 +111,11 @@ impl AddAssign<&Report> for Report {
         self.publishes += other.publishes;
         self.failed_runs += other.failed_runs;
         self.killed_runs += other.killed_runs;
+        self.erasures += other.erasures;
+        self.upkeeps += other.upkeeps;
+        self.expired_versions += other.expired_versions;
+        self.merged_files += other.merged_files;
+        self.erased_rows += other.erased_rows;
         self.tally += &other.tally;
         self.digest.clear();
     }
@@ -116,6 +132,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "{answers} answers judged, {merged} of two halves, {unanswered} questions unanswered")?;
         writeln!(f, "{publishes} versions published, {failed_runs} runs failed, {killed_runs} killed")?;
+        let Self { erasures, upkeeps, expired_versions, merged_files, erased_rows, .. } = self;
+        writeln!(
+            f,
+            "{erasures} users erased; {upkeeps} upkeeps: {expired_versions} versions expired, {merged_files} files rewritten, {erased_rows} rows erased"
+        )?;
         write!(f, "{}", self.tally)
     }
 }
@@ -154,10 +175,11 @@ async fn run(seed: u64, printed: bool) -> Result<Report, String> {
         }
     };
     let story = async {
-        stormy(&clients).await?;
+        Box::pin(stormy(&clients)).await?;
         weather.calm();
         world.disk.set_capacity(None);
-        calm(&clients, || world.batch()).await
+        calm(&clients, || world.batch()).await?;
+        clients.afterwards().await
     };
     tokio::select! {
         biased;
@@ -176,12 +198,15 @@ async fn run(seed: u64, printed: bool) -> Result<Report, String> {
 async fn stormy(clients: &Clients) -> Result<(), String> {
     let chance = &clients.world.chance;
     let (appends, questions, runs) = (4 + chance.below(12), 4 + chance.below(14), chance.below(4));
+    let (erasures, upkeeps) = (chance.below(3), chance.below(3));
     tokio::try_join!(
         clients.write(appends),
         clients.write(appends / 2),
         clients.ask(questions),
         clients.ask(questions / 2),
         clients.run_batches(runs),
+        clients.erase(erasures),
+        clients.keep_store(upkeeps),
     )?;
     Ok(())
 }
@@ -214,12 +239,20 @@ where
     }
     // Every server polls meanwhile.
     sleep(Duration::from_secs(2)).await;
-    for user in 0..clients.user_count() {
-        for consistency in [Consistency::Fresh, Consistency::BatchOnly] {
-            until_answered(clients, user, consistency, true).await?;
-        }
-    }
+    clients.ask_once_more().await?;
     clients.check_letters()
+}
+
+impl Clients {
+    /// Asks about everybody, when a version covers everything.
+    async fn ask_once_more(&self) -> Result<(), String> {
+        for user in 0..self.user_count() {
+            for consistency in [Consistency::Fresh, Consistency::BatchOnly] {
+                until_answered(self, user, consistency, true).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn until_answered(clients: &Clients, user: usize, consistency: Consistency, covered: bool) -> Result<(), String> {

@@ -19,6 +19,17 @@ struct Fact {
     sure: Option<u64>,
     /// How often it may be in the log, if it was sent again beyond the window.
     copies: u32,
+    /// Its user is being erased.
+    going: bool,
+    /// When what was sent of it before was known to be erased.
+    erased: Option<u64>,
+}
+
+impl Fact {
+    /// Whether it was erased, or is being, and an answer to a question of then may have it or not.
+    fn may_be_either(&self, asked: u64) -> bool {
+        self.going || self.erased.is_some_and(|erased| erased >= asked)
+    }
 }
 
 /// Every user's events in the order of their digits.
@@ -77,7 +88,7 @@ impl Oracle {
         if facts.len() == EVENTS_PER_USER {
             return None;
         }
-        facts.push(Fact { sends: 0, sent: u64::MAX, sure: None, copies: 0 });
+        facts.push(Fact { sends: 0, sent: u64::MAX, sure: None, copies: 0, going: false, erased: None });
         Some(Id { user, digit: facts.len() - 1 })
     }
 
@@ -107,6 +118,26 @@ impl Oracle {
         self.users[id.user][id.digit].copies -= 1;
     }
 
+    /// The user is being erased: nothing is sent of them meanwhile, and what was may be counted or not.
+    pub(crate) fn begin_erasure(&mut self, user: usize) {
+        for fact in self.users[user].iter_mut().filter(|fact| fact.sends > 0) {
+            (fact.going, fact.sure) = (true, None);
+        }
+    }
+
+    /// The user is erased: what was sent before is gone, and whatever of it is sent from now on is new.
+    pub(crate) fn end_erasure(&mut self, user: usize) {
+        let now = self.now();
+        for fact in self.users[user].iter_mut().filter(|fact| fact.going) {
+            *fact = Fact { sends: 0, sent: u64::MAX, sure: None, copies: 0, going: false, erased: Some(now) };
+        }
+    }
+
+    /// Events that are gone.
+    pub(crate) fn erased(&self) -> Vec<Id> {
+        self.ids(|fact| fact.erased.is_some() && fact.sends == 0)
+    }
+
     /// Events of whom nobody knows whether they are in the log.
     pub(crate) fn unsure(&self) -> Vec<Id> {
         self.ids(|fact| fact.sure.is_none() && fact.sends > 0)
@@ -127,12 +158,16 @@ impl Oracle {
     /// Judges what the batch view alone answers: a version says the same whenever it is asked, counts no event twice, and has all
     /// that an earlier one had.
     pub(crate) fn judge_version(&mut self, user: usize, version: i64, sum: i64) -> Result<(), String> {
+        if (0..EVENTS_PER_USER).any(|digit| digit_of(sum, digit) > 1) {
+            return Err(format!("version {version} counts an event of user {user} more than once: {sum}"));
+        }
+        // Of who was erased an earlier version has more, and the same version may come to have less.
+        if self.users[user].iter().any(|fact| fact.going || fact.erased.is_some()) {
+            return Ok(());
+        }
         let first = *self.versions.entry((user, version)).or_insert(sum);
         if first != sum {
             return Err(format!("version {version} answers {first} about user {user}, and then {sum}"));
-        }
-        if (0..EVENTS_PER_USER).any(|digit| digit_of(sum, digit) > 1) {
-            return Err(format!("version {version} counts an event of user {user} more than once: {sum}"));
         }
         let has_all_of = |newer: i64, older: i64| (0..EVENTS_PER_USER).all(|digit| digit_of(newer, digit) >= digit_of(older, digit));
         let earlier = self.versions.range((user, i64::MIN)..(user, version)).next_back();
@@ -155,13 +190,16 @@ impl Oracle {
             rest /= 4;
             counted += times;
             let copies = if self.whole_window || covered { 1 } else { i64::from(fact.copies.min(3)) };
-            let most = if fact.sends == 0 { 0 } else { copies };
-            let promised = asked.promised.contains(&Id { user, digit });
+            let either = fact.may_be_either(asked.at);
+            // What is gone may still be in an answer that lacks something: it was read before, or from a store that does not know yet.
+            let may_be_old = either || (may_lack && fact.erased.is_some());
+            let most = if fact.sends == 0 && !may_be_old { 0 } else { copies.max(i64::from(may_be_old)) };
+            let promised = !either && fact.sends > 0 && asked.promised.contains(&Id { user, digit });
             let least = i64::from(promised || (!may_lack && fact.sure.is_some_and(|sure| sure < asked.at)));
             if times < least || times > most {
                 return Err(format!("event {digit} of user {user} is counted {times} times, not {least} to {most}: {fact:?}"));
             }
-            if times > 0 {
+            if times > 0 && !may_be_old {
                 shown.push(Id { user, digit });
             }
         }

@@ -38,12 +38,22 @@ impl World {
     /// # Errors
     /// It found something wrong that no fault explains, such as a difference in the audit, or it lost to itself.
     pub(crate) async fn batch(&self) -> Result<Batch, String> {
+        self.batch_as(false).await
+    }
+
+    /// One from all events, whether there is something new or not.
+    pub(crate) async fn batch_over_all(&self) -> Result<Batch, String> {
+        self.batch_as(true).await
+    }
+
+    async fn batch_as(&self, over_all: bool) -> Result<Batch, String> {
         let number = self.batches().started;
         self.batches().started += 1;
         let process = Process::new(format!("batch-{number}"), &self.chance, &self.trace);
         let mut options = RunOptions::from_config(&self.config, "user_stats".parse().expect("it is the name of a view"));
         options.threads = NonZeroUsize::MIN.saturating_add(1);
-        options.incremental = !number.is_multiple_of(3);
+        options.incremental = !over_all && !number.is_multiple_of(3);
+        options.force = over_all;
         let link = Link::new(&self.speed, &self.weather, &self.chance);
         let store = self.store(&process);
         let run = batch_layer::run_on(self.machine(), Some(Transport::new(link)), &options, &store, Arc::new(Silent));
@@ -108,7 +118,7 @@ pub(crate) fn judged(process: &Process, outcome: Result<RunOutcome, RunError>) -
 }
 
 /// Only what the weather did may end a run; a difference, a wrong count or a damaged file may not.
-fn check_run(error: &RunError) -> Result<(), String> {
+pub(super) fn check_run(error: &RunError) -> Result<(), String> {
     let text = in_one_line(error);
     match error {
         RunError::Audit { .. } | RunError::Rows(_) | RunError::OtherLog { .. } => Err(format!("a batch run found: {text}")),

@@ -31,6 +31,8 @@ mod calls;
 mod clock;
 /// Connections and frames that are wrong as HTTP/2.
 mod connections;
+/// Exports that nobody reads.
+mod exports;
 /// Handshakes that are wrong as TLS.
 mod handshakes;
 /// What the health service says when something is broken.

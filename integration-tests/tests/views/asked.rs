@@ -8,7 +8,9 @@ use integration_tests::oracle::DAY_US;
 use integration_tests::plain_fold::text::money;
 use integration_tests::view_oracle::{Cell, Fact, HOUR_US, MINUTE_US, Over, Question, View};
 use merganser_proto::v1::value::Kind;
-use merganser_proto::v1::{CalendarUnit, Consistency, GetTopRowsRequest, GetViewRowsRequest, Granularity, Row, Value};
+use merganser_proto::v1::{
+    CalendarUnit, Consistency, ExportViewRowsRequest, GetTopRowsRequest, GetViewRowsRequest, Granularity, Row, Value,
+};
 use prost_types::Timestamp;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -41,6 +43,8 @@ pub(crate) struct Asked {
     /// Only the first rows: by which measure, and whether the smallest come first.
     pub(crate) top: Option<(usize, bool)>,
     pub(crate) consistency: Consistency,
+    /// Every key, as an export.
+    is_export: bool,
 }
 
 impl Asked {
@@ -55,7 +59,14 @@ impl Asked {
         let mut question = Question { view, beginning: vec![], range: start..end, over: Over::Total };
         if random.random_ratio(1, 5) {
             let top = Some((random.random_range(0..2), random.random()));
-            return Self { question, last_us, top, consistency };
+            return Self { question, last_us, top, consistency, is_export: false };
+        }
+        if random.random_ratio(1, 5) {
+            let over = [Over::Total, Over::Bucket, Over::Week, Over::Month];
+            let fitting = if view == View::ItemDays { 4 } else { 2 };
+            question.over = over[random.random_range(0..fitting)];
+            question.range.start = if random.random() { edges[0] } else { ALWAYS.start };
+            return Self { question, last_us: None, top: None, consistency, is_export: true };
         }
         let user = if random.random_ratio(1, 20) { "nobody" } else { pick(random, USERS) };
         question.beginning = match view {
@@ -71,7 +82,7 @@ impl Asked {
             (6, View::ItemDays) => Over::Month,
             _ => Over::Bucket,
         };
-        Self { question, last_us, top: None, consistency }
+        Self { question, last_us, top: None, consistency, is_export: false }
     }
 
     /// As a request for the first rows, if it is one.
@@ -88,6 +99,14 @@ impl Asked {
             consistency: self.consistency.into(),
             ..Default::default()
         })
+    }
+
+    /// As a request for every key, if it is one.
+    pub(crate) fn export_request(&self) -> Option<ExportViewRowsRequest> {
+        let GetViewRowsRequest { view, start_time, end_time, granularity, calendar_unit, time_zone, consistency, .. } = self.rows_request();
+        let request =
+            ExportViewRowsRequest { view, start_time, end_time, granularity, calendar_unit, time_zone, consistency, ..Default::default() };
+        self.is_export.then_some(request)
     }
 
     pub(crate) fn rows_request(&self) -> GetViewRowsRequest {

@@ -5,6 +5,8 @@
 
 /// A random question: as it is asked, and what its rows must be.
 mod asked;
+/// An export, read to its end.
+mod exported;
 /// Random operations, every answer compared.
 mod player;
 

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use views::schema::AttributeType;
 
 use crate::asked::{Asked, KEEP_US, about, cells, micros, now_us, random_fact, text, timed, timestamp};
+use crate::exported::{Exported, export, whole};
 use crate::{Declared, VIEWS, declared};
 
 /// Operations of one schedule.
@@ -212,7 +213,6 @@ impl Player {
             answer => answer.with_context(|| format!("{asked:?}"))?,
         };
         let clock_us = [before_us, now_us()];
-        let rows: Vec<_> = rows.into_iter().map(cells).collect::<Result<_>>()?;
         let provenance = provenance.context("no provenance")?;
         let checked = self.check(&asked, &names, &rows, &provenance, clock_us);
         checked.with_context(|| format!("{asked:?}\n  answer: {rows:?}\n  from: {provenance:?}"))?;
@@ -221,18 +221,23 @@ impl Player {
         Ok(())
     }
 
-    async fn send(&mut self, asked: &Asked) -> Result<(Vec<String>, Vec<Row>, Option<Provenance>), Status> {
+    async fn send(&mut self, asked: &Asked) -> Result<Exported, Status> {
         // The batch view alone may well end before it.
         let min_position = if asked.consistency == Consistency::BatchOnly { String::new() } else { self.position.clone() };
         if let Some(mut request) = asked.top_request() {
             request.min_position = min_position;
             let answer = self.cluster.views.get_top_rows(timed(request)).await?.into_inner();
-            return Ok((answer.column_names, answer.rows, answer.provenance));
+            return Ok((answer.column_names, rows(answer.rows)?, answer.provenance));
+        }
+        if let Some(mut request) = asked.export_request() {
+            request.min_position = min_position;
+            let pieces = export(&mut self.cluster.views, request).await?;
+            return whole(pieces).await.map_err(|error| Status::internal(format!("{error:#}")));
         }
         let mut request = asked.rows_request();
         request.min_position = min_position;
         let answer = self.cluster.views.get_view_rows(timed(request)).await?.into_inner();
-        Ok((answer.column_names, answer.rows, answer.provenance))
+        Ok((answer.column_names, rows(answer.rows)?, answer.provenance))
     }
 
     /// Compares an answer that was given between two readings of the clock.
@@ -281,6 +286,10 @@ impl Player {
         ensure!(fits, "kept from {kept_from_us}, which is to be a minute in {first}..={last}");
         Ok(kept_from_us)
     }
+}
+
+fn rows(rows: Vec<Row>) -> Result<Vec<Vec<Cell>>, Status> {
+    rows.into_iter().map(cells).collect::<Result<_>>().map_err(|error| Status::internal(format!("{error:#}")))
 }
 
 /// The event as it is sent; the same one always in the same words.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Mutex;
 
+use axum::extract::Extension;
+use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -79,6 +81,22 @@ async fn from_start_to_end() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+/// Proves that the pages of a layer are shown once there are some, on every path but the server's own, and that until then whoever looks is told
+/// that the server starts.
+#[tokio::test]
+async fn pages_beside() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = Http::start(Some(listener), None, "the views are being opened", CancellationToken::new());
+    let answer = get_from(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("not ready: the views are being opened\n"), "{answer}");
+    http.also(Router::new().route("/", get(async || "a page")).route("/healthz", get(async || "not this")));
+    assert!(get_from(address, "/").await.ends_with("\r\n\r\na page"));
+    assert!(get_from(address, "/healthz").await.ends_with("\r\n\r\nalive\n"));
+    assert!(get_from(address, "/else").await.starts_with("HTTP/1.1 404 "));
+    http.close().await;
+}
+
 /// Proves that other paths, methods and headers without end are refused, and that connections which say nothing keep nobody out for
 /// long, however many there are.
 #[tokio::test]
@@ -86,7 +104,9 @@ async fn strangers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
-    assert!(get_from(address, "/").await.starts_with("HTTP/1.1 404 "));
+    assert!(get_from(address, "/else").await.ends_with("not ready: starting\n"));
+    http.started(Arc::new(Fake::default()));
+    assert!(get_from(address, "/else").await.starts_with("HTTP/1.1 404 "));
     assert!(
         ask(address, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             .await
@@ -105,5 +125,52 @@ async fn strangers() {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
     assert!(get_from(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+    http.close().await;
+}
+
+/// Reads until the server closes the connection.
+async fn all_of(address: std::net::SocketAddr, path: &str) -> String {
+    let mut io = TcpStream::connect(address).await.unwrap();
+    io.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A connection that is cut may be reset.
+    let _cut = io.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+/// Proves that what a layer serves beside is there from its start on, and has its connection at hand: it may keep it, past the age of
+/// others, and cut it.
+#[tokio::test(start_paused = true)]
+async fn beside() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = Http::start(Some(listener), None, "starting", CancellationToken::new());
+    assert!(all_of(address, "/slow").await.ends_with("not ready: starting\n"));
+    // Three words, the last of them after more than the age of a connection.
+    let words = |kept: Option<Kept>| {
+        let words = futures::stream::iter(["first", "second", "last"]).then(move |word| {
+            let _kept = &kept;
+            sleep(MAX_AGE / 2).map(move |()| Ok::<_, Infallible>(word))
+        });
+        Response::new(axum::body::Body::from_stream(words))
+    };
+    let routes = Router::new()
+        .route("/slow", get(move || async move { words(None) }))
+        .route("/kept", get(move |Extension(line): Extension<Line>| async move { words(line.keep()) }))
+        .route(
+            "/cut",
+            get(async |Extension(line): Extension<Line>| {
+                line.cut().cancel();
+                std::future::pending::<()>().await;
+            }),
+        );
+    http.also(routes);
+    let slow = all_of(address, "/slow").await;
+    assert!(slow.contains("first") && !slow.contains("last"), "{slow}");
+    assert!(all_of(address, "/kept").await.contains("last"));
+    let started = tokio::time::Instant::now();
+    assert_eq!(all_of(address, "/cut").await, "");
+    assert!(started.elapsed() < MAX_AGE);
+    assert!(all_of(address, "/other").await.starts_with("HTTP/1.1 404 "));
     http.close().await;
 }

@@ -20,14 +20,17 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
+use tracing::{Instrument, Span};
 
-use super::counts::MethodCounts;
+use super::counts::{MethodCounts, code};
 use super::memory::{Memory, Taken, Weighed};
 use super::metered::Metered;
 use super::peer::Peer;
+use super::pushback;
 use super::unread::Unread;
-use super::watch::{Ending, WATCHES_PER_CONNECTION};
+use super::watch::{Ending, Lane};
 use crate::auth::{Admitted, Authority};
+use crate::traces;
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -139,13 +142,13 @@ pub(super) struct Calls {
     peer: Peer,
     cut: CancellationToken,
     stop: CancellationToken,
-    watches: Arc<Semaphore>,
+    lane: Lane,
 }
 
 impl Calls {
-    /// `cut` ends the connection; `stop` tells that it takes no more calls.
-    pub(super) fn new(routes: Routes, rules: Rules, peer: Peer, cut: CancellationToken, stop: CancellationToken) -> Self {
-        Self { routes, rules, peer, cut, stop, watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)) }
+    /// `cut` ends the connection of `peer`; `stop` tells that it takes no more calls; long answers find a place in `lane`.
+    pub(super) fn new(routes: Routes, rules: Rules, peer: Peer, cut: CancellationToken, stop: CancellationToken, lane: Lane) -> Self {
+        Self { routes, rules, peer, cut, stop, lane }
     }
 }
 
@@ -166,10 +169,14 @@ impl Service<Request<Body>> for Calls {
         }
         request.extensions_mut().insert(self.peer.clone());
         let Rule { room, shape, within, unread, counts, authority } = (self.rules)(request.uri().path());
+        let span = match counts.as_ref().and_then(MethodCounts::name) {
+            Some(method) if traces::are_on() => traces::of_call(method, request.headers()),
+            _ => Span::none(),
+        };
         let begun = counts.map(MethodCounts::begin);
         let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
-        let watch = (shape == Shape::Watch).then(|| Arc::clone(&self.watches).try_acquire_owned());
+        let held = self.lane.hold(shape);
         let answer = async move {
             let Admitted { identity, allowance } = match admitted {
                 Ok(admitted) => admitted,
@@ -181,9 +188,12 @@ impl Service<Request<Body>> for Calls {
             // What a service may know is who calls, not how that was shown.
             request.headers_mut().remove(AUTHORIZATION);
             identity.into_iter().for_each(|identity| drop(request.extensions_mut().insert(identity)));
-            let Ok(watch) = watch.transpose() else {
-                drain(request.into_body()).await;
-                return Ok(too_many_watches().into_http());
+            let held = match held {
+                Ok(held) => held,
+                Err(refused) => {
+                    drain(request.into_body()).await;
+                    return Ok(refused.into_http());
+                }
             };
             let mut place = None;
             if let Some(room) = &room {
@@ -212,10 +222,11 @@ impl Service<Request<Body>> for Calls {
             };
             drop(memory);
             if shape == Shape::Watch {
-                let place = (place, watch);
+                let place = (place, held);
                 return Ok(response.map(|body| Body::new(Unread::new(None, Body::new(Ending::new(body, stop)), true, place, unread, cut))));
             }
             let (Some(room), Shape::Call) = (room, shape) else {
+                let place = (place, held);
                 return Ok(response.map(|body| Body::new(Unread::new(None, body, false, place, unread, cut))));
             };
             let (head, mut body) = response.into_parts();
@@ -230,13 +241,18 @@ impl Service<Request<Body>> for Calls {
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, false, unread_place, unread, cut))))
         };
-        Box::pin(async move {
+        let call = span.clone();
+        let answer = async move {
             let response: Result<Response<Body>, Infallible> = answer.await;
-            if let (Some(begun), Ok(response)) = (begun, &response) {
-                begun.answered(response);
+            let Ok(mut response) = response;
+            pushback::tell(&mut response);
+            if let Some(begun) = begun {
+                traces::failed(&call, code(&response));
+                begun.answered(&response);
             }
-            response
-        })
+            Ok(response)
+        };
+        if span.is_none() { Box::pin(answer) } else { Box::pin(answer.instrument(span)) }
     }
 }
 
@@ -270,13 +286,6 @@ pub(super) fn refusal(reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "merganser", []);
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(Code::ResourceExhausted, message, details)
-}
-
-fn too_many_watches() -> Status {
-    refusal(
-        "TOO_MANY_WATCHES",
-        format!("{WATCHES_PER_CONNECTION} watches are open on this connection; end one, or open another connection"),
-    )
 }
 
 /// For a method that takes small questions only.

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::STOP_PATIENCE;
 use super::calls::{Calls, Rules};
 use super::peer::Peer;
+use super::watch::Lane;
 use crate::tls::{Door, ServerTls};
 
 /// Streams of one connection; a client opens another connection for more.
@@ -90,7 +91,7 @@ pub(super) async fn serve<IO>(
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .serve_with_incoming_shutdown(
-            Calls::new(routes, rules, peer, cut.clone(), no_more_calls.clone()),
+            Calls::new(routes, rules, peer, cut.clone(), no_more_calls.clone(), Lane::shared()),
             only_this,
             no_more_calls.clone().cancelled_owned(),
         );
@@ -115,7 +116,7 @@ pub(super) async fn serve<IO>(
 }
 
 /// Ages from 0.9 to 1.1 of the usual one, spread as evenly as the multiples of the golden ratio are (Weyl).
-fn age_of_next() -> Duration {
+pub(crate) fn age_of_next() -> Duration {
     static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     MAX_AGE.mul_f64(0.9 + 0.2 * (f64::from(number) * 0.618_033_988_75).fract())

@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 
-use crate::metrics::{Durations, Labels, Sheet};
+use crate::metrics::{Durations, Labels, Sheet, Spread};
 
 /// Whatever is no method of this server, or one that nobody watches.
 const OTHER: &str = "other";
@@ -56,6 +56,19 @@ struct Counted {
     durations: Durations,
 }
 
+/// What has become of the calls of one method.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MethodCalls {
+    /// Its short name.
+    pub method: &'static str,
+    /// Those that were answered.
+    pub answered: u64,
+    /// Those that ended otherwise.
+    pub failed: u64,
+    /// How long all of them took.
+    pub took: Spread,
+}
+
 impl CallCounts {
     /// Nothing yet, of the methods at these paths, `/package.Service/Method`.
     #[must_use]
@@ -68,6 +81,14 @@ impl CallCounts {
     #[must_use]
     pub fn method(&self, path: &str) -> MethodCounts {
         self.methods.get(path).unwrap_or(&self.other).clone()
+    }
+
+    /// What has become of the calls of each method until now, by its name.
+    #[must_use]
+    pub fn by_method(&self) -> Vec<MethodCalls> {
+        let mut methods: Vec<_> = self.methods.values().chain([&self.other]).map(|counts| counts.0.calls()).collect();
+        methods.sort_by_key(|calls| calls.method);
+        methods
     }
 
     /// Writes `<prefix>_calls_total` and `<prefix>_call_duration_seconds`.
@@ -85,6 +106,12 @@ impl CallCounts {
 }
 
 impl Counted {
+    fn calls(&self) -> MethodCalls {
+        let all: u64 = self.codes.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let answered = self.codes[Code::Ok as usize].load(Ordering::Relaxed);
+        MethodCalls { method: self.method, answered, failed: all.saturating_sub(answered), took: self.durations.spread() }
+    }
+
     /// Every code that was given once; OK always.
     fn by_code(&self) -> impl Iterator<Item = (Labels, u64)> {
         let counts = self.codes.iter().map(|count| count.load(Ordering::Relaxed));
@@ -98,10 +125,20 @@ impl MethodCounts {
         Self(Arc::new(Counted { method, codes: Default::default(), durations: Durations::default() }))
     }
 
+    /// The name of the method, unless it is one that nobody watches, or none.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        Some(self.0.method).filter(|method| *method != OTHER)
+    }
+
     /// A call has come.
     pub(super) fn begin(self) -> Begun {
         Begun { counts: self, since: Instant::now(), code: Code::Cancelled }
     }
+}
+
+/// The code of an answer; of a stream, how it began.
+pub(super) fn code(response: &Response<Body>) -> Code {
+    response.headers().get(STATUS_HEADER).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// A call that is being answered. One that is dropped before was cancelled.
@@ -113,8 +150,7 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn answered(mut self, response: &Response<Body>) {
-        let status = response.headers().get(STATUS_HEADER);
-        self.code = status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
+        self.code = code(response);
     }
 }
 
@@ -152,6 +188,8 @@ mod tests {
         for user in 0..100 {
             counts.method(&format!("/a.B/user-{user}")).begin().answered(&Status::unimplemented("no").into_http());
         }
+        let calls = counts.by_method().into_iter().map(|calls| (calls.method, calls.answered, calls.failed, calls.took.count()));
+        assert_eq!(calls.collect::<Vec<_>>(), [("Get", 1, 2, 3), ("other", 0, 100, 100)]);
         let numbers: Arc<dyn Numbers> = Arc::new(counts);
         let text = text(&numbers).expect("it is written to a string");
         let samples: Vec<&str> = text.lines().filter(|line| line.starts_with("a_calls_total")).collect();

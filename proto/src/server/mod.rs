@@ -27,10 +27,14 @@ mod memory;
 mod metered;
 /// Who is at the other end.
 mod peer;
+/// When to try again, for libraries.
+mod pushback;
 /// What is answered, until its reader has it.
 mod unread;
 /// Streams of answers, to the end of their connection.
 mod watch;
+/// The same calls from a browser.
+mod web;
 
 use std::io;
 use std::pin::pin;
@@ -51,12 +55,16 @@ use tracing::{info, warn};
 use crate::tls::ServerTls;
 
 pub use calls::{Room, Rule, Rules, Shape};
-pub use counts::{CallCounts, MethodCounts};
+pub(crate) use connection::age_of_next;
+pub use counts::{CallCounts, MethodCalls, MethodCounts};
 pub use doors::{Doors, DoorsError};
 pub use peer::{AltName, Peer, PeerCertificate};
+pub use web::Web;
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
 const MAX_CONNECTIONS: usize = 1024;
+/// Of the file handles, one in so many goes to them at most: the log must never want for one.
+const HANDLES_PER_CONNECTION: usize = 2;
 /// Where the system says how many file handles this process may have.
 const LIMITS: &str = "/proc/self/limits";
 /// Wait after an accept that failed for want of a file handle or memory, which come back when others let go.
@@ -76,7 +84,7 @@ where
 {
     let routes = routes.prepare();
     let _follow = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
-    let places = Arc::new(Semaphore::new(max_connections(std::fs::read_to_string(LIMITS).ok().as_deref())));
+    let places = Arc::new(Semaphore::new(share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS)));
     let connections = TaskTracker::new();
     {
         // Dropped before the calls in flight end, so that nobody connects to a server that takes no calls.
@@ -113,11 +121,15 @@ where
     }
 }
 
-/// Half of the file handles go to connections at most: the log must never want for one.
-fn max_connections(limits: Option<&str>) -> usize {
+/// One in so many of the file handles that this process may have, at least one and at most `most`.
+pub(crate) fn share_of_handles(one_in: usize, most: usize) -> usize {
+    share(std::fs::read_to_string(LIMITS).ok().as_deref(), one_in, most)
+}
+
+fn share(limits: Option<&str>, one_in: usize, most: usize) -> usize {
     let handles = limits.and_then(|text| text.lines().find_map(|line| line.strip_prefix("Max open files")));
     let soft = handles.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    soft.map_or(MAX_CONNECTIONS, |soft| (soft / 2).clamp(1, MAX_CONNECTIONS))
+    soft.map_or(most, |soft| (soft / one_in).clamp(1, most))
 }
 
 /// Errors of the peer rather than of this machine: the next accept may well succeed.
@@ -152,6 +164,7 @@ mod tests {
     /// Proves that connections leave half of the file handles alone, however few there are.
     #[test]
     fn file_handles() {
+        let max_connections = |limits: Option<&str>| share(limits, HANDLES_PER_CONNECTION, MAX_CONNECTIONS);
         let limits = |soft: &str| format!("Max processes 1 1 processes\nMax open files            {soft}   524288   files\n");
         assert_eq!(max_connections(Some(&limits("64"))), 32);
         assert_eq!(max_connections(Some(&limits("1"))), 1);

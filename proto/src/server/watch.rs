@@ -4,10 +4,12 @@
 //! broken connection. Here it is told instead, between two messages, by a status that says to watch again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tonic::codegen::Bytes;
@@ -15,9 +17,12 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::calls::{Shape, refusal};
+use crate::http::{Kept, Line};
+
 /// Watches of one connection, half of its streams: the other calls of a client find a stream too.
-pub(super) const WATCHES_PER_CONNECTION: usize = 64;
-/// What a watcher should wait before it watches again.
+const WATCHES_PER_CONNECTION: usize = 64;
+/// What a client should wait before it watches or asks again.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The answers of a watch, until `stop`.
@@ -59,13 +64,60 @@ impl http_body::Body for Ending {
     }
 }
 
-/// UNAVAILABLE, and when to watch again.
 fn trailers() -> HeaderMap {
-    let mut details = ErrorDetails::with_error_info("STOPPING", "merganser", []);
-    details.set_retry_info(Some(RETRY_DELAY));
-    let message = "the server stops, or the connection is too old; watch again";
     let mut trailers = HeaderMap::new();
     // It fails for a text that is no header, which this one is.
-    let _written = Status::with_error_details(Code::Unavailable, message, details).add_header(&mut trailers);
+    let _written = stopping().add_header(&mut trailers);
     trailers
+}
+
+/// UNAVAILABLE, and when to watch or to ask again.
+pub(super) fn stopping() -> Status {
+    let mut details = ErrorDetails::with_error_info("STOPPING", "merganser", []);
+    details.set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(Code::Unavailable, "the server stops, or the connection is too old; try again", details)
+}
+
+/// Where a connection's long answers find a place. Cheap to clone.
+#[derive(Clone)]
+pub(super) enum Lane {
+    /// Beside each other, so many watches at once.
+    Shared(Arc<Semaphore>),
+    /// One after the other: each keeps its connection.
+    Single(Line),
+}
+
+/// The place of a long answer. It is given back when this is dropped.
+pub(super) enum Held {
+    Place { _permit: OwnedSemaphorePermit },
+    Connection { _kept: Kept },
+}
+
+impl Lane {
+    /// Of a connection over HTTP/2.
+    pub(super) fn shared() -> Self {
+        Self::Shared(Arc::new(Semaphore::new(WATCHES_PER_CONNECTION)))
+    }
+
+    /// A place for an answer of this shape, if it needs one.
+    pub(super) fn hold(&self, shape: Shape) -> Result<Option<Held>, Status> {
+        match (self, shape) {
+            (_, Shape::Call) => Ok(None),
+            (Self::Shared(places), Shape::Watch) => match Arc::clone(places).try_acquire_owned() {
+                Ok(permit) => Ok(Some(Held::Place { _permit: permit })),
+                Err(_) => Err(too_many_watches(&format!(
+                    "{WATCHES_PER_CONNECTION} watches are open on this connection; end one, or open another connection"
+                ))),
+            },
+            (Self::Shared(_), Shape::Export | Shape::Stream) => Ok(None),
+            (Self::Single(line), _) => match line.keep() {
+                Some(kept) => Ok(Some(Held::Connection { _kept: kept })),
+                None => Err(too_many_watches("as many browsers watch as there may; try again")),
+            },
+        }
+    }
+}
+
+fn too_many_watches(message: &str) -> Status {
+    refusal("TOO_MANY_WATCHES", message)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{
-    Bucket, Explanation, FileRead, GetUserStatsResponse, PartitionOffset, Provenance, SliceContribution, UserStats, Value,
+    Bucket, Explanation, FileRead, GetUserStatsResponse, PartitionOffset, Provenance, Row, SliceContribution, UserStats, Value,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, json};
@@ -20,6 +20,12 @@ pub(super) fn render(answer: &GetUserStatsResponse) -> anyhow::Result<String> {
         object.insert("explanation".to_owned(), explanation(halves));
     }
     Ok(serde_json::to_string_pretty(&object)? + "\n")
+}
+
+/// Rows of a view, each an object of its columns.
+pub(super) fn rows(names: &[String], rows: &[Row], from: Option<&Provenance>) -> serde_json::Value {
+    let object = |row: &Row| names.iter().cloned().zip(row.values.iter().map(json_of)).collect::<Map<_, _>>();
+    json!({ "columns": names, "rows": rows.iter().map(object).collect::<Vec<_>>(), "provenance": from.map(provenance) })
 }
 
 fn explanation(explanation: &Explanation) -> serde_json::Value {

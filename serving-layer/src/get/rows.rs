@@ -1,16 +1,20 @@
 //! `serving-layer rows`: rows of any view.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum, value_parser};
+use cli::Printed;
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, GetTopRowsRequest, GetViewRowsRequest, Provenance, Row, Value};
 use storage::config::Config;
 
-use super::{Consistency, connect, number, parse_date, sentence, table, timestamp};
+use super::{Consistency, Unanswered, connect, json, number, parse_date, table, timestamp};
+
+/// No key has so many columns: it has 1,024 bytes.
+const MAX_COLUMNS: i64 = 1024;
 
 /// Which rows of which view.
 #[derive(Args)]
@@ -18,9 +22,12 @@ pub(crate) struct Rows {
     /// The view, such as item_stats.
     view: String,
     /// The key, one text for each of its columns; fewer mean all keys that begin so.
-    #[arg(required_unless_present = "top")]
+    #[arg(required_unless_present_any = ["top", "null"])]
     key: Vec<String>,
-    /// Instead of a key: the ten keys with the largest value of this measure.
+    /// Of the key, the column with this number, from 1, is null, and takes none of the texts; repeat it for more.
+    #[arg(long, value_name = "N", conflicts_with = "top", value_parser = value_parser!(u16).range(1..=MAX_COLUMNS))]
+    null: Vec<u16>,
+    /// Instead of a key: the keys with the largest value of this measure.
     #[arg(long, value_name = "MEASURE", conflicts_with_all = ["key", "by", "zone", "window"])]
     top: Option<String>,
     /// How many keys --top gives.
@@ -53,6 +60,8 @@ pub(crate) struct Rows {
     /// The answer of an earlier version, by its number.
     #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(1..))]
     version: Option<i64>,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,26 +76,35 @@ enum By {
 
 /// Asks and prints.
 pub(crate) async fn run(rows: Rows, config: &Config) -> anyhow::Result<()> {
+    let (by_key, refused) = (request(&rows)?, Unanswered::Refused);
     let mut client = ViewServiceClient::new(connect(rows.address.as_deref(), config).await?);
-    let refused = |status| anyhow!(sentence(&status));
     let (names, found, provenance) = match &rows.top {
         Some(measure) => {
             let answer = client.get_top_rows(top(&rows, measure)).await.map_err(refused)?.into_inner();
             (answer.column_names, answer.rows, answer.provenance)
         }
         None => {
-            let answer = client.get_view_rows(request(&rows)).await.map_err(refused)?.into_inner();
+            let answer = client.get_view_rows(by_key).await.map_err(refused)?.into_inner();
             (answer.column_names, answer.rows, answer.provenance)
         }
     };
-    #[allow(clippy::print_stdout, reason = "this is what the command is for")]
-    {
-        print!("{}", render(&names, &found, provenance.as_ref()));
-    }
-    Ok(())
+    let text = render(&names, &found, provenance.as_ref());
+    rows.printed.answer(text.trim_end_matches('\n'), &json::rows(&names, &found, provenance.as_ref()))
 }
 
-fn request(rows: &Rows) -> GetViewRowsRequest {
+/// The texts in their order, in the columns that are not null.
+fn key_parts(texts: &[String], null: &[u16]) -> Result<Vec<Value>, Unanswered> {
+    let columns = texts.len() + null.iter().collect::<BTreeSet<_>>().len();
+    if let Some(beyond) = null.iter().find(|column| usize::from(**column) > columns) {
+        let what = format!("--null {beyond}: there are {columns} columns in this key; name the ones before it, too");
+        return Err(Unanswered::Question { what });
+    }
+    let mut texts = texts.iter();
+    let part = |column| if null.iter().any(|null| usize::from(*null) == column) { None } else { texts.next() };
+    Ok((1..=columns).map(part).map(|text| Value { kind: text.map(|text| Kind::StringValue(text.clone())) }).collect())
+}
+
+fn request(rows: &Rows) -> anyhow::Result<GetViewRowsRequest> {
     let granularity = if rows.by.is_some() { v1::Granularity::Bucket } else { v1::Granularity::Total };
     let calendar_unit = match rows.by {
         None | Some(By::Bucket) => CalendarUnit::Unspecified,
@@ -96,9 +114,9 @@ fn request(rows: &Rows) -> GetViewRowsRequest {
         Some(By::Quarter) => CalendarUnit::Quarter,
         Some(By::Year) => CalendarUnit::Year,
     };
-    GetViewRowsRequest {
+    Ok(GetViewRowsRequest {
         view: rows.view.clone(),
-        key_parts: rows.key.iter().map(|part| Value { kind: Some(Kind::StringValue(part.clone())) }).collect(),
+        key_parts: key_parts(&rows.key, &rows.null)?,
         start_time: rows.from.map(timestamp),
         end_time: rows.to.map(timestamp),
         last: rows.last.map(length),
@@ -109,7 +127,7 @@ fn request(rows: &Rows) -> GetViewRowsRequest {
         consistency: number(rows.consistency),
         version: rows.version.unwrap_or(0),
         ..GetViewRowsRequest::default()
-    }
+    })
 }
 
 fn top(rows: &Rows, measure: &str) -> GetTopRowsRequest {
@@ -168,6 +186,27 @@ mod tests {
         let rows = [vec![text("tea\ncup"), number(3)], vec![Value { kind: None }, number(12)]].map(|values| Row { values });
         assert_eq!(render(&names, &rows, None), "item      n\ntea cup   3\nnull     12\n");
         assert_eq!(render(&names, &[], None), "item  n\nno rows\n");
+    }
+
+    /// Proves that texts fill the columns that are not null, in their order, and that a null with nothing before it is refused.
+    #[test]
+    fn null_columns() {
+        let parts = |texts: &[&str], null: &[u16]| {
+            let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+            let parts = key_parts(&texts, null).map_err(|error| error.to_string())?;
+            let text = |part: Value| if let Some(Kind::StringValue(text)) = part.kind { text } else { "-".to_owned() };
+            Ok::<_, String>(parts.into_iter().map(text).collect::<Vec<_>>().join(" "))
+        };
+        for (texts, null, key) in [
+            (&["a", "b"][..], &[][..], "a b"),
+            (&[], &[1], "-"),
+            (&["a"], &[2, 2], "a -"),
+            (&["a"], &[1], "- a"),
+            (&["a", "b"], &[4, 2], "a - b -"),
+        ] {
+            assert_eq!(parts(texts, null).as_deref(), Ok(key));
+        }
+        assert!(parts(&["a"], &[3]).unwrap_err().contains("--null 3"));
     }
 
     /// Proves which lengths are taken.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use merganser_proto::Transport;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{GetUserStatsRequest, GetUserStatsResponse, WatchUserStatsRequest, WatchUserStatsResponse};
 use tokio::time::timeout;
 
-use super::{Get, print, request, sentence};
+use super::{Get, Unanswered, print, request};
 
 /// The contract's: a stream that is silent for so long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
@@ -16,15 +16,14 @@ const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// Prints answers until the stream ends, which is an error: a watch has no end of its own.
 pub(super) async fn run(get: &Get, server: Transport) -> anyhow::Result<()> {
     let mut client = UserStatsServiceClient::new(server);
-    let refused = |status| anyhow!(sentence(&status));
-    let mut stream = client.watch_user_stats(watching(get)?).await.map_err(refused)?.into_inner();
+    let mut stream = client.watch_user_stats(watching(get)?).await.map_err(Unanswered::Refused)?.into_inner();
     loop {
         let said = timeout(DEAD_AFTER, stream.message()).await;
         let Ok(said) = said else { bail!("the server has been silent for {} s", DEAD_AFTER.as_secs()) };
         let WatchUserStatsResponse { stats, provenance, explanation, unchanged } =
-            said.map_err(refused)?.context("the server ended the stream without a word")?;
+            said.map_err(Unanswered::Refused)?.context("the server ended the stream without a word")?;
         if !unchanged {
-            print(get.output, &GetUserStatsResponse { stats, provenance, explanation })?;
+            print(get.printed.output, &GetUserStatsResponse { stats, provenance, explanation })?;
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time;
 use chrono::{DateTime, SecondsFormat};
 use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{
-    self, BatchGetUserStatsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value, WatchUserStatsRequest,
+    self, BatchGetUserStatsRequest, ExportViewRowsRequest, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Value,
+    WatchUserStatsRequest,
 };
 use prost_types::{Duration, Timestamp};
 use views::calendar::{Unit, Zone};
@@ -85,20 +86,8 @@ pub(super) fn of_watch(request: WatchUserStatsRequest) -> Result<(Question, time
 
 /// The question of a request for rows; `now_us` is the time of day, in microseconds since 1970.
 pub(super) fn of_rows(request: GetViewRowsRequest, now_us: i64) -> Result<Question, ServingError> {
-    let (mut grouping, version) = (grouping(request.granularity)?, version(request.version)?);
-    let zone = zone(&request.time_zone)?;
-    let over = [(calendar(request.calendar_unit, zone)?, "calendar_unit"), (window(request.window)?, "window")];
-    for (over, field) in over {
-        match (over, grouping) {
-            (None, _) => {}
-            (Some(_), Grouping::Total) => return Err(ServingError::field(field, "is about buckets; set GRANULARITY_BUCKET")),
-            (Some(over), Grouping::Bucket) => grouping = over,
-            (Some(_), _) => return Err(ServingError::field(field, "cannot be asked for together with calendar_unit")),
-        }
-    }
-    if !request.time_zone.is_empty() && !matches!(grouping, Grouping::Calendar(..)) {
-        return Err(ServingError::field("time_zone", "is that of calendar_unit, which is not set"));
-    }
+    let version = version(request.version)?;
+    let grouping = over(request.granularity, request.calendar_unit, &request.time_zone, request.window)?;
     let (range, within_buckets) = range_or_last(request.start_time, request.end_time, request.last, now_us)?;
     let (parts, field) = match (request.key.as_str(), request.key_parts.as_slice()) {
         ("", []) => return Err(ServingError::field("key", "is missing; set key, or key_parts for a null or an empty text")),
@@ -132,6 +121,39 @@ pub(super) fn of_top(request: &GetTopRowsRequest, now_us: i64) -> Result<Questio
         min_position: min_position(&request.min_position)?,
         explain: false,
     })
+}
+
+/// The question of a request for all rows.
+pub(super) fn of_export(request: ExportViewRowsRequest) -> Result<Question, ServingError> {
+    let version = version(request.version)?;
+    Ok(Question {
+        about: About::Beginning { parts: Vec::new(), field: "view" },
+        range: range(request.start_time, request.end_time)?,
+        within_buckets: false,
+        grouping: over(request.granularity, request.calendar_unit, &request.time_zone, None)?,
+        consistency: consistency(request.consistency, version)?,
+        version,
+        min_position: min_position(&request.min_position)?,
+        explain: false,
+    })
+}
+
+/// What the rows are over.
+fn over(granularity: i32, calendar_unit: i32, time_zone: &str, length: Option<Duration>) -> Result<Grouping, ServingError> {
+    let mut grouping = grouping(granularity)?;
+    let zone = zone(time_zone)?;
+    for (over, field) in [(calendar(calendar_unit, zone)?, "calendar_unit"), (window(length)?, "window")] {
+        match (over, grouping) {
+            (None, _) => {}
+            (Some(_), Grouping::Total) => return Err(ServingError::field(field, "is about buckets; set GRANULARITY_BUCKET")),
+            (Some(over), Grouping::Bucket) => grouping = over,
+            (Some(_), _) => return Err(ServingError::field(field, "cannot be asked for together with calendar_unit")),
+        }
+    }
+    if !time_zone.is_empty() && !matches!(grouping, Grouping::Calendar(..)) {
+        return Err(ServingError::field("time_zone", "is that of calendar_unit, which is not set"));
+    }
+    Ok(grouping)
 }
 
 /// The text of a part of a key; `None` is null.

@@ -45,6 +45,7 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::SpeedRefused { .. } => (Code::FailedPrecondition, "SPEED_LAYER_REFUSES"),
         ServingError::SpeedAnswer { .. } => (Code::Internal, "SPEED_LAYER_BROKEN"),
         ServingError::TooLarge { .. } | ServingError::TooManyUsers { .. } => (Code::ResourceExhausted, "ANSWER_TOO_LARGE"),
+        ServingError::ExportTooLong { .. } => (Code::DeadlineExceeded, "EXPORT_TOO_LONG"),
         ServingError::TooMuchUnread => (Code::ResourceExhausted, "OVERLOADED"),
         ServingError::NoVersion { .. } => (Code::NotFound, "NO_SUCH_VERSION"),
         ServingError::VersionGone { .. } => (Code::NotFound, "VERSION_GONE"),

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{SortColumn, SortOptions, lexsort_to_indices, take_record_batch};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use merganser_proto::v1::view_service_server::ViewService;
 use merganser_proto::v1::{
-    GetTopRowsRequest, GetTopRowsResponse, GetViewRowsRequest, GetViewRowsResponse, ListVersionsRequest, ListVersionsResponse,
-    ListViewsRequest, ListViewsResponse, PartitionOffset, Row, Version, View,
+    ExportViewRowsRequest, ExportViewRowsResponse, GetTopRowsRequest, GetTopRowsResponse, GetViewRowsRequest, GetViewRowsResponse,
+    ListVersionsRequest, ListVersionsResponse, ListViewsRequest, ListViewsResponse, PartitionOffset, Row, Version, View,
 };
 use prost::Message;
 use storage::machine::{blocking, now_us};
@@ -19,9 +21,10 @@ use views::definition::BUCKET;
 use views::{Definition, FoldError};
 
 use super::stats::NOT_MEASURES;
-use super::{MAX_ANSWER_BYTES, Service, bytes_in_list, provenance, question, stats, status};
+use super::{MAX_ANSWER_BYTES, Service, bytes_in_list, export, provenance, question, stats, status};
 use crate::ServingError;
 use crate::answer::Answers;
+use crate::grouping::Grouping;
 use crate::version::computed_us;
 
 /// Most versions that are listed.
@@ -31,6 +34,8 @@ const MAX_TOP_ROWS: usize = 1000;
 
 #[tonic::async_trait]
 impl ViewService for Service {
+    type ExportViewRowsStream = BoxStream<'static, Result<ExportViewRowsResponse, Status>>;
+
     async fn list_views(&self, _: Request<ListViewsRequest>) -> Result<Response<ListViewsResponse>, Status> {
         Ok(Response::new(ListViewsResponse { views: self.served.all().iter().map(described).collect() }))
     }
@@ -43,6 +48,11 @@ impl ViewService for Service {
     async fn get_top_rows(&self, request: Request<GetTopRowsRequest>) -> Result<Response<GetTopRowsResponse>, Status> {
         let response = self.top(request.into_inner()).await;
         response.map(Response::new).map_err(|e| status::of(&e))
+    }
+
+    async fn export_view_rows(&self, request: Request<ExportViewRowsRequest>) -> Result<Response<Self::ExportViewRowsStream>, Status> {
+        let pieces = self.export(request.into_inner()).await;
+        pieces.map(|pieces| Response::new(pieces.map_err(|e| status::of(&e)).boxed())).map_err(|e| status::of(&e))
     }
 
     async fn list_versions(&self, request: Request<ListVersionsRequest>) -> Result<Response<ListVersionsResponse>, Status> {
@@ -81,6 +91,16 @@ impl Service {
             GetTopRowsResponse { column_names: table.names(), rows: Vec::new(), provenance: Some(provenance(&view, &answer)) };
         response.rows = table.rows(response.encoded_len())?;
         Ok(response)
+    }
+
+    async fn export(
+        &self,
+        request: ExportViewRowsRequest,
+    ) -> Result<BoxStream<'static, Result<ExportViewRowsResponse, ServingError>>, ServingError> {
+        let view = self.served.view(&request.view)?;
+        let question = question::of_export(request)?;
+        let export = view.export(&question).await?;
+        export::pieces(view, export, question.grouping != Grouping::Total)
     }
 
     async fn versions(&self, view: &str) -> Result<ListVersionsResponse, ServingError> {
@@ -157,13 +177,13 @@ fn first_by(outputs: &RecordBatch, measure: &str, ascending: bool, limit: usize)
 }
 
 /// Outputs in columns of their own for key, bucket and measures.
-struct Table {
-    columns: Vec<(String, ArrayRef)>,
+pub(super) struct Table {
+    pub(super) columns: Vec<(String, ArrayRef)>,
     rows: usize,
 }
 
 impl Table {
-    fn of(definition: &Definition, outputs: &RecordBatch, with_bucket: bool) -> Result<Self, ServingError> {
+    pub(super) fn of(definition: &Definition, outputs: &RecordBatch, with_bucket: bool) -> Result<Self, ServingError> {
         let mut columns: Vec<_> = key_columns(definition).zip(definition.key_values(outputs.column(0).as_string())?).collect();
         if with_bucket {
             columns.push((definition.bucket_name().unwrap_or(BUCKET).to_owned(), Arc::clone(outputs.column(1))));

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use futures::stream::Empty;
+use futures::stream::{self, BoxStream, Empty};
 use merganser_proto::Transport;
 use merganser_proto::v1::realtime_view_service_server::{RealtimeViewService, RealtimeViewServiceServer};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{
     CutRequest, CutResponse, EraseUserRequest, EraseUserResponse, ExportStatesRequest, ExportStatesResponse, GetStatesRequest,
-    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse, SliceRows,
+    GetStatesResponse, PartitionOffset, PrepareVersionRequest, PrepareVersionResponse, SliceRows, StreamStatesRequest,
+    StreamStatesResponse,
 };
 use storage::batch_view::ViewWriter;
 use storage::config::{Period, ServingConfig};
@@ -68,11 +69,11 @@ fn view() -> ViewName {
 
 /// What the fake speed layer says, changed by tests as they go.
 #[derive(Debug, Default)]
-pub(super) struct Speed {
+pub(crate) struct Speed {
     pub(super) head: i64,
     /// Questions from a lower boundary are refused.
     pub(super) oldest_boundary: i64,
-    pub(super) down: bool,
+    pub(crate) down: bool,
     /// Whether it is not ready for any version.
     pub(super) unprepared: bool,
     /// What it says of slices, if it knows of them: start, end and rows.
@@ -81,6 +82,8 @@ pub(super) struct Speed {
     pub(super) questions: usize,
     /// Questions that came, those at the gate too.
     pub(super) arrived: usize,
+    /// After so many messages a stream of states is at its end, without a word.
+    pub(super) messages: Option<usize>,
     /// Whether it knows its answer before the gate, and not behind it.
     pub(super) reads_early: bool,
 }
@@ -219,16 +222,16 @@ impl Fixture {
 }
 
 /// The same without sockets, for a clock that is told the time; it looks for versions every second.
-pub(super) struct InProcess {
+pub(crate) struct InProcess {
     pub(super) client: UserStatsServiceClient<Transport>,
     pub(super) store: Store,
     pub(super) definition: Arc<Definition>,
     state: Arc<Mutex<Speed>>,
-    _layer: ServingLayer,
+    pub(crate) layer: ServingLayer,
 }
 
 impl InProcess {
-    pub(super) async fn new(published: &[i64], head: i64) -> Self {
+    pub(crate) async fn new(published: &[i64], head: i64) -> Self {
         let speed = FakeSpeed::new(head);
         let (definition, state) = (Arc::clone(&speed.definition), Arc::clone(&speed.state));
         let store = Store::open("memory://").unwrap();
@@ -239,11 +242,11 @@ impl InProcess {
         let config = ServingConfig { poll_interval: Period::from_millis(1000), ..ServingConfig::default() };
         let layer = ServingLayer::open(Arc::new(RealMachine), &config, store.clone(), &EventSchema::default(), speed).await.unwrap();
         let client = UserStatsServiceClient::new(Transport::new(layer.routes()));
-        Self { client, store, definition, state, _layer: layer }
+        Self { client, store, definition, state, layer }
     }
 
     /// The fake speed layer. Do not hold it across an await.
-    pub(super) fn speed(&self) -> MutexGuard<'_, Speed> {
+    pub(crate) fn speed(&self) -> MutexGuard<'_, Speed> {
         self.state.lock().unwrap()
     }
 
@@ -270,6 +273,17 @@ impl FakeSpeed {
     }
 
     fn answer(&self, request: &GetStatesRequest) -> Result<GetStatesResponse, Status> {
+        let (boundary, head) = self.pin(&request.log_id, &request.fingerprint, &request.boundary)?;
+        let state = self.state.lock().unwrap();
+        let states = of_keys(&states(&self.definition, boundary, head), |key| request.keys.iter().any(|asked| asked == key));
+        let head = vec![PartitionOffset { partition: 0, offset: head }];
+        let told = state.slices.iter().filter(|_| request.by_slice);
+        let slices = told.map(|&(start_offset, end_offset, row_count)| SliceRows { partition: 0, start_offset, end_offset, row_count });
+        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect(), erased: Vec::new() })
+    }
+
+    /// Where the states begin and end.
+    fn pin(&self, log_id: &str, fingerprint: &str, boundary: &[PartitionOffset]) -> Result<(i64, i64), Status> {
         let mut state = self.state.lock().unwrap();
         state.questions += 1;
         let refuse =
@@ -277,27 +291,24 @@ impl FakeSpeed {
         if state.down {
             return Err(Status::unavailable("down for a test"));
         }
-        if !request.log_id.is_empty() && request.log_id != LOG_ID {
+        if !log_id.is_empty() && log_id != LOG_ID {
             return Err(refuse("OTHER_LOG"));
         }
-        if request.fingerprint != self.definition.fingerprint() {
+        if fingerprint != self.definition.fingerprint() {
             return Err(refuse("UNKNOWN_DEFINITION"));
         }
-        let boundary = request.boundary.first().map_or(0, |at| at.offset);
+        let boundary = boundary.first().map_or(0, |at| at.offset);
         if boundary < state.oldest_boundary {
             return Err(refuse("BOUNDARY_RETIRED"));
         }
-        let states = of_keys(&states(&self.definition, boundary, state.head), |key| request.keys.iter().any(|asked| asked == key));
-        let head = vec![PartitionOffset { partition: 0, offset: state.head }];
-        let told = state.slices.iter().filter(|_| request.by_slice);
-        let slices = told.map(|&(start_offset, end_offset, row_count)| SliceRows { partition: 0, start_offset, end_offset, row_count });
-        Ok(GetStatesResponse { states: wire::encode(&[states]).unwrap().into(), head, slices: slices.collect(), erased: Vec::new() })
+        Ok((boundary, state.head))
     }
 }
 
 #[tonic::async_trait]
 impl RealtimeViewService for FakeSpeed {
     type ExportStatesStream = Empty<Result<ExportStatesResponse, Status>>;
+    type StreamStatesStream = BoxStream<'static, Result<StreamStatesResponse, Status>>;
 
     async fn cut(&self, _: Request<CutRequest>) -> Result<Response<CutResponse>, Status> {
         Err(Status::unimplemented("not in these tests"))
@@ -322,6 +333,22 @@ impl RealtimeViewService for FakeSpeed {
         let early = reads_early.then(|| self.answer(&request));
         let _permit = self.gate.acquire().await.unwrap();
         early.unwrap_or_else(|| self.answer(&request)).map(Response::new)
+    }
+
+    /// Two rows a message.
+    async fn stream_states(&self, request: Request<StreamStatesRequest>) -> Result<Response<Self::StreamStatesStream>, Status> {
+        let request = request.into_inner();
+        let (boundary, head) = self.pin(&request.log_id, &request.fingerprint, &request.boundary)?;
+        let states = states(&self.definition, boundary, head);
+        let head = vec![PartitionOffset { partition: 0, offset: head }];
+        let mut messages = vec![StreamStatesResponse { head, ..Default::default() }];
+        for start in (0..states.num_rows()).step_by(2) {
+            let rows = states.slice(start, 2.min(states.num_rows() - start));
+            messages.push(StreamStatesResponse { states: wire::encode(&[rows]).unwrap().into(), ..Default::default() });
+        }
+        messages.push(StreamStatesResponse { is_last: true, row_count: states.num_rows() as i64, ..Default::default() });
+        messages.truncate(self.state().messages.unwrap_or(usize::MAX));
+        Ok(Response::new(Box::pin(stream::iter(messages.into_iter().map(Ok)))))
     }
 
     async fn export_states(&self, _: Request<ExportStatesRequest>) -> Result<Response<Self::ExportStatesStream>, Status> {

@@ -19,6 +19,8 @@ mod error;
 mod event;
 /// Letters, shown.
 mod list;
+/// Letters by reason, with samples, for whoever shows them.
+mod overview;
 /// Letters, sent again.
 mod replay;
 /// What became of them.
@@ -38,6 +40,7 @@ use storage::store::Store;
 
 pub use error::DeadLetterError;
 pub use list::{Group, Listing, list, rows, show};
+pub(crate) use overview::{Overview, Overviews};
 pub use replay::{ReplayOptions, replay};
 pub use summary::{ReplaySummary, Rows};
 use walk::{Origin, is_erased};

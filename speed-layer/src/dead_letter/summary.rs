@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Serialize;
 use storage::dead_letter::LetterId;
 
 use crate::load::grouped;
 
 /// Rows that share a reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rows {
     /// How many.
     pub count: u64,
@@ -17,7 +18,7 @@ pub struct Rows {
 }
 
 /// Counts of letters. `sent = accepted + duplicate + still refused`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReplaySummary {
     /// Letters that the server has answered.
     pub sent: u64,

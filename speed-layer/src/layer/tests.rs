@@ -19,6 +19,8 @@ use crate::ingest::WhenFull;
 use crate::partition::Verdict;
 use crate::trim::trim;
 
+/// How it is.
+mod status;
 mod types;
 
 /// A data folder with a log of one partition, and a store.
@@ -293,7 +295,12 @@ async fn segments_in_one_file() {
     let segments = list_segments(&rig.store).await.unwrap();
     let mut next = Layout::default().next("run");
     let nobody = Erasures::default();
-    next.place(storage::master::rewrite(&rig.store, &segments, &nobody, 1, &"run".parse().unwrap()).await.unwrap()).unwrap();
+    next.place(
+        storage::master::rewrite(&rig.store, &segments, &storage::master::Without::erased(&nobody), 1, &"run".parse().unwrap())
+            .await
+            .unwrap(),
+    )
+    .unwrap();
     assert!(next.publish(&rig.store).await.unwrap());
     for segment in &segments {
         rig.store.delete(&segment.path.seal_path()).await.unwrap();

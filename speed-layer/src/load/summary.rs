@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Reasons that are told apart; rows beyond count under [`OTHER_REASONS`].
 const MAX_REASONS: usize = 1000;
@@ -111,6 +112,25 @@ impl LoadSummary {
         let mut total = Tally::default();
         self.files.iter().for_each(|file| total.add(&file.tally));
         total
+    }
+
+    /// The same for a program.
+    #[must_use]
+    pub fn document(&self) -> Value {
+        let file = |file: &FileSummary| {
+            let (outcome, after_rows) = match file.outcome {
+                Outcome::Loaded => ("loaded", 0),
+                Outcome::Resumed { after_rows } => ("resumed", after_rows),
+                Outcome::AlreadyLoaded => ("already_loaded", file.tally.received),
+            };
+            json!({ "file": file.file, "outcome": outcome, "rows_loaded_before": after_rows, "rows": file.tally })
+        };
+        json!({
+            "files": self.files.iter().map(file).collect::<Vec<_>>(),
+            "total": self.total(),
+            "sent_rows": self.sent_rows,
+            "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 }
 

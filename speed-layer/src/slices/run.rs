@@ -77,7 +77,7 @@ impl Run {
     }
 }
 
-fn keys(states: &RecordBatch) -> &StringArray {
+pub(super) fn keys(states: &RecordBatch) -> &StringArray {
     states.column(0).as_string::<i32>()
 }
 
@@ -102,7 +102,7 @@ fn range_of(keys: &StringArray, key: &str, belongs: impl Fn(&str) -> bool) -> Ra
 }
 
 /// The first row of a range that is past something, where all behind it are too; the end if none is.
-fn first_where(rows: Range<usize>, past: impl Fn(usize) -> bool) -> usize {
+pub(super) fn first_where(rows: Range<usize>, past: impl Fn(usize) -> bool) -> usize {
     let Range { mut start, mut end } = rows;
     while start < end {
         let middle = start.midpoint(end);

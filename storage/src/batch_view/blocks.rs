@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
@@ -100,6 +100,39 @@ impl BlockFile {
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader.clone(), self.footer.clone());
         let stream = builder.with_batch_size(SCAN_BATCH_ROWS).build().map_err(|e| StoreError::parquet(&path, e))?;
         Ok(stream.map_err(move |e| StoreError::parquet(&path, e)).boxed())
+    }
+
+    /// [`Self::scan`] for whoever reads slowly, or many files at once: it reads whole blocks, of about `piece_bytes` together or a single one,
+    /// when it is asked for their rows, where a scan reads whole row groups.
+    pub(super) fn scan_in_pieces(&self, piece_bytes: u64) -> BoxStream<'static, Result<RecordBatch, StoreError>> {
+        let (reader, footer, path) = (self.reader.clone(), self.footer.clone(), self.path.clone());
+        let read = move |(group, rows): (usize, Range<usize>)| {
+            let (reader, footer, path) = (reader.clone(), footer.clone(), path.clone());
+            async move {
+                let selection = RowSelection::from(vec![RowSelector::skip(rows.start), RowSelector::select(rows.len())]);
+                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer)
+                    .with_row_groups(vec![group])
+                    .with_row_selection(selection)
+                    .with_batch_size(SCAN_BATCH_ROWS.min(rows.len()));
+                let stream = builder.build().map_err(|e| StoreError::parquet(&path, e))?;
+                Ok(stream.map_err(move |e| StoreError::parquet(&path, e)))
+            }
+        };
+        stream::iter(self.pieces(piece_bytes)).then(read).try_flatten().boxed()
+    }
+
+    /// Row groups and their rows, so that each is whole blocks of about so many bytes, or a single one.
+    fn pieces(&self, piece_bytes: u64) -> Vec<(usize, Range<usize>)> {
+        let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
+        for Block { group, rows, .. } in &self.blocks {
+            let in_group = self.footer.metadata().row_group(*group);
+            let row_bytes = (in_group.total_byte_size() / in_group.num_rows().max(1)).max(1).cast_unsigned();
+            match pieces.last_mut() {
+                Some((last, piece)) if last == group && (rows.end - piece.start) as u64 * row_bytes <= piece_bytes => piece.end = rows.end,
+                _ => pieces.push((*group, rows.clone())),
+            }
+        }
+        pieces
     }
 }
 

@@ -77,6 +77,11 @@ impl Layers {
         Ok(overlaid(self.schema(), layers.iter().map(|file| file.scan()).collect::<Result<_, _>>()?))
     }
 
+    /// See [`super::OpenView::scan_in_pieces`].
+    pub(super) fn scan_in_pieces(&self, piece_bytes: u64) -> States<StoreError> {
+        overlaid(self.schema(), self.files.iter().map(|file| file.scan_in_pieces(piece_bytes)).collect())
+    }
+
     /// The rows of all layers without those that lie under others.
     fn uppermost(&self, mut layers: Vec<Vec<RecordBatch>>) -> Vec<RecordBatch> {
         layers.retain(|rows| !rows.is_empty());

@@ -129,4 +129,15 @@ impl OpenView {
     pub fn scan_above(&self, shard: u32, lowest: u32) -> Result<States<StoreError>, StoreError> {
         self.shards[shard as usize].scan_above(lowest)
     }
+
+    /// The rows of every shard, each in order of key and bucket, past the cache. All shards together hold about `bytes` of their files at a
+    /// time, and what that is decoded, or a block of each file.
+    ///
+    /// # Errors
+    /// In the streams: [`StoreError::Parquet`], naming the file.
+    #[must_use]
+    pub fn scan_in_pieces(&self, bytes: u64) -> Vec<States<StoreError>> {
+        let of_each = bytes / self.shards.iter().flat_map(Layers::files).count().max(1) as u64;
+        self.shards.iter().map(|shard| shard.scan_in_pieces(of_each)).collect()
+    }
 }

@@ -157,6 +157,27 @@ async fn point_reads() {
     }
 }
 
+/// Proves that a scan in pieces gives what is there, whatever the size of the pieces, and reads a piece when it is asked for and not before.
+#[tokio::test]
+async fn scans_in_pieces() {
+    let store = memory();
+    let all = states(&rows());
+    let files = vec![write(&store, 0, SMALL, std::slice::from_ref(&all)).await, write(&store, 1, SMALL, &[]).await];
+    let view = OpenView::open(&store, manifest(files), &BlockCache::new(0)).await.unwrap();
+    for (bytes, most_rows) in [(0, 10), (5_000, 40), (64 << 20, 40)] {
+        let mut shards = view.scan_in_pieces(bytes);
+        assert!(shards.pop().unwrap().try_next().await.unwrap().is_none());
+        let scanned: Vec<_> = shards.pop().unwrap().try_collect().await.unwrap();
+        assert!(scanned.iter().map(RecordBatch::num_rows).max() <= Some(most_rows), "{bytes} bytes");
+        assert_eq!(concat_batches(&schema(), &scanned).unwrap(), all, "{bytes} bytes");
+    }
+    let mut slow = view.scan_in_pieces(0).remove(0);
+    assert_eq!(slow.try_next().await.unwrap().unwrap(), all.slice(0, 10));
+    store.delete(&file_path(0).path()).await.unwrap();
+    let failed = slow.try_next().await.unwrap_err();
+    assert!(failed.to_string().contains("part-00000"), "{failed}");
+}
+
 /// Proves the shape that ships: pages of 1,000 rows, row groups of 64,000, and a read that decodes one block only.
 #[tokio::test]
 async fn default_shape() {

@@ -2,6 +2,8 @@
 //! (`MERGANSER_SECTION__KEY`), then flags. Unknown keys are refused with the nearest known one.
 
 mod auth;
+mod console;
+mod telemetry;
 mod tls;
 mod units;
 
@@ -13,6 +15,8 @@ use views::EventSchema;
 use crate::store::{Store, StoreError};
 
 pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
+pub use console::ConsoleConfig;
+pub use telemetry::TelemetryConfig;
 pub use tls::{ClientCertificates, TlsConfig};
 pub use units::{ByteSize, Period};
 
@@ -62,14 +66,20 @@ pub struct Config {
     pub speed_layer: SpeedConfig,
     /// The batch layer.
     pub batch_layer: BatchConfig,
+    /// How long events are kept.
+    pub retention: RetentionConfig,
     /// The serving layer.
     pub serving_layer: ServingConfig,
+    /// Its pages for people.
+    pub console: ConsoleConfig,
     /// Whom servers let in.
     pub auth: AuthConfig,
     /// With what a program calls a server.
     pub client: ClientConfig,
     /// Connections that nobody else can read.
     pub tls: TlsConfig,
+    /// What is told of what they do.
+    pub telemetry: TelemetryConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -226,14 +236,30 @@ impl Default for BatchConfig {
     }
 }
 
+/// `[retention]`, read by the batch layer only.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Events whose own time is longer ago may go, and every view must have a limit of at most so long; 0 means that none ever goes.
+    pub events: Period,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { events: Period::from_secs(0) }
+    }
+}
+
 /// `[serving_layer]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServingConfig {
     /// gRPC address to listen on.
     pub grpc_address: String,
-    /// HTTP address of `/metrics`, `/healthz` and `/readyz`; empty means there is none.
+    /// HTTP address of the console, `/metrics`, `/healthz`, `/readyz` and calls from browsers; empty means there is none.
     pub http_address: String,
+    /// Origins of pages that may call from a browser beside this server's own, with spaces between them.
+    pub web_origins: String,
     /// The speed layer that has the other half.
     pub speed_layer: String,
     /// Memory for decoded blocks of batch views.
@@ -251,6 +277,7 @@ impl Default for ServingConfig {
         Self {
             grpc_address: "127.0.0.1:7402".into(),
             http_address: "127.0.0.1:7412".into(),
+            web_origins: String::new(),
             speed_layer: "http://127.0.0.1:7401".into(),
             cache_bytes: ByteSize(256 << 20),
             poll_interval: Period::from_millis(500),
@@ -299,8 +326,10 @@ impl Config {
     fn validate(&self) -> Result<(), String> {
         self.events.validate().map_err(|e| e.to_string())?;
         self.validate_places()?;
+        self.console.validate()?;
         self.auth.validate()?;
         self.tls.validate()?;
+        self.telemetry.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -320,6 +349,9 @@ impl Config {
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} must be at least 1")),
             None if self.log.partitions > 1024 => Err("log.partitions must be at most 1024".to_owned()),
+            None if !self.retention.events.0.is_zero() && self.retention.events.0.as_secs() < DAY => {
+                Err("retention.events must be at least 1d, for events go by whole days; or \"0s\", and none goes".to_owned())
+            }
             None => Ok(()),
         }
     }
@@ -344,6 +376,13 @@ impl Config {
         let is_url = |text: &str| url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if let Some((name, text)) = called.iter().find(|(name, text)| !(is_url(text) || (text.is_empty() && name.starts_with("batch")))) {
             return Err(format!("{name} = \"{text}\" is no address to call; write http://host:port or https://host:port"));
+        }
+        let is_origin =
+            |text: &str| url::Url::parse(text).is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == text);
+        if let Some(text) = self.serving_layer.web_origins.split_whitespace().find(|text| !is_origin(text)) {
+            return Err(format!(
+                "serving_layer.web_origins: \"{text}\" is no origin; write what a browser sends, scheme, host and port where it is no usual one, such as \"https://stats.example.com\""
+            ));
         }
         if self.log.dir.as_os_str().is_empty() {
             return Err("log.dir is empty; name a folder".to_owned());
@@ -376,7 +415,9 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         section = entry.as_table_mut().ok_or_else(|| format!("{name} is not a section"))?;
     }
     let typed = value.parse::<i64>().map(toml::Value::Integer).or_else(|_| value.parse::<bool>().map(toml::Value::Boolean));
-    section.insert(key.to_owned(), typed.unwrap_or_else(|_| toml::Value::String(value.to_owned())));
+    let is_fraction = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let typed = typed.ok().or_else(|| Some(toml::Value::Float(value.parse().ok().filter(|_| is_fraction)?)));
+    section.insert(key.to_owned(), typed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
     Ok(())
 }
 
@@ -421,9 +462,12 @@ mod tests {
             parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "elsewhere"), ("HOME", "/")])
                 .unwrap();
         assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "elsewhere"));
+        assert_eq!(parse("", &[("MERGANSER_TELEMETRY__SAMPLE_RATIO", "0.25")]).unwrap().telemetry.sample_ratio, 0.25);
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
         assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
+        let origins = "https://stats.example.com http://127.0.0.1:8000";
+        assert_eq!(parse("", &[("MERGANSER_SERVING_LAYER__WEB_ORIGINS", origins)]).unwrap().serving_layer.web_origins, origins);
     }
 
     /// Proves that a token comes from the environment only, is no setting, and is not printed with the settings.
@@ -451,14 +495,24 @@ mod tests {
             "[speed_layer]\ngrpc_address = \"localhost\"",
             "[speed_layer]\ngrpc_address = \"\"",
             "[serving_layer]\nhttp_address = \"localhost:7412\"",
+            "[serving_layer]\nweb_origins = \"*\"",
+            "[serving_layer]\nweb_origins = \"https://good.example https://bad.example/\"",
+            "[serving_layer]\nweb_origins = \"https://bad.example:443\"",
+            "[serving_layer]\nweb_origins = \"bad.example\"",
             "[serving_layer]\npoll_interval = \"0ms\"",
             "[log]\ndead_letter_bytes = \"0B\"",
+            "[console]\nhosts = [\"http://console.example.com\"]",
             "[auth]\njwt_keys = \"keys.json\"",
             "[auth]\njwt_keys = \"keys.json\"\njwt_issuer = \"x\"",
             "[auth]\njwt_audience = \"merganser\"",
             "[auth]\nmetrics = \"query\"",
             "[auth]\nmetrics = \"closed\"",
             "[client]\ntoken = \"mgs_0\"",
+            "[retention]\nevents = \"12h\"",
+            "[retention]\nevents = \"500ms\"",
+            "[telemetry]\notlp_endpoint = \"localhost:4317\"",
+            "[telemetry]\nsample_ratio = 1.5",
+            "[telemetry]\nsample_ratio = nan",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }

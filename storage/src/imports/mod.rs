@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::master::layout::PlacedImport;
 use crate::master::{Layout, read_rows, verify_object};
-use crate::paths::{ImportObject, ImportPath, imports_folder};
+use crate::paths::{ImportObject, ImportPath, LayoutPath, imports_folder};
 use crate::store::json::{self, Formats};
 use crate::store::{Store, StoreError};
 
@@ -134,11 +134,17 @@ impl ImportMeta {
         self.rewritten_file(partition).map_or_else(committed, |file| file.path.as_str().into())
     }
 
-    /// The rows that `partition` has now: fewer than offsets where something was erased.
+    /// The rows that `partition` has now: fewer than offsets where something was erased or has expired.
     #[must_use]
     pub fn rows(&self, partition: u32) -> i64 {
         let committed = self.file(partition).map_or(0, |file| file.rows);
         self.rewritten_file(partition).map_or(committed, |file| file.rows)
+    }
+
+    /// The rows of `partition` that have expired and are gone.
+    #[must_use]
+    pub fn expired(&self, partition: u32) -> i64 {
+        self.rewritten_file(partition).map_or(0, |file| file.expired)
     }
 
     /// Length of the file of `partition`, in bytes.
@@ -223,6 +229,11 @@ pub async fn list(store: &Store) -> Result<Vec<ImportMeta>, StoreError> {
     let layout = Layout::newest(store).await?;
     for meta in &mut found {
         meta.rewritten = layout.imports.iter().filter(|placed| placed.import == meta.import).cloned().collect();
+        let is_more = |placed: &&PlacedImport| meta.file(placed.partition).map_or(0, |file| file.rows) - placed.expired < placed.rows;
+        if let Some(placed) = meta.rewritten.iter().find(is_more) {
+            let reason = format!("it names {}, which has more rows than its import", placed.path);
+            return Err(StoreError::corrupt(&LayoutPath { number: layout.number }.path(), reason));
+        }
     }
     Ok(found)
 }

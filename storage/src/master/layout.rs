@@ -29,9 +29,11 @@ use crate::paths::{
 use crate::store::json::{self, Formats};
 use crate::store::{Claim, Store, StoreError};
 
-/// The format that this program writes, and the newest it reads.
+/// The format that this program writes where nothing needs a newer one.
 const FORMAT_VERSION: u32 = 1;
-const FORMATS: Formats = Formats { known: FORMAT_VERSION, checked_from: 1 };
+/// The format of a layout with [`Layout::expired_before_us`], which older programs must not overlook.
+const EXPIRING_FORMAT_VERSION: u32 = 2;
+const FORMATS: Formats = Formats { known: EXPIRING_FORMAT_VERSION, checked_from: 1 };
 /// Lists of a folder that others change meanwhile, before giving up.
 const LISTS: usize = 8;
 
@@ -55,6 +57,10 @@ pub struct Layout {
     /// Numbers of the imports that were looked through for all of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erased_from_imports: Vec<i64>,
+    /// The floor of a declared retention, microseconds since 1970: events of before may be gone, with those that repeat them, and no
+    /// view counts any of them. Later layouts have the same or a later one. Format 2 where there is one (decision 0015).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_before_us: Option<i64>,
 }
 
 /// A file in the place of what an import has in a partition.
@@ -69,6 +75,9 @@ pub struct PlacedImport {
     pub path: String,
     /// Rows that are there; the import's offsets stay what they are.
     pub rows: i64,
+    /// Rows that have expired and are not there any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expired: i64,
     /// Length in bytes.
     pub bytes: i64,
     /// BLAKE3 of the bytes, in hex.
@@ -102,6 +111,9 @@ pub struct Part {
     pub end: i64,
     /// Rows that are there.
     pub rows: i64,
+    /// Rows that have expired and are not there any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expired: i64,
     /// [`super::record_fingerprint`] of the last record, whether it is still there or erased.
     pub last_record: String,
     /// When the newest of its events was appended, microseconds since 1970, whether that one is still there or erased.
@@ -119,11 +131,22 @@ pub struct Erased {
     pub offset: i64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &i64) -> bool {
+    *count == 0
+}
+
 impl Placed {
     /// The rows.
     #[must_use]
     pub fn rows(&self) -> i64 {
         self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// The rows that have expired.
+    #[must_use]
+    pub fn expired(&self) -> i64 {
+        self.parts.iter().map(|part| part.expired).sum()
     }
 
     /// The partition and the offsets.
@@ -187,7 +210,23 @@ impl Layout {
     /// The one to follow this, which says the same.
     #[must_use]
     pub fn next(&self, run_id: &str) -> Self {
-        Self { format_version: FORMAT_VERSION, number: self.number + 1, run_id: run_id.to_owned(), ..self.clone() }
+        let next = Self { number: self.number + 1, run_id: run_id.to_owned(), ..self.clone() };
+        next.in_its_format()
+    }
+
+    /// Says that events of before `before_us` may be gone. What was said before is not taken back.
+    pub fn expire(&mut self, before_us: i64) {
+        self.expired_before_us = self.expired_before_us.max(Some(before_us));
+        *self = std::mem::take(self).in_its_format();
+    }
+
+    /// The same in the oldest format that says all of it, so that older programs read what they can.
+    fn in_its_format(self) -> Self {
+        Self { format_version: Self::format(self.expired_before_us.is_some()), ..self }
+    }
+
+    const fn format(is_expiring: bool) -> u32 {
+        if is_expiring { EXPIRING_FORMAT_VERSION } else { FORMAT_VERSION }
     }
 
     /// Puts `placed` in the place of everything in its range.
@@ -244,6 +283,11 @@ impl Layout {
 
     /// What in it cannot be true, if anything cannot.
     fn contradiction(&self) -> Option<String> {
+        let is_expiring = self.expired_before_us.is_some();
+        if self.format_version != Self::format(is_expiring) {
+            return Some(format!("it is of format {}, and {} a floor", self.format_version, if is_expiring { "has" } else { "has not" }));
+        }
+        let may_be = |rows: i64, expired: i64| rows >= 0 && expired >= 0 && (expired == 0 || is_expiring);
         let mut before: Option<SegmentPath> = None;
         for placed in &self.segments {
             let Ok(at) = placed.segment() else { return Some(format!("{} is no path of a segment", placed.path)) };
@@ -252,7 +296,8 @@ impl Layout {
             }
             let mut start = at.start;
             for part in &placed.parts {
-                if part.end <= start || !(0..=part.end - start).contains(&part.rows) {
+                let offsets = part.end - start;
+                if offsets <= 0 || !may_be(part.rows, part.expired) || part.rows > offsets - part.expired {
                     return Some(format!("{} has a part that cannot be", placed.path));
                 }
                 start = part.end;
@@ -260,15 +305,25 @@ impl Layout {
             if start != at.end || placed.bytes < 0 {
                 return Some(format!("the parts of {} are not all of it", placed.path));
             }
+            if RewrittenPath::parse(&placed.path.as_str().into()).is_ok_and(|rewritten| rewritten.layout > self.number) {
+                return Some(format!("{} was written for a later layout", placed.path));
+            }
             before = Some(at);
         }
         let wrong = self.imports.iter().find(|placed| {
             let read = RewrittenImportPath::parse(&placed.path.as_str().into());
-            !read.is_ok_and(|path| (path.import, path.partition) == (placed.import, placed.partition))
-                || placed.rows < 0
+            !read.is_ok_and(|path| (path.import, path.partition) == (placed.import, placed.partition) && path.layout <= self.number)
+                || !may_be(placed.rows, placed.expired)
                 || placed.bytes < 0
         });
-        wrong.map(|placed| format!("{} is not what an import has in a partition", placed.path))
+        if let Some(placed) = wrong {
+            return Some(format!("{} is not what an import has in a partition", placed.path));
+        }
+        let in_order = |(a, b): (&PlacedImport, &PlacedImport)| (a.import, a.partition) < (b.import, b.partition);
+        let second = self.imports.iter().zip(self.imports.iter().skip(1)).find(|pair| !in_order(*pair));
+        second.map(|(_, placed)| {
+            format!("{} is a second file for what an import has in a partition, or not behind the one before", placed.path)
+        })
     }
 }
 

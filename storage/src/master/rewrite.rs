@@ -2,27 +2,29 @@
 
 use std::io::Write;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{filter_record_batch, max};
-use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::max;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as ObjectPath;
-use parquet::arrow::ArrowWriter;
-use views::schema::{APPEND_TIME, OFFSET};
+use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder};
+use parquet::file::statistics::Statistics;
+use views::schema::APPEND_TIME;
 
 use super::layout::{Part, Placed, PlacedImport};
-use super::{Places, SegmentMeta, parquet_schema, properties, read_segment, verify_object, verify_segment};
+use super::without::{COLUMNS, LeftOut};
+use super::{Places, SegmentMeta, Without, parquet_schema, properties, read_segment, verify_object, verify_segment};
 use crate::erasures::Erasures;
 use crate::imports::{self, ImportMeta};
 use crate::machine::blocking;
 use crate::paths::{Id, RewrittenImportPath, RewrittenPath, SegmentPath};
-use crate::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use crate::store::{ObjectInfo, ObjectReader, ObjectWriter, Store, StoreError};
 
 /// Rows of a row group, which waits in memory, encoded, until it is full.
 const GROUP_ROWS: usize = 128 * 1024;
 
-/// Writes adjacent segments again as one file for the layout of number `layout`, without the rows that `without` hides. Every byte
+/// Writes adjacent segments again as one file for the layout of number `layout`, without the rows that `without` leaves out. Every byte
 /// that is read was compared with its seal, and what was written is read back; it counts once the layout is published.
 ///
 /// Held in memory: a row group of 131,072 rows, encoded; in a store that is not a local folder all bytes.
@@ -32,7 +34,7 @@ const GROUP_ROWS: usize = 128 * 1024;
 ///
 /// # Panics
 /// If `segments` is empty, or they are not adjacent, or of different columns or logs.
-pub async fn rewrite(store: &Store, segments: &[SegmentMeta], without: &Erasures, layout: i64, run_id: &Id) -> Result<Placed, StoreError> {
+pub async fn rewrite(store: &Store, segments: &[SegmentMeta], without: &Without, layout: i64, run_id: &Id) -> Result<Placed, StoreError> {
     let (first, last) = (segments.first().expect("there is something to rewrite"), &segments[segments.len() - 1]);
     let adjacent = segments
         .iter()
@@ -48,17 +50,17 @@ pub async fn rewrite(store: &Store, segments: &[SegmentMeta], without: &Erasures
         for part in segment.parts() {
             let batches = read_segment(store, &part, None).await?;
             let places = Places::new(part.path.partition, part.range(), part.rows());
-            let (rows, newest) = writing.copy(&part.file(), batches, places, without).await?;
-            let newest_append_us = part.newest_append_us().max(newest);
-            parts.push(Part { end: part.range().end, rows, last_record: part.last_record().to_owned(), newest_append_us });
+            let Copied { rows, left_out, newest_us } = writing.copy(&part.file(), batches, places, without).await?;
+            let (end, expired, last_record) = (part.range().end, part.expired() + left_out.expired, part.last_record().to_owned());
+            parts.push(Part { end, rows, expired, last_record, newest_append_us: part.newest_append_us().max(newest_us) });
         }
     }
     let (path, info) = writing.finish(store).await?;
     Ok(Placed { path: path.to_string(), cold: false, bytes: info.bytes, blake3: info.blake3, log_id: first.seal.log_id.clone(), parts })
 }
 
-/// Writes what an import has in a partition again, for the layout of number `layout`, without the rows that `without` hides; `None` if
-/// there are none.
+/// Writes what an import has in a partition again, for the layout of number `layout`, without the rows that `without` leaves out; `None`
+/// if there are none.
 ///
 /// # Errors
 /// A damaged file, by name, and what the store says.
@@ -66,12 +68,12 @@ pub async fn rewrite_import(
     store: &Store,
     import: &ImportMeta,
     partition: u32,
-    without: &Erasures,
+    without: &Without,
     layout: i64,
     run_id: &Id,
 ) -> Result<Option<PlacedImport>, StoreError> {
-    let read = imports::read_partition(store, import, partition, Some(&["user_id".to_owned(), OFFSET.to_owned()])).await?;
-    if hidden_in(read, without).await? == 0 {
+    let read = imports::read_partition(store, import, partition, Some(&COLUMNS.map(str::to_owned))).await?;
+    if left_out_of(read, without).await?.rows() == 0 {
         return Ok(None);
     }
     imports::verify_partition(store, import, partition).await?;
@@ -81,10 +83,20 @@ pub async fn rewrite_import(
     let mut writing = Writing::create(store, path, first.schema()).await?;
     let places = Places::new(partition, import.offsets(partition), import.rows(partition));
     let all = stream::iter([Ok(first)]).chain(batches).boxed();
-    let (rows, _) = writing.copy(&import.file_path(partition), all, places, without).await?;
+    let Copied { rows, left_out, .. } = writing.copy(&import.file_path(partition), all, places, without).await?;
     let (path, info) = writing.finish(store).await?;
     let (path, bytes, blake3) = (path.to_string(), info.bytes, info.blake3);
-    Ok(Some(PlacedImport { import: import.import, partition, path, rows, bytes, blake3 }))
+    let expired = import.expired(partition) + left_out.expired;
+    Ok(Some(PlacedImport { import: import.import, partition, path, rows, expired, bytes, blake3 }))
+}
+
+/// What became of rows that were copied.
+struct Copied {
+    /// How many were.
+    rows: i64,
+    left_out: LeftOut,
+    /// When the newest of all was appended.
+    newest_us: Option<i64>,
 }
 
 /// A file in the making.
@@ -103,28 +115,29 @@ impl Writing {
         Ok(Self { path, schema, writer: Some(writer) })
     }
 
-    /// Writes what is not hidden of the rows of `from`; the answer is how many, and when the newest of all was appended.
+    /// Writes those rows of `from` that are not left out.
     async fn copy(
         &mut self,
         from: &ObjectPath,
         mut batches: BoxStream<'static, Result<RecordBatch, StoreError>>,
         mut places: Places,
-        without: &Erasures,
-    ) -> Result<(i64, Option<i64>), StoreError> {
+        without: &Without,
+    ) -> Result<Copied, StoreError> {
         let damaged = |offset: i64| StoreError::corrupt(from, format!("the event of offset {offset} is not where it belongs"));
-        let (mut rows, mut newest) = (0, None);
+        let mut copied = Copied { rows: 0, left_out: LeftOut::default(), newest_us: None };
         while let Some(batch) = batches.try_next().await? {
             assert_eq!(batch.schema().fields(), self.schema.fields(), "files that are rewritten together have the same columns");
             places.take(&batch).map_err(damaged)?;
-            newest = newest.max(newest_append_us(&batch));
-            let kept = without_hidden(&batch, without);
-            rows += kept.num_rows() as i64;
+            copied.newest_us = copied.newest_us.max(newest_append_us(&batch));
+            let (kept, left_out) = without.leave_out(&batch);
+            copied.rows += kept.num_rows() as i64;
+            copied.left_out += left_out;
             let mut held = self.writer.take().expect("it is put back");
             let written = blocking(move || held.write(&kept).map(|()| held)).await;
             self.writer = Some(written.map_err(|e| StoreError::parquet(&self.path, e))?);
         }
         places.end().map_err(damaged)?;
-        Ok((rows, newest))
+        Ok(copied)
     }
 
     /// Ends the file and reads it back.
@@ -143,32 +156,62 @@ fn newest_append_us(batch: &RecordBatch) -> Option<i64> {
     max(times)
 }
 
-/// The rows that no erasure hides.
-fn without_hidden(batch: &RecordBatch, without: &Erasures) -> RecordBatch {
-    let users = batch.column_by_name("user_id").and_then(|column| column.as_string_opt::<i32>());
-    let offsets = batch.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let (Some(users), Some(offsets)) = (users, offsets) else { return batch.clone() };
-    if without.is_empty() {
-        return batch.clone();
-    }
-    let stays: BooleanArray = (0..users.len()).map(|row| Some(!without.hides(users.value(row), offsets.value(row)))).collect();
-    filter_record_batch(batch, &stays).expect("the mask has an entry for each row")
-}
-
-/// How many rows of a segment are hidden.
+/// How many rows of a segment erasures hide.
 ///
 /// # Errors
 /// What the store says.
 pub async fn hidden_rows(store: &Store, segment: &SegmentMeta, erasures: &Erasures) -> Result<i64, StoreError> {
-    hidden_in(read_segment(store, segment, Some(&["user_id".to_owned(), OFFSET.to_owned()])).await?, erasures).await
+    leaving_rows(store, segment, &Without::erased(erasures)).await
 }
 
-async fn hidden_in(mut batches: BoxStream<'static, Result<RecordBatch, StoreError>>, erasures: &Erasures) -> Result<i64, StoreError> {
-    let mut hidden = 0;
+/// How many rows of a segment are left out of what is written in its place.
+///
+/// # Errors
+/// What the store says.
+pub async fn leaving_rows(store: &Store, segment: &SegmentMeta, without: &Without) -> Result<i64, StoreError> {
+    let read = read_segment(store, segment, Some(&COLUMNS.map(str::to_owned))).await?;
+    Ok(left_out_of(read, without).await?.rows())
+}
+
+async fn left_out_of(mut batches: BoxStream<'static, Result<RecordBatch, StoreError>>, without: &Without) -> Result<LeftOut, StoreError> {
+    let mut left_out = LeftOut::default();
     while let Some(batch) = batches.try_next().await? {
-        hidden += (batch.num_rows() - without_hidden(&batch, erasures).num_rows()) as i64;
+        left_out += without.leave_out(&batch).1;
     }
-    Ok(hidden)
+    Ok(left_out)
+}
+
+/// A time that no event of a segment's file is older than, by what Parquet says of it; `None` if there are no rows. Reads no rows.
+///
+/// # Errors
+/// What the store says.
+pub async fn oldest_event_us(store: &Store, segment: &SegmentMeta) -> Result<Option<i64>, StoreError> {
+    oldest_in(segment.store(store)?, segment.file(), segment.seal.bytes).await
+}
+
+/// The same of what an import has in a partition.
+///
+/// # Errors
+/// What the store says.
+pub async fn oldest_imported_us(store: &Store, import: &ImportMeta, partition: u32) -> Result<Option<i64>, StoreError> {
+    match import.file(partition) {
+        Some(_) => oldest_in(store, import.file_path(partition), import.bytes(partition)).await,
+        None => Ok(None),
+    }
+}
+
+async fn oldest_in(store: &Store, path: ObjectPath, bytes: i64) -> Result<Option<i64>, StoreError> {
+    let opened = ParquetRecordBatchStreamBuilder::new(ObjectReader::new(store, path.clone(), bytes as u64)).await;
+    let opened = opened.map_err(|e| StoreError::parquet(&path, e))?;
+    let column = opened.parquet_schema().columns().iter().position(|column| column.path().string() == "event_time");
+    let oldest = opened.metadata().row_groups().iter().filter(|group| group.num_rows() > 0).map(|group| {
+        match column.and_then(|column| group.column(column).statistics()) {
+            Some(Statistics::Int64(of_group)) => of_group.min_opt().copied().unwrap_or(i64::MIN),
+            // Nothing is said of it, so it may be of any age.
+            _ => i64::MIN,
+        }
+    });
+    Ok(oldest.min())
 }
 
 /// Copies a segment to the cold store and reads it back there; it lies there once the layout is published.

@@ -56,7 +56,7 @@ impl SegmentMeta {
         self.clip.map_or_else(|| self.path.range(), |(start, end)| start..end)
     }
 
-    /// The rows inside: fewer than offsets where something was erased.
+    /// The rows inside: fewer than offsets where something was erased or has expired.
     #[must_use]
     pub fn rows(&self) -> i64 {
         let within = self.range();
@@ -64,6 +64,13 @@ impl SegmentMeta {
             None => self.seal.rows,
             Some(_) => self.places().filter(|(range, _)| within.start <= range.start && range.end <= within.end).map(|(_, p)| p.rows).sum(),
         }
+    }
+
+    /// The rows of the range that have expired and are gone.
+    #[must_use]
+    pub fn expired(&self) -> i64 {
+        let within = self.range();
+        self.places().filter(|(range, _)| within.start <= range.start && range.end <= within.end).map(|(_, part)| part.expired).sum()
     }
 
     /// Fingerprint of the last record of the range, whether it is still there or erased.
@@ -128,6 +135,7 @@ impl SegmentMeta {
             parts: vec![Part {
                 end: self.path.end,
                 rows: self.seal.rows,
+                expired: 0,
                 last_record: self.seal.last_record.clone(),
                 newest_append_us: None,
             }],

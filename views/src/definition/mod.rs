@@ -252,6 +252,12 @@ impl Definition {
         Ok(Some(self.edges_near(as_of_us.saturating_sub(keep_us).max(FIRST_TIME_US))?.start_us))
     }
 
+    /// How long buckets are kept, microseconds; `None` if for ever.
+    #[must_use]
+    pub fn limit_us(&self) -> Option<i64> {
+        self.keep_us
+    }
+
     /// Whether buckets are let go after some time, so that a version covers fewer events than it was made from.
     #[must_use]
     pub fn has_limit(&self) -> bool {

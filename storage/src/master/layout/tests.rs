@@ -13,8 +13,8 @@ use views::schema::{APPEND_TIME, OFFSET, PARTITION};
 use super::*;
 use crate::erasures::{Erasure, Erasures};
 use crate::master::{
-    Places, archived_edge, chain, claim, copy_to_cold, hidden_rows, list_segments, read_segment, rewrite, segment_ending, segment_from,
-    segment_of, verify_segment, write_segment,
+    Places, Without, archived_edge, chain, claim, copy_to_cold, hidden_rows, list_segments, read_segment, rewrite, segment_ending,
+    segment_from, segment_of, verify_segment, write_segment,
 };
 use crate::paths::Id;
 
@@ -62,7 +62,7 @@ async fn rewritten(store: &Store, which: Range<usize>, without: &Erasures, name:
     let layout = Layout::newest(store).await.unwrap();
     let segments = list_segments(store).await.unwrap();
     let mut next = layout.next(name);
-    next.place(rewrite(store, &segments[which], without, next.number, &run_id(name)).await.unwrap()).unwrap();
+    next.place(rewrite(store, &segments[which], &Without::erased(without), next.number, &run_id(name)).await.unwrap()).unwrap();
     next
 }
 
@@ -300,6 +300,115 @@ async fn frozen() {
         store.put_durable(&at, json::encode(&changed).into()).await.unwrap();
         assert!(list_segments(&store).await.is_err(), "{to}");
     }
+}
+
+/// Proves that the bytes of a layout with a floor never change, that it has a format of its own, which older programs refuse as newer, and that the
+/// floor never goes back.
+#[tokio::test]
+async fn frozen_with_a_floor() {
+    let store = four().await;
+    let mut layout = rewritten(&store, 0..1, &Erasures::default(), "a").await;
+    layout.segments[0].blake3 = "00".repeat(32);
+    layout.segments[0].bytes = 1000;
+    layout.segments[0].parts[0].rows = 7;
+    layout.segments[0].parts[0].expired = 3;
+    let path = RewrittenImportPath { import: 1, partition: 0, layout: 1, run_id: run_id("a") }.path().to_string();
+    layout.place_import(PlacedImport { import: 1, partition: 0, path, rows: 2, expired: 1, bytes: 9, blake3: "00".repeat(32) });
+    layout.expire(5_000_000);
+    layout.expire(4_000_000);
+    assert!(layout.publish(&store).await.unwrap());
+    let good = store.get(&LayoutPath { number: 1 }.path()).await.unwrap();
+    let expected = format!(
+        r#"{{
+  "format_version": 2,
+  "number": 1,
+  "run_id": "a",
+  "segments": [
+    {{
+      "path": "master/events/ingest_date=2026-11-21/p0000-00000000000000000000-00000000000000000010-00000000000000000001-a.parquet",
+      "bytes": 1000,
+      "blake3": "{0}",
+      "log_id": "log-1",
+      "parts": [
+        {{
+          "end": 10,
+          "rows": 7,
+          "expired": 3,
+          "last_record": "record-9",
+          "newest_append_us": 9000
+        }}
+      ]
+    }}
+  ],
+  "imports": [
+    {{
+      "import": 1,
+      "partition": 0,
+      "path": "master/imports/00000000000000000001/p0000-00000000000000000001-a.parquet",
+      "rows": 2,
+      "expired": 1,
+      "bytes": 9,
+      "blake3": "{0}"
+    }}
+  ],
+  "expired_before_us": 5000000,
+  "checksum": ""#,
+        "00".repeat(32)
+    );
+    assert!(String::from_utf8_lossy(&good).starts_with(&expected), "{}", String::from_utf8_lossy(&good));
+    assert_eq!(Layout::newest(&store).await.unwrap().next("b").expired_before_us, Some(5_000_000));
+    // What a program of before says of it.
+    let old = Formats { known: 1, checked_from: 1 };
+    let refused = json::decode::<Layout>(&LayoutPath { number: 1 }.path(), &good, old).unwrap_err();
+    assert!(matches!(refused, StoreError::NewerFormat { found: 2, known: 1, .. }), "{refused}");
+
+    let at = LayoutPath { number: 1 }.path();
+    for (from, to) in [
+        ("\"format_version\": 2", "\"format_version\": 1"),
+        ("\"expired_before_us\": 5000000", "\"erased\": []"),
+        ("\"rows\": 7", "\"rows\": 8"),
+        ("\"expired\": 3", "\"expired\": -3"),
+        ("\"expired\": 1", "\"expired\": -1"),
+        ("-a.parquet\",\n      \"bytes\"", "-a.parquet\",\n      \"cold\": 1,\n      \"bytes\""),
+    ] {
+        let text = strip(&good);
+        assert!(text.contains(from), "{from}");
+        let Ok(changed) = serde_json::from_str::<Layout>(&text.replacen(from, to, 1)) else { continue };
+        store.put_durable(&at, json::encode(&changed).into()).await.unwrap();
+        let refused = list_segments(&store).await.unwrap_err().to_string();
+        assert!(refused.contains(at.as_ref()), "{to}: {refused}");
+    }
+}
+
+/// Proves that a layout is refused which names two files for one part of an import, in whatever order, or a file that was written for a
+/// later one.
+#[tokio::test]
+async fn one_file_a_part() {
+    let store = four().await;
+    let at = LayoutPath { number: 1 }.path();
+    let mut later = rewritten(&store, 0..2, &Erasures::default(), "a").await;
+    let placed = |partition, layout, name: &str| {
+        let path = RewrittenImportPath { import: 1, partition, layout, run_id: run_id(name) }.path().to_string();
+        PlacedImport { import: 1, partition, path, rows: 2, expired: 0, bytes: 9, blake3: "00".repeat(32) }
+    };
+    let with = |imports: Vec<PlacedImport>| Layout { imports, ..Layout::default().next("a") };
+    let read = async |layout: Layout| {
+        store.put_durable(&at, json::encode(&layout).into()).await.unwrap();
+        Layout::newest(&store).await.map_err(|e| e.to_string())
+    };
+    read(with(vec![placed(0, 1, "a"), placed(1, 1, "a")])).await.unwrap();
+    for imports in [
+        vec![placed(0, 1, "a"), placed(0, 1, "b")],
+        vec![placed(0, 1, "a"), placed(1, 1, "a"), placed(0, 1, "b")],
+        vec![placed(1, 1, "a"), placed(0, 1, "a")],
+    ] {
+        let refused = read(with(imports)).await.unwrap_err();
+        assert!(refused.contains(at.as_ref()) && refused.contains("a second file for what an import has"), "{refused}");
+    }
+    assert!(read(with(vec![placed(0, 2, "a")])).await.is_err());
+    later.segments[0].path = later.segments[0].path.replace("00001-a.parquet", "00002-a.parquet");
+    let refused = read(Layout { number: 1, ..later }).await.unwrap_err();
+    assert!(refused.contains("was written for a later layout"), "{refused}");
 }
 
 /// The JSON without its checksum.
