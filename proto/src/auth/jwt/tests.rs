@@ -11,10 +11,11 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-/// A pair of keys on P-256: the private one as PKCS#8, the public one as PEM.
+/// A pair of keys: the private one as PKCS#8, the public one as PEM and as its bytes.
 struct Pair {
     private: EncodingKey,
     public: String,
+    raw: Vec<u8>,
 }
 
 impl Pair {
@@ -24,11 +25,15 @@ impl Pair {
             true => EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()),
             false => EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()),
         };
-        Self { private: private.unwrap(), public: pair.public_key_pem() }
+        Self { private: private.unwrap(), public: pair.public_key_pem(), raw: pair.public_key_raw().to_vec() }
     }
 
     fn jwk(&self, algorithm: Algorithm, id: &str) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.private, algorithm).unwrap()).unwrap();
+        // jsonwebtoken makes none of rcgen's keys on this curve.
+        let mut jwk = match algorithm {
+            Algorithm::EdDSA => json!({ "kty": "OKP", "crv": "Ed25519", "x": base64url(&self.raw), "alg": "EdDSA" }),
+            _ => serde_json::to_value(Jwk::from_encoding_key(&self.private, algorithm).unwrap()).unwrap(),
+        };
         jwk["kid"] = id.into();
         jwk
     }
