@@ -151,7 +151,7 @@ pub async fn run_then(
     let console = Some(console).filter(|console| doors.http.is_some() && console.config.enabled);
     let incoming = TcpIncoming::from(doors.grpc).with_nodelay(Some(true));
     let front = Front { http: doors.http, tls: doors.tls, calls: Some(calls), authority, console };
-    run_and_tell(Arc::new(RealMachine), serving_layer, store, events, speed, incoming, front, shutdown, ready).await
+    Box::pin(run_and_tell(Arc::new(RealMachine), serving_layer, store, events, speed, incoming, front, shutdown, ready)).await
 }
 
 /// What there is on a real network only.

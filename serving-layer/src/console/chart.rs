@@ -122,7 +122,7 @@ impl Bars {
 
     fn bar(&self, bar: &Bar) -> Markup {
         let (left, right) = (self.x(bar.start_us), self.x(bar.end_us));
-        let width = ((right - left) * (1.0 - GAP)).min(MOST).max(LEAST);
+        let width = ((right - left) * (1.0 - GAP)).clamp(LEAST, MOST);
         let from = left + (right - left - width) / 2.0;
         let height = |count: i64| if count == 0 { 0.0 } else { (count as f64 / self.most.max(1) as f64 * (HEIGHT - 2.0)).max(LEAST) };
         let (batch, speed) = (height(bar.batch), height(bar.speed));

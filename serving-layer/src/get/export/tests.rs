@@ -71,11 +71,12 @@ struct Line {
 /// Runs the command against a server that says this.
 async fn run_against(said: Vec<Result<ExportViewRowsResponse, Status>>, output: &Path, flags: &[&str]) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
+    let mut config = Config::default();
+    config.serving_layer.grpc_address = listener.local_addr()?.to_string();
     let server = tonic::transport::Server::builder().add_service(ViewServiceServer::new(Says(said)));
     let server = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let line = ["export", "user_stats", "--output", output.to_str().unwrap()];
-    let ran = run(Line::try_parse_from(line.iter().chain(flags))?.export, &address).await;
+    let ran = run(Line::try_parse_from(line.iter().chain(flags))?.export, &config).await;
     server.abort();
     ran
 }
