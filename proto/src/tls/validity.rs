@@ -75,7 +75,7 @@ impl<'a> Der<'a> {
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&[tag, first], mut rest) = self.0.split_first_chunk::<2>()?;
         let length = match first {
-            0..0x80 => usize::from(first),
+            0..=0x7f => usize::from(first),
             // Four bytes of length are more than any file here has.
             0x81..=0x84 => {
                 let (length, after) = rest.split_at_checked(usize::from(first - 0x80))?;
