@@ -27,6 +27,7 @@ use cli::exit::{self, BUSY, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, N
 use cli::print::{STYLES, complain, note};
 use cli::{Output, Printed};
 use croner::Cron;
+use merganser_proto::traces::Traces;
 use storage::config::{ByteSize, Config, LOG_FORMAT_VARIABLE, Period};
 use storage::imports;
 use storage::input::Format;
@@ -209,11 +210,19 @@ async fn main() -> ExitCode {
         }
         _ => {}
     }
-    logs::start(cli.log_format);
-    let (config, store, acts) = match open(&cli) {
+    let (config, store, acts, traces) = match open(&cli) {
         Ok(opened) => opened,
         Err(error) => return exit::end(NAME, Err(error), |_| CONFIGURATION),
     };
+    logs::start(cli.log_format, traces.as_ref());
+    let code = run(cli, &config, &store, &acts).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    code
+}
+
+async fn run(cli: Cli, config: &Config, store: &Store, acts: &Acts) -> ExitCode {
     let (at_work, is_schedule) = (AtomicBool::new(false), matches!(cli.command, Command::Schedule { .. }));
     let left = match cli.command {
         Command::Erase { .. } => "the user may be erased or not; erasing again is harmless",
@@ -227,7 +236,7 @@ async fn main() -> ExitCode {
         None => None,
     };
     let outcome = tokio::select! {
-        outcome = Box::pin(execute(cli, &config, &store, &acts, &at_work)) => outcome,
+        outcome = Box::pin(execute(cli, config, store, acts, &at_work)) => outcome,
         () = stop_signal() => {
             if let Some(begun) = begun {
                 begun.interrupted().await;
@@ -268,12 +277,14 @@ async fn stop_signal() {
     }
 }
 
-fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts)> {
+fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts, Option<Traces>)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
     batch_layer::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
     let acts = Acts::open(&config)?;
-    Ok((config, store, acts))
+    let telemetry = &config.telemetry;
+    let traces = Traces::start(&telemetry.otlp_endpoint, telemetry.sample_ratio, "batch-layer").context("[telemetry]")?;
+    Ok((config, store, acts, traces))
 }
 
 /// Does what was asked; the answer is the exit code.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use merganser_proto::Transport;
+use merganser_proto::{Transport, trace_span, traces};
 use storage::identities;
 use storage::machine::{Machine, RealMachine, blocking, driven};
 use storage::manifest::{AcceptedDifference, Definitions, FORMAT_VERSION, Manifest, Manifests, PublishOutcome};
@@ -16,7 +16,8 @@ use storage::paths::Id;
 use storage::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, info, warn};
 use views::{Definition, key};
 
 use crate::audit::{Audit, Audited, Evidence, Touched};
@@ -74,13 +75,19 @@ pub async fn run_on(
     store: &Store,
     progress: Arc<dyn Progress>,
 ) -> Result<RunOutcome, RunError> {
-    let began = Instant::now();
-    let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
-    let (progress, beacon) = Beacon::light(&machine, &store, &options.view, &run_id, started, progress);
-    let outcome = Box::pin(run_alone(machine, speed, options, &store, progress, (started, began), run_id, &keeper)).await;
-    beacon.put_out().await;
-    keeper.release().await;
-    outcome
+    let span = trace_span!("batch run", view = %options.view, incremental = options.incremental, run_id = Empty, version = Empty);
+    let run = async {
+        let began = Instant::now();
+        let Turn { run_id, started, store, keeper } = Turn::take(&*machine, options, store).await?;
+        traces::current().record("run_id", run_id.to_string());
+        let (progress, beacon) = Beacon::light(&machine, &store, &options.view, &run_id, started, progress);
+        let alone = run_alone(Arc::clone(&machine), speed, options, &store, progress, (started, began), run_id, &keeper);
+        let outcome = Box::pin(alone).await;
+        beacon.put_out().await;
+        keeper.release().await;
+        outcome
+    };
+    Box::pin(run.instrument(span)).await
 }
 
 /// The run of whoever holds the lease.
@@ -110,7 +117,8 @@ async fn run_alone(
     if let Some(judged) = &judged {
         judged.check(parent.as_ref(), &definition)?;
     }
-    let (speed, cut, master) = cut(options, speed, store, parent.as_ref(), judged.as_ref()).await?;
+    let cutting = trace_span!("cut");
+    let (speed, cut, master) = cut(options, speed, store, parent.as_ref(), judged.as_ref()).instrument(cutting).await?;
     let covered = parent.as_ref().map_or(&[][..], |parent| parent.imports.as_slice());
     master.imports_of(covered)?;
     let new_imports: BTreeSet<i64> = master.imports.iter().map(|import| import.import).filter(|import| !covered.contains(import)).collect();
@@ -124,6 +132,7 @@ async fn run_alone(
         return Ok(RunOutcome::NothingToDo(reason));
     }
 
+    traces::current().record("version", number + 1);
     info!(view = %options.view, %run_id, boundary = ?cut.boundary, log_id = cut.log_id, "recomputing");
     let report = RunReport {
         view: options.view.to_string(),
@@ -242,7 +251,8 @@ impl Run<'_> {
         let as_of = if self.definition.has_limit() { Some(self.as_of(&sources).await?) } else { None };
         retention::check_floor(self.store, self.options, &self.definition, as_of).await?;
         let kept_from = definition::kept_from(&self.definition, as_of)?;
-        let mut computed = self.compute(&sources, base.as_ref(), kept_from).await?;
+        let computing = trace_span!("compute", rows = self.report.rows_read, built_upon = self.report.built_upon);
+        let mut computed = self.compute(&sources, base.as_ref(), kept_from).instrument(computing).await?;
         let removed = std::mem::take(&mut computed.removed);
         let mut touched = Touched::keys(self.note_duplicates(&removed));
         self.note_hidden(&hidden, &mut touched)?;
@@ -261,7 +271,7 @@ impl Run<'_> {
             recalled,
             base: base.map(|base| base.view),
         };
-        let audited = Box::pin(self.audit(&manifest, evidence)).await?;
+        let audited = Box::pin(self.audit(&manifest, evidence).instrument(trace_span!("audit"))).await?;
         manifest.event_count = audited.event_count;
         self.note_rows(&manifest, before.as_ref(), &removed)?;
         manifest.accepted_difference = self.judge(&audited)?;
@@ -270,15 +280,20 @@ impl Run<'_> {
         manifest.audit = Some(audited.summary);
         let mut manifest = manifest.in_its_format();
 
-        let stored = definition::stored(&self.definition);
-        Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
-        // The last look: from here on only the put-if-absent decides.
-        manifest.lease = self.keeper.check().await?;
-        publish(self.store, &manifest).await?;
+        Box::pin(self.put(&mut manifest).instrument(trace_span!("publish"))).await?;
         info!(version = manifest.version, boundary = ?manifest.boundary, rows = manifest.row_count, "published batch view");
         let before = self.parent.as_ref().map_or(&[][..], |parent| &parent.boundary);
         erase::note(self.store, &self.master.erasures, &manifest, before).await;
         Ok(())
+    }
+
+    /// Publishes a version that was audited.
+    async fn put(&self, manifest: &mut Manifest) -> Result<(), RunError> {
+        let stored = definition::stored(&self.definition);
+        Definitions::new(self.store.clone(), self.options.view.clone()).put(&stored).await?;
+        // The last look: from here on only the put-if-absent decides.
+        manifest.lease = self.keeper.check().await?;
+        publish(self.store, manifest).await
     }
 
     /// The version to build upon, if one is asked for and can be.
@@ -459,6 +474,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 pub(crate) async fn on_blocking_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let token = CancellationToken::new();
     let _caller = token.clone().drop_guard();
+    let work = work.instrument(traces::current());
     let done = driven(async move { token.run_until_cancelled(work).await }).await;
     done.expect("the token is cancelled only when the caller is dropped")
 }

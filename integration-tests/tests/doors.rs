@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use integration_tests::certificates::{Authority, HERE, LAYER, NOW, mutual};
@@ -64,8 +64,9 @@ impl Guarded {
     }
 
     /// The way to a server, with a token, with a certificate, with both or as nobody.
-    fn way(&self, url: &str, token: Option<&str>, certificate: Option<(PathBuf, PathBuf)>) -> Transport {
-        let files = ClientFiles { ca: self.cluster.tls().ca(), client: certificate, server_name: None, insecure: false };
+    fn way(&self, url: &str, token: Option<&str>, certificate: Option<(&Path, &Path)>) -> Transport {
+        let trusted = self.cluster.tls();
+        let files = ClientFiles { ca: trusted.ca(), client: certificate, server_name: None, insecure: false };
         let tls = ClientTls::load(files, Clock::new(SystemTime::now)).unwrap();
         let token = token.map(|token| Bearer::new(token, "a test").unwrap().for_address(url, false).unwrap());
         connect_lazily(url, &tls, |endpoint| endpoint.timeout(PATIENCE)).unwrap().carrying(token)
@@ -187,13 +188,16 @@ async fn whole_cluster() {
     assert!(wait > Duration::ZERO && wait <= Duration::from_secs(2), "{wait:?}");
 
     let stranger = guarded.ca.issue(guarded.folder.path(), "stranger", &["spiffe://merganser.test/stranger"], NOW).unwrap();
-    let asked =
-        UserStatsServiceClient::new(guarded.way(&serving, None, Some(stranger.clone()))).get_user_stats(question()).await.unwrap_err();
+    let asked = UserStatsServiceClient::new(guarded.way(&serving, None, Some((&stranger.0, &stranger.1))))
+        .get_user_stats(question())
+        .await
+        .unwrap_err();
     assert_eq!(asked.get_details_error_info().unwrap().reason, "CERTIFICATE_UNKNOWN");
     let named = guarded.ca.issue(guarded.folder.path(), "named", &[HERE[0], LAYER], NOW).unwrap();
-    UserStatsServiceClient::new(guarded.way(&serving, None, Some(named))).get_user_stats(question()).await.unwrap();
+    UserStatsServiceClient::new(guarded.way(&serving, None, Some((&named.0, &named.1)))).get_user_stats(question()).await.unwrap();
     // A token goes before a certificate.
-    let both = guarded.way(&serving, Some("mgs_unknown"), guarded.cluster.tls().client());
+    let layer = guarded.cluster.tls();
+    let both = guarded.way(&serving, Some("mgs_unknown"), layer.client());
     let asked = UserStatsServiceClient::new(both).get_user_stats(question()).await.unwrap_err();
     assert_eq!(asked.get_details_error_info().unwrap().reason, "TOKEN_UNKNOWN");
 

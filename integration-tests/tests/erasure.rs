@@ -11,8 +11,9 @@ use merganser_proto::v1::value::Kind;
 use merganser_proto::v1::{
     AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetTopRowsRequest, GetUserStatsRequest, GetViewRowsRequest, Row,
 };
-use storage::config::Config;
+use storage::config::{ClientConfig, Config};
 use storage::paths::ViewName;
+
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -100,7 +101,7 @@ async fn gone_from_every_answer() {
     assert_eq!(all_rows(&cluster, "types", Consistency::Fresh).await, ["return 9", "sale 9"]);
     assert_eq!(count_of(&cluster, "ann", Consistency::Fresh, 0).await.unwrap(), 6);
 
-    let erased = erase(&cluster.store(), &cluster.speed_url(), &cluster.tls(), "ann").await.unwrap();
+    let erased = erase(&cluster.store(), &cluster.speed_url(), &cluster.tls(), &ClientConfig::default(), "ann").await.unwrap();
     let names = |views: &[storage::paths::ViewName]| views.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     assert_eq!((names(&erased.at_once), names(&erased.waiting)), ("user_stats user_types".into(), "types user_stats user_types".into()));
     let said = erased.to_string();
@@ -178,7 +179,7 @@ async fn counted_again() {
         assert_eq!(counts(user).await, ["4", "4", "2", "2", "6", "6"]);
         assert_eq!(count_of(&cluster, user, Consistency::Fresh, 0).await.unwrap(), 6);
     }
-    erase(&cluster.store(), &cluster.speed_url(), &cluster.tls(), "ann").await.unwrap();
+    erase(&cluster.store(), &cluster.speed_url(), &cluster.tls(), &ClientConfig::default(), "ann").await.unwrap();
     append(&cluster, 5..6, &["ann"]).await;
     assert_eq!(counts("ann").await, ["-", "-", "1", "1", "1", "1"]);
     assert_eq!(count_of(&cluster, "ann", Consistency::Fresh, 0).await.unwrap(), 1);

@@ -169,7 +169,7 @@ async fn what_clients_are_told() {
             Some(client.clone()),
             Some("speed.example.org"),
             now(),
-            "not for speed.example.org; call it by a name that it has",
+            "is for localhost, 127.0.0.1, not for speed.example.org; call it by a name that it has",
         ),
         ("expired server", url.clone(), Some(&ca_path), Some(client.clone()), None, years(2100), "is past its date; renew it"),
         ("server of the future", url.clone(), Some(&ca_path), Some(client.clone()), None, years(10), "is not valid yet"),

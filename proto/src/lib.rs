@@ -14,9 +14,9 @@
 //! in place.
 //!
 //! Beside the contract stands what both servers do alike whoever calls them: [`server`] bounds connections and calls, `codec`
-//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`]. [`tls`] is what both ends of a
-//! connection show and trust, [`client`] how one server calls another, [`auth`] decides who may call what, and [`audit`] writes down who changed
-//! something.
+//! bounds what a message turns into, [`http`] tells over HTTP how a server is, in numbers by [`metrics`], and [`traces`] what each call was about.
+//! [`tls`] is what both ends of a connection show and trust, [`client`] how one server calls another, [`auth`] decides who may call what, and
+//! [`audit`] writes down who changed something.
 
 /// Who did what.
 pub mod audit;
@@ -36,6 +36,8 @@ pub mod metrics;
 pub mod server;
 /// What servers and calls show, and whom they trust.
 pub mod tls;
+/// What was done for a call, for a collector of traces.
+pub mod traces;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -92,7 +94,8 @@ impl Service<wire::Request<Body>> for Transport {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: wire::Request<Body>) -> Answer {
+    fn call(&mut self, mut request: wire::Request<Body>) -> Answer {
+        traces::pass_on(request.headers_mut());
         self.0.call(request)
     }
 }

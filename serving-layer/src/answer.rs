@@ -11,8 +11,11 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt, stream};
+use merganser_proto::trace_span;
 use storage::machine::blocking;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
+use tracing::field::Empty;
 use views::definition::EVENT_COUNT_COLUMN;
 use views::{Definition, FoldError, Granularity, fold};
 
@@ -117,8 +120,7 @@ impl Answers {
         }
         let mut reloads = Reloads::until(deadline);
         loop {
-            let version = self.versions.current();
-            let resolved = resolve(question, &version)?;
+            let (version, resolved) = self.pin(question)?;
             let stale = match self.answer_from(&version, question, &resolved, deadline).await {
                 Err(ServingError::Stale { reason }) => reason,
                 other => return other,
@@ -131,7 +133,8 @@ impl Answers {
 
     /// Answers from one version and no other.
     async fn answer_as_of(&self, number: i64, question: &Question, deadline: Instant) -> Result<Answer, ServingError> {
-        let version = self.earlier_version(number, deadline).await?;
+        let opening = trace_span!("pin", version = number);
+        let version = self.earlier_version(number, deadline).instrument(opening).await?;
         let resolved = resolve(question, &version)?;
         match self.answer_from(&version, question, &resolved, deadline).await {
             Err(ServingError::Stale { reason }) if question.consistency == Consistency::BestEffort => {
@@ -140,6 +143,15 @@ impl Answers {
             Err(ServingError::Stale { reason }) => Err(ServingError::VersionRetired { version: number, reason }),
             other => other,
         }
+    }
+
+    /// The version of now, and the question in its terms.
+    fn pin(&self, question: &Question) -> Result<(Arc<Version>, Resolved), ServingError> {
+        let pinning = trace_span!("pin", version = Empty).entered();
+        let version = self.versions.current();
+        pinning.record("version", version.number);
+        let resolved = resolve(question, &version)?;
+        Ok((version, resolved))
     }
 
     /// A version by its number, if it may still be shown.
@@ -159,8 +171,10 @@ impl Answers {
         resolved: &Resolved,
         deadline: Instant,
     ) -> Result<Answer, ServingError> {
-        let batch = timed(Box::pin(batch_half(version, resolved)));
-        let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)));
+        let reading = trace_span!("read batch view", keys = resolved.keys.len() as i64);
+        let asking = trace_span!("ask speed layer", keys = resolved.keys.len() as i64);
+        let batch = timed(Box::pin(batch_half(version, resolved)).instrument(reading));
+        let speed = timed(Box::pin(self.speed_half(version, question, resolved, deadline)).instrument(asking));
         let ((batch, batch_elapsed), (speed, speed_elapsed)) = tokio::try_join!(batch, speed)?;
         let effort = Effort { speed_elapsed, ..Effort::of_batch(&batch, batch_elapsed) };
         self.assemble(Arc::clone(version), question, resolved, batch, speed, effort).await
@@ -219,7 +233,8 @@ impl Answers {
         };
         let batch = erased.leave_out(&version.definition, batch);
         let has_speed_half = !matches!(speed, SpeedHalf::Missing(_));
-        let answer = assemble(version, question, resolved, batch, speed, effort).await?;
+        let merging = trace_span!("merge", keys = resolved.keys.len() as i64);
+        let answer = assemble(version, question, resolved, batch, speed, effort).instrument(merging).await?;
         if answer.incomplete.is_some() {
             self.metrics.incomplete(has_speed_half);
         }

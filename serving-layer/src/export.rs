@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
+use merganser_proto::trace_span;
 use storage::batch_view::{States, Windows};
 use storage::machine::blocking;
 use storage::store::StoreError;
 use tokio::time::Instant;
+use tracing::Instrument;
 use views::{Definition, Granularity, fold};
 
 use crate::ServingError;
@@ -54,6 +56,10 @@ impl Answers {
     /// As of [`Answers::answer`].
     pub(crate) async fn export(&self, question: &Question) -> Result<Export, ServingError> {
         let deadline = Instant::now() + self.speed_timeout;
+        self.pinned(question, deadline).instrument(trace_span!("pin")).await
+    }
+
+    async fn pinned(&self, question: &Question, deadline: Instant) -> Result<Export, ServingError> {
         match question.version {
             Some(number) => {
                 let version = self.earlier_version(number, deadline).await?;

@@ -10,6 +10,7 @@ mod logs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use cli::Printed;
 use cli::about::About;
@@ -19,6 +20,7 @@ use cli::print::STYLES;
 use merganser_proto::BearerError;
 use merganser_proto::server::{Doors, DoorsError};
 use merganser_proto::tls::TlsError;
+use merganser_proto::traces::Traces;
 use serving_layer::{ServingError, run_then};
 use storage::config::{Config, LOG_FORMAT_VARIABLE};
 use storage::store::Store;
@@ -139,7 +141,8 @@ async fn execute(command: Command, config_file: Option<PathBuf>, mut config: Con
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
-    logs::start(log_format);
+    let traces = Traces::start(&config.telemetry.otlp_endpoint, config.telemetry.sample_ratio, "serving-layer").context("[telemetry]")?;
+    logs::start(log_format, traces.as_ref());
     let (serving, tls) = (&config.serving_layer, &config.tls);
     info!(store = config.store.url, settings = ?serving, ?tls, "starting");
     let (speaks, _calls) = (serving_layer::tls::server(tls)?, serving_layer::tls::calls(tls)?);
@@ -162,6 +165,9 @@ async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
         }
     };
     run_then(config, store, doors, shutdown, ready).await?;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
 }
 

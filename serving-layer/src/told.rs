@@ -12,6 +12,7 @@ use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::{CallCounts, Peer};
 use merganser_proto::tls::{ClientTls, ServerTls};
+use merganser_proto::traces;
 use tokio::sync::watch;
 use tonic::codegen::http::HeaderMap;
 
@@ -60,6 +61,7 @@ impl Numbers for Told {
         self.authority.write("merganser_serving", sheet)?;
         ServerTls::write(self.tls.as_ref(), "merganser_serving", sheet)?;
         ClientTls::write(self.call_tls.as_ref(), "merganser_serving", sheet)?;
+        traces::write("merganser_serving", sheet)?;
         self.calls.write("merganser_serving", sheet)
     }
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
 use chrono::DateTime;
+use merganser_proto::trace_span;
 use storage::erasures::{self, Erasure};
 use storage::log::LogReader;
 use storage::machine::{Machine, blocking};
@@ -25,7 +26,7 @@ use storage::record::{self, Record};
 use storage::store::{Retry, Store};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 use views::EventSchema;
 use views::columns::to_batch;
 
@@ -247,21 +248,29 @@ impl Archive {
                 let (partition, archived) = (partition.number as i32, *archived);
                 return Err(SpeedError::ArchiveMismatch { partition, archived, start: segment.start, end: segment.end });
             }
-            let (log, schema, number) = (partition.log.clone(), self.schema.clone(), partition.number);
-            let range = segment.clone();
-            let rows = blocking(move || read_segment(&log, &schema, number as i32, range)).await?;
-            let ingest_date = DateTime::from_timestamp_micros(rows.first_append_us).unwrap_or_default().date_naive();
-            let path = SegmentPath { partition: number as u32, start: segment.start, end: segment.end, ingest_date };
-            let origin = Origin { log_id: self.log_id.clone(), last_record: rows.last_record };
-            self.check_epoch().await?;
-            for erasure in &rows.erasures {
-                self.put_erasure(erasure).await?;
-            }
-            let seal = write_segment(&self.store, &path, self.schema.arrow(), rows.batches, origin).await?;
-            info!(partition = number, start = segment.start, end = segment.end, bytes = seal.bytes, "archived segment");
+            let (start_offset, end_offset) = (segment.start, segment.end);
+            let sealing = trace_span!("seal", partition = partition.number as i64, start_offset, end_offset);
+            self.seal(partition, segment.clone()).instrument(sealing).await?;
             *archived = segment.end;
             self.archived[partition.number].store(segment.end, Ordering::Release);
         }
+        Ok(())
+    }
+
+    /// Puts a closed segment into the store.
+    async fn seal(&self, partition: &Partition, segment: Range<i64>) -> Result<(), SpeedError> {
+        let (log, schema, number) = (partition.log.clone(), self.schema.clone(), partition.number);
+        let range = segment.clone();
+        let rows = blocking(move || read_segment(&log, &schema, number as i32, range)).await?;
+        let ingest_date = DateTime::from_timestamp_micros(rows.first_append_us).unwrap_or_default().date_naive();
+        let path = SegmentPath { partition: number as u32, start: segment.start, end: segment.end, ingest_date };
+        let origin = Origin { log_id: self.log_id.clone(), last_record: rows.last_record };
+        self.check_epoch().await?;
+        for erasure in &rows.erasures {
+            self.put_erasure(erasure).await?;
+        }
+        let seal = write_segment(&self.store, &path, self.schema.arrow(), rows.batches, origin).await?;
+        info!(partition = number, start = segment.start, end = segment.end, bytes = seal.bytes, "archived segment");
         Ok(())
     }
 }

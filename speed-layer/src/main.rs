@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use cli::about::About;
 use cli::doctor::{self, Program};
@@ -21,6 +22,7 @@ use merganser_proto::audit::Act;
 use merganser_proto::client::plaintext_warning;
 use merganser_proto::server::{Doors, DoorsError};
 use merganser_proto::tls::TlsError;
+use merganser_proto::traces::Traces;
 use speed_layer::SpeedError;
 use speed_layer::dead_letter::{self, DeadLetterError, Place, ReplayOptions, ReplaySummary, Selection};
 use speed_layer::load::{self, LoadError, LoadOptions};
@@ -250,7 +252,8 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 #[allow(clippy::print_stdout, reason = "scripts read the address")]
 async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> anyhow::Result<()> {
-    logs::start(log_format);
+    let traces = Traces::start(&config.telemetry.otlp_endpoint, config.telemetry.sample_ratio, "speed-layer").context("[telemetry]")?;
+    logs::start(log_format, traces.as_ref());
     config.speed_layer.grpc_address = flags.listen.unwrap_or(config.speed_layer.grpc_address);
     config.speed_layer.http_address = flags.http.unwrap_or(config.speed_layer.http_address);
     config.store.url = flags.store.unwrap_or(config.store.url);
@@ -271,6 +274,9 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     // Scripts that wait for this line find a server that has caught up.
     let ready = || println!("speed-layer listening on {url}");
     speed_layer::run_then(config, store, doors, shutdown, ready).await?;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     info!("stopped");
     Ok(())
 }

@@ -17,10 +17,12 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
+use merganser_proto::{trace_span, traces};
 use storage::erasures::Erasure;
 use storage::log::{LogReader, PartitionLog};
 use storage::machine::{Machine, Owner};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 use views::{Event, EventSchema};
 
 use crate::dedup::Window;
@@ -48,6 +50,7 @@ pub(crate) type Appended = Result<(Vec<Verdict>, i64), Arc<SpeedError>>;
 pub(crate) enum Command {
     Append {
         events: Vec<Event>,
+        waiting: Waiting,
         reply: oneshot::Sender<Appended>,
     },
     /// Append an erasure.
@@ -103,6 +106,25 @@ pub(crate) struct Partition {
     pub(crate) is_full: Arc<AtomicBool>,
 }
 
+/// An append in the queue, in its trace.
+pub(crate) struct Waiting {
+    /// The call that it is for.
+    call: Span,
+    /// Ends when it is taken.
+    _queued: Span,
+}
+
+impl Waiting {
+    fn begin() -> Self {
+        Self { call: traces::current(), _queued: trace_span!("queue") }
+    }
+
+    /// It waits no longer.
+    fn end(self) -> Span {
+        self.call
+    }
+}
+
 /// A place in a partition's queue, for one append.
 pub(crate) struct Place<'a>(mpsc::Permit<'a, Command>);
 
@@ -110,7 +132,7 @@ impl Place<'_> {
     /// Queues events; the answer comes when they are durable.
     pub(crate) fn append(self, events: Vec<Event>) -> oneshot::Receiver<Appended> {
         let (reply, appended) = oneshot::channel();
-        self.0.send(Command::Append { events, reply });
+        self.0.send(Command::Append { events, waiting: Waiting::begin(), reply });
         appended
     }
 }

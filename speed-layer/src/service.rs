@@ -15,6 +15,7 @@ use merganser_proto::auth::Identity;
 use merganser_proto::v1 as pb;
 use merganser_proto::v1::ingest_service_server::IngestService;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewService;
+use merganser_proto::{trace_span, traces};
 use prost::Message as _;
 use storage::machine::blocking;
 use storage::paths::ViewName;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
+use tracing::Instrument;
 use views::event::{MAX_EVENT_ID_BYTES, MAX_USER_ID_BYTES};
 use views::{FoldError, RawEvent, wire};
 
@@ -66,7 +68,8 @@ impl IngestService for IngestAdapter {
         let ingest = self.0.clone();
         let events = request.into_inner().events.into_iter().map(raw_event).collect();
         let work = async move { ingest.finish(ingest.queue(events, WhenFull::Refuse).await?).await };
-        let outcome = tokio::spawn(work).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
+        let outcome =
+            tokio::spawn(work.instrument(traces::current())).await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         let Outcome { accepted, duplicates, refused, position } = outcome;
         Ok(Response::new(pb::AppendEventsResponse {
             accepted_count: accepted as i64,
@@ -124,7 +127,7 @@ impl RealtimeViewService for RealtimeAdapter {
 
     async fn cut(&self, request: Request<pb::CutRequest>) -> Result<Response<pb::CutResponse>, Status> {
         let (realtime, audit, act) = (Arc::clone(&self.0), self.1.clone(), act("cut", &request));
-        let cut = tokio::spawn(async move {
+        let cut = async move {
             let cut = realtime.cut().await;
             let act = match &cut {
                 Ok(boundary) => act.with("boundary", boundary.clone()),
@@ -132,7 +135,8 @@ impl RealtimeViewService for RealtimeAdapter {
             };
             audit.record(act).await;
             cut
-        });
+        };
+        let cut = tokio::spawn(cut.instrument(traces::current()));
         let boundary = cut.await.map_err(|_| status(&SpeedError::Stopping))?.map_err(|e| status(&e))?;
         Ok(Response::new(pb::CutResponse { log_id: self.0.log_id.to_string(), boundary: offsets(&boundary) }))
     }
@@ -159,7 +163,11 @@ impl RealtimeViewService for RealtimeAdapter {
         let request = request.into_inner();
         let boundary = by_partition(&request.boundary)?;
         let (realtime, begin, by_slice) = (Arc::clone(&self.0), request.keys_begin, request.by_slice);
-        let states = move || realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin);
+        let reading = trace_span!("read states", keys = request.keys.len() as i64);
+        let states = move || {
+            let _reading = reading.entered();
+            realtime.states(&request.fingerprint, &request.log_id, &boundary, &request.keys, begin)
+        };
         // All keys of a view may begin so.
         let States { states, heads, slices, erased } = if begin { blocking(states).await } else { states() }.map_err(|e| status(&e))?;
         let slices = if by_slice { slices.iter().map(slice_rows).collect() } else { Vec::new() };

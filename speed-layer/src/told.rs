@@ -14,6 +14,7 @@ use merganser_proto::http::Started;
 use merganser_proto::metrics::{Labels, Numbers, Sheet, one};
 use merganser_proto::server::{CallCounts, Peer};
 use merganser_proto::tls::ServerTls;
+use merganser_proto::traces;
 use storage::log::Room;
 use storage::machine::now_us;
 use storage::record::{self, Record};
@@ -56,6 +57,7 @@ impl Numbers for Told {
         self.write_archive(sheet)?;
         self.authority.write("merganser_speed", sheet)?;
         ServerTls::write(self.tls.as_ref(), "merganser_speed", sheet)?;
+        traces::write("merganser_speed", sheet)?;
         self.calls.write("merganser_speed", sheet)
     }
 }

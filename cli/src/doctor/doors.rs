@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use merganser_proto::Bearer;
 use merganser_proto::audit::Audit;
-use merganser_proto::auth::{AuthOptions, Authority, Clock, JwtOptions};
+use merganser_proto::auth::{AuthOptions, Authority, Clock, JwtOptions, Limits};
 use storage::config::Config;
 use storage::machine::{Machine, RealMachine};
 
@@ -49,7 +49,8 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
     let options = AuthOptions {
         tokens: set(&auth.tokens),
         jwt: set(&auth.jwt_keys).map(|keys| JwtOptions { keys, issuer: auth.jwt_issuer.clone(), audience: auth.jwt_audience.clone() }),
-        ..AuthOptions::default()
+        limits: Limits::default(),
+        metrics: None,
     };
     let files = [&auth.tokens, &auth.jwt_keys]
         .into_iter()

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use integration_tests::cluster::Cluster;
 use integration_tests::scrape::{Scrape, get};
+use merganser_proto::server::Doors;
 use merganser_proto::v1::{
     AppendEventsRequest, BatchGetUserStatsRequest, Consistency, Event, GetUserStatsRequest, GetUserStatsResponse, GetViewRowsRequest,
     GetViewRowsResponse, ListViewsRequest, ListViewsResponse, WatchUserStatsRequest, WatchUserStatsResponse,
@@ -225,17 +226,8 @@ async fn age() {
     let stop = shutdown.clone();
     let server = tokio::spawn(async move {
         let ready = || ready.send(()).unwrap();
-        serving_layer::run_then(
-            config.serving_layer,
-            store,
-            config.events,
-            grpc,
-            Some(serving_layer::HttpDoor { listener: http, console: None }),
-            stop,
-            ready,
-        )
-        .await
-        .unwrap();
+        let doors = Doors { grpc, http: Some(http), tls: None };
+        serving_layer::run_then(config, store, doors, stop, ready).await.unwrap();
     });
     is_ready.await.unwrap();
     for (limit, seconds) in [("", 5..7), ("1S", 1..3)] {

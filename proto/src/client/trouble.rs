@@ -126,7 +126,8 @@ impl Trouble {
         match wrong {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired { server },
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid { server },
-            CertificateError::UnknownIssuer => Self::UnknownCa { server },
+            // The latter where a CA was made again by the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownCa { server },
             CertificateError::NotValidForNameContext { expected, presented } => {
                 Self::OtherName { server, expected: expected.to_str().into_owned(), presented: presented.clone() }
             }
@@ -150,6 +151,9 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
     )
 }
 
+/// rustls tells `DnsName("host")` and `IpAddress(127.0.0.1)`.
 fn names(presented: &[String]) -> String {
-    if presented.is_empty() { "nobody".to_owned() } else { presented.join(", ") }
+    let bare =
+        |name: &String| name.split_once('(').map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')').trim_matches('"')).to_owned();
+    if presented.is_empty() { "nobody".to_owned() } else { presented.iter().map(bare).collect::<Vec<_>>().join(", ") }
 }

@@ -20,8 +20,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::Service;
+use tracing::{Instrument, Span};
 
-use super::counts::MethodCounts;
+use super::counts::{MethodCounts, code};
 use super::memory::{Memory, Taken, Weighed};
 use super::metered::Metered;
 use super::peer::Peer;
@@ -29,6 +30,7 @@ use super::pushback;
 use super::unread::Unread;
 use super::watch::{Ending, Lane};
 use crate::auth::{Admitted, Authority};
+use crate::traces;
 
 /// What a client that was refused for load should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -167,6 +169,10 @@ impl Service<Request<Body>> for Calls {
         }
         request.extensions_mut().insert(self.peer.clone());
         let Rule { room, shape, within, unread, counts, authority } = (self.rules)(request.uri().path());
+        let span = match counts.as_ref().and_then(MethodCounts::name) {
+            Some(method) if traces::are_on() => traces::of_call(method, request.headers()),
+            _ => Span::none(),
+        };
         let begun = counts.map(MethodCounts::begin);
         let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
@@ -235,15 +241,18 @@ impl Service<Request<Body>> for Calls {
             drop(place);
             Ok(Response::from_parts(head, Body::new(Unread::new(first, body, false, unread_place, unread, cut))))
         };
-        Box::pin(async move {
+        let call = span.clone();
+        let answer = async move {
             let response: Result<Response<Body>, Infallible> = answer.await;
             let Ok(mut response) = response;
             pushback::tell(&mut response);
             if let Some(begun) = begun {
+                traces::failed(&call, code(&response));
                 begun.answered(&response);
             }
             Ok(response)
-        })
+        };
+        if span.is_none() { Box::pin(answer) } else { Box::pin(answer.instrument(span)) }
     }
 }
 

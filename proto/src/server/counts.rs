@@ -125,10 +125,20 @@ impl MethodCounts {
         Self(Arc::new(Counted { method, codes: Default::default(), durations: Durations::default() }))
     }
 
+    /// The name of the method, unless it is one that nobody watches, or none.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        Some(self.0.method).filter(|method| *method != OTHER)
+    }
+
     /// A call has come.
     pub(super) fn begin(self) -> Begun {
         Begun { counts: self, since: Instant::now(), code: Code::Cancelled }
     }
+}
+
+/// The code of an answer; of a stream, how it began.
+pub(super) fn code(response: &Response<Body>) -> Code {
+    response.headers().get(STATUS_HEADER).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// A call that is being answered. One that is dropped before was cancelled.
@@ -140,8 +150,7 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn answered(mut self, response: &Response<Body>) {
-        let status = response.headers().get(STATUS_HEADER);
-        self.code = status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
+        self.code = code(response);
     }
 }
 

@@ -67,8 +67,6 @@ mod tests {
     use http_body::Body as _;
     use tokio::time::Instant;
 
-    use http_body::Body as _;
-
     use super::*;
     use crate::auth::Allowance;
 

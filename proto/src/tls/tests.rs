@@ -26,7 +26,7 @@ struct Here {
 
 impl Here {
     fn new() -> Self {
-        let here = Self { folder: tempfile::tempdir().unwrap(), now_s: Arc::new(AtomicU64::new(NOW_S)), ca: authority() };
+        let here = Self { folder: tempfile::tempdir().unwrap(), now_s: Arc::new(AtomicU64::new(NOW_S)), ca: authority("CA") };
         std::fs::write(here.path("ca.pem"), here.ca.pem()).unwrap();
         here.issue("server", &["localhost"], 2027);
         here.issue("client", &[CLIENT], 2027);
@@ -70,8 +70,9 @@ impl Here {
     }
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -131,13 +132,13 @@ async fn who_is_not_trusted() {
     assert!(refused.unwrap_err().to_string().contains("CertificateExpired"));
 
     let here = Here::new();
-    issue_by(&authority(), &here, "client", &[CLIENT], 2027);
+    issue_by(&authority("another CA"), &here, "client", &[CLIENT], 2027);
     let (refused, read) = shake_hands(&here.server(false).unwrap(), &here.client(true).unwrap()).await;
     assert!(refused.unwrap_err().to_string().contains("UnknownIssuer"));
     assert!(read.is_err());
 
     let here = Here::new();
-    issue_by(&authority(), &here, "server", &["localhost"], 2027);
+    issue_by(&authority("another CA"), &here, "server", &["localhost"], 2027);
     let (refused, read) = shake_hands(&here.server(false).unwrap(), &here.client(true).unwrap()).await;
     assert!(read.unwrap_err().to_string().contains("UnknownIssuer"));
     assert!(refused.is_err());

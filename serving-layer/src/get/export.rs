@@ -14,11 +14,12 @@ use clap::{Args, ValueEnum, value_parser};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use merganser_proto::v1::view_service_client::ViewServiceClient;
 use merganser_proto::v1::{self, CalendarUnit, ExportSummary, ExportViewRowsRequest, ExportViewRowsResponse};
+use storage::config::Config;
 use storage::output::{TableFile, TableFormat, check_free};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
-use super::{Consistency, connect, number, parse_date, sentence, table, timestamp};
+use super::{Consistency, Unanswered, connect, number, parse_date, sentence, table, timestamp};
 
 /// Longer than the server lets one message wait.
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(60);
@@ -86,12 +87,10 @@ enum Sink {
 }
 
 /// Asks, writes, and says what it has written. What is not whole is no file.
-pub(crate) async fn run(export: Export, default_address: &str) -> anyhow::Result<()> {
+pub(crate) async fn run(export: Export, config: &Config) -> anyhow::Result<()> {
     let mut sink = Sink::of(&export)?;
-    let address = export.address.clone().unwrap_or_else(|| format!("http://{default_address}"));
-    let mut client = ViewServiceClient::new(connect(&address).await?);
-    let answer = client.export_view_rows(request(&export)).await;
-    let mut pieces = answer.map_err(|status| anyhow!(sentence(&status)))?.into_inner();
+    let mut client = ViewServiceClient::new(connect(export.address.as_deref(), config).await?);
+    let mut pieces = client.export_view_rows(request(&export)).await.map_err(Unanswered::Refused)?.into_inner();
     let summary = tokio::select! {
         summary = receive(&mut pieces, &mut sink) => summary?,
         _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing was written"),
@@ -154,7 +153,9 @@ async fn receive(pieces: &mut Streaming<ExportViewRowsResponse>, sink: &mut Sink
 }
 
 fn broken_off(status: tonic::Status) -> anyhow::Error {
-    anyhow!("{}; nothing was written", sentence(&status))
+    // It says how long an export may take.
+    let why = if status.code() == Code::DeadlineExceeded { status.message().to_owned() } else { sentence(&status) };
+    anyhow!("{why}; nothing was written")
 }
 
 /// Seen on a terminal only.

@@ -26,8 +26,8 @@ use crate::question::rfc3339;
 
 /// The most of the stream in one message. A client that takes this much in the time that an answer may stay unread is fast enough.
 const MESSAGE_BYTES: usize = 256 << 10;
-/// An export that takes longer is given up: the speed layer keeps what it has pinned for it.
-const EXPORT_TIME: Duration = Duration::from_secs(60 * 60);
+/// An export that takes longer is given up: the speed layer keeps what it has pinned for it, and connections end at the age of half an hour.
+const EXPORT_TIME: Duration = Duration::from_secs(25 * 60);
 /// What times are in. `+00:00`, as states have it, is not known everywhere.
 const UTC: &str = "UTC";
 

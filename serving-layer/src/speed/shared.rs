@@ -8,12 +8,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use merganser_proto::Transport;
 use merganser_proto::v1::GetStatesRequest;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
+use merganser_proto::{Transport, trace_span, traces};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
+use tracing::{Instrument, Span};
 
 use super::{About, Read, SpeedStates, failure, too_long};
 use crate::ServingError;
@@ -53,6 +54,8 @@ struct Line {
 struct Waiting {
     keys: Vec<String>,
     deadline: Instant,
+    /// What waits, in its trace.
+    span: Span,
     reply: oneshot::Sender<Result<Arc<ByKey>, Failed>>,
 }
 
@@ -110,7 +113,7 @@ impl SharedCalls {
         let goes_off = {
             let mut lines = self.lines();
             let line = lines.entry(id.clone()).or_default();
-            line.waiting.push_back(Waiting { keys, deadline, reply });
+            line.waiting.push_back(Waiting { keys, deadline, span: traces::current(), reply });
             let goes_off = line.under_way < CALLS_AT_ONCE;
             line.under_way += usize::from(goes_off);
             goes_off
@@ -149,7 +152,9 @@ impl Turn {
             let request = GetStatesRequest { keys, ..about.request() };
             let mut client = self.calls.client.clone();
             let asked = self.calls.metrics.get_states.begin();
-            let answer = match timeout_at(latest, client.get_states(request)).await {
+            let calling =
+                traces::shared(waiting.iter().map(|one| &one.span), || trace_span!("call speed layer", questions = waiting.len() as i64));
+            let answer = match timeout_at(latest, client.get_states(request)).instrument(calling).await {
                 Ok(Ok(response)) => read(&response.into_inner(), &about),
                 Ok(Err(status)) => Err(Failed::Refused(status)),
                 Err(_) => Err(Failed::TooLong),

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use merganser_proto::{trace_span, traces};
 use storage::machine::now_us;
 use storage::record::Content;
 use tokio::sync::oneshot;
+use tracing::Span;
+use tracing::field::Empty;
 use views::columns::{Position, to_batch_for};
 use views::event::too_wide;
 use views::{Definition, Event, Refusal, fold};
 
 use super::writer::Writer;
-use super::{Appended, Verdict};
+use super::{Appended, Verdict, Waiting};
 use crate::dedup::{Seen, identity};
 use crate::error::SpeedError;
 use crate::slices::Grown;
@@ -23,16 +26,36 @@ pub(super) struct Group {
     events: Vec<Event>,
     /// How many of `events` each append has, in order, and where its verdicts go.
     appends: Vec<(usize, oneshot::Sender<Appended>)>,
+    /// The calls that they are for, in their traces.
+    calls: Vec<Span>,
 }
 
 impl Group {
-    pub(super) fn add(&mut self, events: Vec<Event>, reply: oneshot::Sender<Appended>) {
+    pub(super) fn add(&mut self, events: Vec<Event>, waiting: Waiting, reply: oneshot::Sender<Appended>) {
+        if traces::are_on() {
+            self.calls.push(waiting.end());
+        }
         self.appends.push((events.len(), reply));
         self.events.extend(events);
     }
 
     pub(super) fn rows(&self) -> usize {
         self.events.len()
+    }
+
+    /// The span of what is done for all of them.
+    pub(super) fn span(&self, partition: i32) -> Span {
+        let begin = || {
+            trace_span!(
+                "commit",
+                partition,
+                events = self.rows() as i64,
+                appends = self.appends.len() as i64,
+                start_offset = Empty,
+                end_offset = Empty
+            )
+        };
+        traces::shared(&self.calls, begin)
     }
 
     /// Gives each append its share. One whose caller is gone is answered too; its events stay.

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use merganser_proto::{trace_span, traces};
 use storage::erasures::Erasure;
 use storage::log::{LogError, PartitionLog};
 use storage::machine::now_us;
 use storage::record;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{error, info};
 
 use super::group::{Group, Judged};
@@ -52,12 +54,12 @@ impl Writer {
         let mut next = queue.recv().await;
         while let Some(command) = next.take() {
             match command {
-                Command::Append { events, reply } => {
+                Command::Append { events, waiting, reply } => {
                     let mut group = Group::default();
-                    group.add(events, reply);
+                    group.add(events, waiting, reply);
                     while group.rows() < GROUP_ROWS {
                         match queue.try_recv() {
-                            Ok(Command::Append { events, reply }) => group.add(events, reply),
+                            Ok(Command::Append { events, waiting, reply }) => group.add(events, waiting, reply),
                             Ok(other) => {
                                 next = Some(other);
                                 break;
@@ -97,7 +99,9 @@ impl Writer {
     }
 
     fn append(&mut self, group: Group) {
+        let committing = group.span(self.number).entered();
         let outcome = self.commit(&group).map_err(Arc::new);
+        drop(committing);
         if let Err(e) = &outcome {
             error!(partition = self.number, error = e.chain(), "append failed; nothing of it was acknowledged");
         }
@@ -115,12 +119,13 @@ impl Writer {
 
     /// Judges, folds, appends and shows a group. When this returns, what was accepted is durable and visible.
     fn commit(&mut self, group: &Group) -> Result<(Vec<Verdict>, i64), SpeedError> {
-        let (Judged { verdicts, new, append_time_us }, states) = self.judge_and_fold(group)?;
+        let (Judged { verdicts, new, append_time_us }, states) = trace_span!("fold").in_scope(|| self.judge_and_fold(group))?;
         let known: Vec<_> = new.iter().map(|new| (new.identity, new.content_hash)).collect();
         let records: Vec<Vec<u8>> = new.into_iter().map(|new| new.content.into_record(append_time_us)).collect();
         if !records.is_empty() {
             self.write(&records)?;
         }
+        let _showing = trace_span!("show").entered();
         for (identity, content_hash) in known {
             self.window.push(identity, content_hash);
         }
@@ -137,9 +142,14 @@ impl Writer {
     }
 
     fn write(&mut self, payloads: &[Vec<u8>]) -> Result<(), LogError> {
+        let appending = trace_span!("append and sync", records = payloads.len() as i64, sync_us = Empty).entered();
         let written = self.log.append(payloads.iter().map(Vec::as_slice));
+        appending.record("sync_us", self.log.last_sync().as_micros() as i64);
+        drop(appending);
         self.is_full.store(matches!(written, Err(LogError::DiskFull { .. })), Ordering::Relaxed);
         let range = written?;
+        // Of the commit: so the segment is found that an event of it was archived in.
+        traces::current().record("start_offset", range.start).record("end_offset", range.end);
         let metrics = &self.options.metrics;
         metrics.log_events.inc_by((range.end - range.start) as u64);
         metrics.sync_durations.observe(self.log.last_sync());

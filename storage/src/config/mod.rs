@@ -3,6 +3,7 @@
 
 mod auth;
 mod console;
+mod telemetry;
 mod tls;
 mod units;
 
@@ -15,6 +16,7 @@ use crate::store::{Store, StoreError};
 
 pub use auth::{AuthConfig, ClientConfig, MetricsDoor, Secret, TOKEN_VARIABLE};
 pub use console::ConsoleConfig;
+pub use telemetry::TelemetryConfig;
 pub use tls::{ClientCertificates, TlsConfig};
 pub use units::{ByteSize, Period};
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub client: ClientConfig,
     /// Connections that nobody else can read.
     pub tls: TlsConfig,
+    /// What is told of what they do.
+    pub telemetry: TelemetryConfig,
 }
 
 /// `[views]`, read by the batch layer only.
@@ -325,6 +329,7 @@ impl Config {
         self.console.validate()?;
         self.auth.validate()?;
         self.tls.validate()?;
+        self.telemetry.validate()?;
         let positive = [
             ("speed_layer.poll_interval", self.speed_layer.poll_interval.0.as_millis() as u64),
             ("serving_layer.poll_interval", self.serving_layer.poll_interval.0.as_millis() as u64),
@@ -410,7 +415,9 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         section = entry.as_table_mut().ok_or_else(|| format!("{name} is not a section"))?;
     }
     let typed = value.parse::<i64>().map(toml::Value::Integer).or_else(|_| value.parse::<bool>().map(toml::Value::Boolean));
-    section.insert(key.to_owned(), typed.unwrap_or_else(|_| toml::Value::String(value.to_owned())));
+    let is_fraction = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let typed = typed.ok().or_else(|| Some(toml::Value::Float(value.parse().ok().filter(|_| is_fraction)?)));
+    section.insert(key.to_owned(), typed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
     Ok(())
 }
 
@@ -455,6 +462,7 @@ mod tests {
             parse("[log]\npartitions = 2", &[("MERGANSER_LOG__PARTITIONS", "3"), ("MERGANSER_STORE__URL", "elsewhere"), ("HOME", "/")])
                 .unwrap();
         assert_eq!((config.log.partitions, config.store.url.as_str()), (3, "elsewhere"));
+        assert_eq!(parse("", &[("MERGANSER_TELEMETRY__SAMPLE_RATIO", "0.25")]).unwrap().telemetry.sample_ratio, 0.25);
         assert!(parse("", &[("MERGANSER_URL", "x")]).is_err());
         assert_eq!(parse("", &[(LOG_FORMAT_VARIABLE, "json")]).unwrap(), Config::default());
         assert!(parse("", &[("MERGANSER_SPEED_LAYER__HTTP_ADDRESS", "")]).unwrap().speed_layer.http_address.is_empty());
@@ -502,6 +510,9 @@ mod tests {
             "[client]\ntoken = \"mgs_0\"",
             "[retention]\nevents = \"12h\"",
             "[retention]\nevents = \"500ms\"",
+            "[telemetry]\notlp_endpoint = \"localhost:4317\"",
+            "[telemetry]\nsample_ratio = 1.5",
+            "[telemetry]\nsample_ratio = nan",
         ] {
             assert!(parse(text, &[]).is_err(), "{text}");
         }
