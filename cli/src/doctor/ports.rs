@@ -34,7 +34,17 @@ enum There {
 
 pub(super) async fn check(program: Program, config: &Config, report: &mut Report) {
     let (speed, serving) = (&config.speed_layer, &config.serving_layer);
+    let is_over_tls = config.tls.server().is_some();
     match program {
+        Program::SpeedLayer if is_over_tls => {
+            listens_over_tls("speed_layer.grpc_address", &speed.grpc_address, report).await;
+            listens_over_tls("speed_layer.http_address", &speed.http_address, report).await;
+        }
+        Program::ServingLayer if is_over_tls => {
+            listens_over_tls("serving_layer.grpc_address", &serving.grpc_address, report).await;
+            listens_over_tls("serving_layer.http_address", &serving.http_address, report).await;
+            calls("serving_layer.speed_layer", &serving.speed_layer, report).await;
+        }
         Program::SpeedLayer => {
             listens("speed_layer.grpc_address", &speed.grpc_address, INGEST, report).await;
             listens_for_http("speed_layer.http_address", &speed.http_address, report).await;
@@ -46,6 +56,22 @@ pub(super) async fn check(program: Program, config: &Config, report: &mut Report
         }
         Program::BatchLayer => calls("batch_layer.speed_layer", &config.batch_layer.speed_layer, report).await,
     }
+}
+
+/// An address to listen on with a certificate. Who answers there is not asked: this program speaks no TLS.
+async fn listens_over_tls(setting: &'static str, address: &str, report: &mut Report) {
+    if address.is_empty() {
+        return report.good(CHECK, format!("{setting} = \"\": nothing is told over HTTP"));
+    }
+    let what = format!("{setting} = {address}");
+    match is_answered(address).await {
+        true => report.good(CHECK, format!("{what}: somebody answers there, over TLS perhaps, who was not asked more")),
+        false => free(what, address, report).await,
+    }
+}
+
+async fn is_answered(authority: &str) -> bool {
+    timeout(PATIENCE, TcpStream::connect(authority)).await.is_ok_and(|connected| connected.is_ok())
 }
 
 /// An address to listen on, for gRPC.
@@ -93,6 +119,14 @@ async fn calls(setting: &'static str, url: &str, report: &mut Report) {
         return report.good(CHECK, format!("{setting} = \"\": no speed layer is asked"));
     }
     let what = format!("{setting} = {url}");
+    if let Some(authority) = url.strip_prefix("https://") {
+        return match is_answered(authority.trim_end_matches('/')).await {
+            true => report.good(CHECK, format!("{what}: somebody answers there, over TLS perhaps, who was not asked more")),
+            false => {
+                report.warn(CHECK, format!("{what}: nobody answers"), "start it with `speed-layer serve`, or set the address where it runs")
+            }
+        };
+    }
     match who(url, INGEST).await {
         There::Ours { serves: true } => report.good(CHECK, format!("{what}: the speed layer answers")),
         There::Ours { serves: false } => {
@@ -110,7 +144,7 @@ async fn who(url: &str, service: &str) -> There {
     let Ok(endpoint) = Endpoint::from_shared(url.to_owned()) else { return There::Other };
     let Some(authority) = endpoint.uri().authority().map(ToString::to_string) else { return There::Other };
     // A name may have several addresses, and this tries them all.
-    if !timeout(PATIENCE, TcpStream::connect(&authority)).await.is_ok_and(|connected| connected.is_ok()) {
+    if !is_answered(&authority).await {
         return There::Nobody;
     }
     let Ok(channel) = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE).connect().await else { return There::Other };
