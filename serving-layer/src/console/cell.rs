@@ -27,7 +27,7 @@ pub(super) fn of(column: &ArrayRef, row: usize) -> Cell {
     let text = match column.data_type() {
         DataType::Int64 => words::count(column.as_primitive::<Int64Type>().value(row)),
         DataType::Float64 => float(column.as_primitive::<Float64Type>().value(row)),
-        DataType::Decimal128(_, scale) => grouped(&decimal::format(column.as_primitive::<Decimal128Type>().value(row), *scale)),
+        DataType::Decimal128(_, scale) => grouped(&decimal::format(column.as_primitive::<Decimal128Type>().value(row), *scale), *scale > 0),
         DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
         DataType::Timestamp(TimeUnit::Microsecond, _) => words::moment(column.as_primitive::<TimestampMicrosecondType>().value(row)),
         _ => {
@@ -38,14 +38,14 @@ pub(super) fn of(column: &ArrayRef, row: usize) -> Cell {
 }
 
 /// The digits before the point in groups; behind it those that say something, and two at least where the type has any, as money has.
-fn grouped(decimal: &str) -> String {
-    let (whole, rest) = decimal.split_once('.').map_or((decimal, None), |(whole, rest)| (whole, Some(rest)));
+fn grouped(decimal: &str, has_digits: bool) -> String {
+    let (whole, rest) = decimal.split_once('.').unwrap_or((decimal, ""));
     // More digits than an integer has stay as they are.
     let whole = match whole.parse::<i64>() {
         Ok(number) if number != 0 => words::count(number),
         _ => whole.replace('-', "−"),
     };
-    rest.map_or_else(|| whole.clone(), |rest| format!("{whole}.{:0<2}", rest.trim_end_matches('0')))
+    if has_digits { format!("{whole}.{:0<2}", rest.trim_end_matches('0')) } else { whole }
 }
 
 fn float(value: f64) -> String {
