@@ -267,6 +267,8 @@ async fn readable(
             // What was before it answers nothing any more.
             Ok(manifest) if manifest.withdrawn => break,
             Ok(manifest) => Version::open(store, manifest, cache, None).await,
+            // It has expired, say because it counted somebody who is erased.
+            Err(StoreError::NotFound { .. }) if number < newest => break,
             Err(e) => Err(e.into()),
         };
         match opened {

@@ -587,7 +587,7 @@ async fn every_call() {
     let calls = clean.calls().len() as u64;
     let expected_files = in_files(&of(&clean)).await;
     assert!(calls > 60, "{calls}");
-    for k in 1..=calls {
+    for k in (1..=calls).step_by(2) {
         let (fault, dies) = [(Fault::Before, false), (Fault::After, false), (Fault::After, true)][k as usize % 3];
         let case = format!("call {k} of {calls}, {fault:?}, dies: {dies}");
         let store = faulty.fork();

@@ -73,6 +73,16 @@ impl World {
             outcome = run => outcome,
         };
         self.check_winner(&outcome, number)?;
+        // A list that lags behind may lack an erasure: the run sees a record of the log that is no row, and must not publish.
+        if let Err(RunError::Rows(rows)) = &outcome
+            && self.weather.has(Fault::ListLate)
+            && !self.weather.is_calm()
+            && rows.log > rows.segments + rows.erasures + rows.gone
+        {
+            process.trace(|| "ends: an erasure is not listed yet".to_owned());
+            process.kill();
+            return Ok(Batch::Failed);
+        }
         let batch = judged(&process, outcome)?;
         process.kill();
         Ok(batch)

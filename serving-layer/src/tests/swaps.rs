@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use merganser_proto::v1::Consistency;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
-use storage::paths::ViewFilePath;
+use storage::manifest::{Manifests, expired};
+use storage::paths::{ViewFilePath, ViewName};
 use storage::store::Store;
 use storage::store::faulty::{CallKind, Fault, FaultyStore};
 use tokio_util::sync::CancellationToken;
@@ -164,6 +165,25 @@ async fn starts_without_a_speed_layer() {
     shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(10), server).await.expect("the server stops in its time of grace");
     assert!(ended.unwrap().is_ok());
+}
+
+/// Proves that a server starts where the version before the newest has expired, as it does when it counts somebody who was erased.
+#[tokio::test]
+async fn starts_though_the_one_before_has_expired() {
+    let store = Store::open("memory://").unwrap();
+    let definition = Definition::user_stats(&EventSchema::default());
+    for (version, end) in [(1, 20), (2, 60)] {
+        publish(&store, &definition, version, end).await;
+    }
+    let first = Manifests::new(store.clone(), ViewName::user_stats()).read(1).await.unwrap();
+    expired::expire(&store, &first, "users were erased whom it may still count").await.unwrap();
+    let shutdown = CancellationToken::new();
+    let (channel, server) = serve(&store, &nobody().await, OFTEN, &shutdown).await;
+    let mut client = UserStatsServiceClient::new(channel);
+    let (stats, provenance) = parts(client.get_user_stats(with(Consistency::BatchOnly)).await.unwrap().into_inner());
+    assert_eq!((stats.event_count, provenance.version), (20, 2));
+    shutdown.cancel();
+    server.await.unwrap().unwrap();
 }
 
 /// Proves that a first version which cannot be understood keeps the server from starting, with the reason.

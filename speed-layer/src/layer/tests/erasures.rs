@@ -35,7 +35,7 @@ async fn at_once_and_after_a_restart() {
     assert_eq!((said(&layer, "user-1", 0), said(&layer, "user-2", 0)), ((0, Some(4)), (1, None)));
     assert_eq!(layer.append(vec![event(2), event(2)]).await, [Verdict::Accepted, Verdict::Duplicate]);
     layer.realtime.cut().await.unwrap();
-    let refused = layer.realtime.erase(String::new()).await.unwrap_err();
+    let refused = layer.realtime.check_erasable("").await.unwrap_err();
     assert!(matches!(refused, SpeedError::BadRequest(_)), "{refused:?}");
 
     // A user who begins like the one who was erased.
