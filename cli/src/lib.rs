@@ -1,6 +1,6 @@
 //! How the three programs speak on a command line: what they have in common, and nothing that any of them does.
 //!
-//! Answers go to stdout by [`print`], complaints to stderr; colours only where somebody sees them. [`about`] are the sub-commands
+//! Answers go to stdout by [`mod@print`], complaints to stderr; colours only where somebody sees them. [`about`] are the sub-commands
 //! about a program itself: completions, man pages, its part of `docs/reference.md`. [`doctor`] looks at the machine before it hurts.
 //! Exit codes are in [`exit`]. Decision 0020 says why this is a crate.
 

@@ -1,6 +1,6 @@
 //! `doctor`: what could keep a program from its work, looked at before it hurts, each finding with the next step to take.
 //!
-//! It changes nothing that stays: what it writes to try a disk or a store it takes away again. [`examine`] is the list of checks, and
+//! It changes nothing that stays: what it writes to try a disk or a store it takes away again. `examine` is the list of checks, and
 //! the place for more.
 
 /// The time of day.

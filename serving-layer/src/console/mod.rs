@@ -2,13 +2,13 @@
 //!
 //! Pages are rendered here, whole, from what the layer knows, what the store says and what the speed layer tells; a small script asks for
 //! the same page again and takes over what has changed in it, so that without the script every page is still there. Styles, script and
-//! icon are in the binary, charts are SVG, and nothing is asked of any other host: the headers forbid it ([`door`]).
+//! icon are in the binary, charts are SVG, and nothing is asked of any other host: the headers forbid it (`door`).
 //!
-//! *Bounds.* So many pages at once as there are places in [`door`], each within a time; lists, charts and texts have an end and say so.
-//! The speed layer is asked at a pace of its own, however many look ([`pulse`]).
+//! *Bounds.* So many pages at once as there are places in `door`, each within a time; lists, charts and texts have an end and say so.
+//! The speed layer is asked at a pace of its own, however many look (`pulse`).
 //!
 //! The serving layer never writes, and neither do its pages. What changes something, a rollback, or makes the speed layer cut, a
-//! recount, is done by `batch-layer` as a process of its own ([`action`]), and only for whoever brings a token that may.
+//! recount, is done by `batch-layer` as a process of its own (`action`), and only for whoever brings a token that may.
 
 /// Doing something, by another program.
 mod action;
