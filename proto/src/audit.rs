@@ -3,7 +3,7 @@
 //! *Layout:* every act is an event of the `tracing` target `audit`, without the `user_id` of whom it was about. With `audit_file` set it is also a line of that file, a JSON object
 //! with `time`, `program`, `act`, `outcome` and, where there are any, `by`, `via`, `address`, `reason` and what is special to the act. *Consistency:* lines are
 //! only appended, one write each, so that several programs may share a file; the file is opened for each, so that it may be moved away.
-//! When [`Audit::record`] returns, the line is synced. *What a crash leaves behind:* at most a part of a last line, which the next line does not touch.
+//! When `Audit::record` returns, the line is synced. *What a crash leaves behind:* at most a part of a last line, which the next line does not touch.
 //!
 //! An act whose line cannot be written is still done, and the log of the program says both: a full disk must not keep an operator from acting.
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All of it happens before anything of a call's body is read, in one place for a whole server; a method that nobody has put into
-//! the table of [`methods`] is refused. Where neither file is set nobody is asked who they are: that is for servers on loopback. The files are
+//! the table of `methods` is refused. Where neither file is set nobody is asked who they are: that is for servers on loopback. The files are
 //! looked at again every few seconds; one that has become unreadable changes nothing but the log. No token is kept, logged or answered.
 
 /// Whoever decides.

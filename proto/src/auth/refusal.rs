@@ -83,7 +83,7 @@ pub(super) const MAX_TOKEN_BYTES: usize = 4 << 10;
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
 impl Refusal {
-    /// Every [`Self::reason`], in the order of [`Self::number`].
+    /// Every [`Self::reason`], in the order of their numbers.
     pub const REASONS: [&'static str; 17] = [
         "TOKEN_MISSING",
         "TOKEN_AMBIGUOUS",
