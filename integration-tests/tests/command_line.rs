@@ -82,8 +82,9 @@ fn completions() {
     ] {
         let words: Vec<&str> = typed.split(' ').collect();
         let script = format!(
-            "source <({program} completions bash)\nCOMP_WORDS=({typed}) COMP_CWORD={}\n_{program} {program} '{}' '{}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "source <({program} completions bash)\nCOMP_WORDS=({typed}) COMP_CWORD={}\n_{} {program} '{}' '{}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
             words.len() - 1,
+            program.replace('-', "__"),
             words[words.len() - 1],
             words[words.len() - 2],
         );
@@ -107,7 +108,7 @@ fn man_pages() {
     for page in ["speed-layer-dead-letter-replay.1", "batch-layer-run.1", "serving-layer-rows.1"] {
         assert!(pages.iter().any(|path| path.ends_with(page)), "{page}");
     }
-    let Ok(checked) = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).args(&pages).output() else { return };
+    let Ok(checked) = Command::new("groff").args(["-Kutf8", "-man", "-Tutf8", "-ww", "-z"]).args(&pages).output() else { return };
     assert_eq!(text(&checked.stderr), "");
 }
 
@@ -157,7 +158,7 @@ fn exit_codes() {
         ("serving-layer", &["rows", "user_stats"], 2, "required"),
         ("serving-layer", &["rows", "user_stats", "--null", "3"], 2, "--null 3"),
         ("speed-layer", &["dead-letter", "show", "abc"], 2, "`speed-layer dead-letter list --all`"),
-        ("speed-layer", &["load", "events.jsonl", "--address", "not an address"], 2, "such as http://"),
+        ("speed-layer", &["load", "events.jsonl", "--address", "not an address"], 2, "write http://host:port"),
         ("run-servers", &["--help"], 0, "until Ctrl-C"),
     ] {
         let output = shell.run(program, arguments);
