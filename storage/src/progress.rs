@@ -217,7 +217,7 @@ mod tests {
   "checksum": ""#;
         assert!(text.starts_with(expected), "{text}");
         let path = run.path().path();
-        for (wrong, expected) in [(text.replace("_version\": 1", "_version\": 2"), "format"), (text.replace("audit", "fold"), "checksum")] {
+        for (wrong, expected) in [(text.replace("_version\": 1", "_version\": 2"), "format"), (text.replace("audit", "fold"), "BLAKE3")] {
             store.put_durable(&path, wrong.into()).await.unwrap();
             let error = read(&store, &ViewName::user_stats()).await.unwrap_err().to_string();
             assert!(error.contains("runs/user_stats/progress/r-1.json") && error.contains(expected), "{error}");
