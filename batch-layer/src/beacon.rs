@@ -117,9 +117,9 @@ async fn tell(machine: Arc<dyn Machine>, store: Store, mut told: progress::Progr
         }
         pause = PAUSE;
     }
-    if told.beat > 0
-        && let Err(error) = told.remove(&store).await
-    {
+    // A run that was over before it told anything has the dead ones before it to remove all the same.
+    let removed = if told.beat > 0 { told.remove(&store).await } else { told.remove_dead(&store).await };
+    if let Err(error) = removed {
         complain(&error);
     }
 }
@@ -132,7 +132,7 @@ mod tests {
     use crate::progress::Silent;
 
     /// Proves that a run which goes on is told of again and again, with what it has done by then, that one which ends leaves nothing, and that one
-    /// which is dropped in the middle leaves what it told last.
+    /// which is dropped in the middle leaves what it told last, until the next run ends, however short.
     #[tokio::test(start_paused = true)]
     async fn told_while_it_goes() {
         let (store, view) = (Store::open("memory://").unwrap(), ViewName::user_stats());
@@ -165,5 +165,10 @@ mod tests {
         let last = look().await.unwrap();
         sleep(PAUSE * 4).await;
         assert_eq!(look().await, Some(last));
+
+        let next: Id = "r-2".parse().unwrap();
+        let (_, short) = Beacon::light(&machine, &store, &view, &next, machine.now(), Arc::new(Silent));
+        short.put_out().await;
+        assert_eq!(look().await, None);
     }
 }

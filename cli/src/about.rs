@@ -44,7 +44,8 @@ impl About {
         match self {
             Self::Completions { shell } => {
                 let mut text = Vec::new();
-                clap_complete::generate(*shell, &mut command, name, &mut text);
+                clap_complete::generate(*shell, &mut command, &*name, &mut text);
+                let text = if *shell == Shell::Bash { with_hyphens(&String::from_utf8(text)?, &name) } else { text };
                 Ok(std::io::stdout().lock().write_all(&text)?)
             }
             Self::Man { dir: None } => {
@@ -56,6 +57,12 @@ impl About {
             Self::Reference => Ok(say(reference::page(command).trim_end())?),
         }
     }
+}
+
+/// clap_complete 4.6 calls a program with a hyphen `a__b` where bash's script sets what is completed, and `a__subcmd__b` where it asks for it, so
+/// that no sub-command's options would be offered.
+fn with_hyphens(script: &str, program: &str) -> Vec<u8> {
+    script.replace(&program.replace('-', "__subcmd__"), &program.replace('-', "__")).into_bytes()
 }
 
 fn write_pages(command: clap::Command, dir: &Path) -> std::io::Result<()> {

@@ -103,11 +103,20 @@ impl Progress {
     /// What the store says.
     pub async fn write(&self, store: &Store) -> Result<(), StoreError> {
         if self.beat <= 1 {
-            for other in list(store, &self.view).await?.into_iter().filter(|path| path.run_id != self.run_id) {
-                store.delete(&other.path()).await?;
-            }
+            self.remove_dead(store).await?;
         }
         store.put_durable(&self.path().path(), json::encode(self).into()).await
+    }
+
+    /// Removes what dead runs of the view have left: whoever calls holds the lease.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn remove_dead(&self, store: &Store) -> Result<(), StoreError> {
+        for other in list(store, &self.view).await?.into_iter().filter(|path| path.run_id != self.run_id) {
+            store.delete(&other.path()).await?;
+        }
+        Ok(())
     }
 
     /// Removes it: the run has ended.
