@@ -125,6 +125,12 @@ pub(crate) fn kept_from(definition: &Definition, as_of: Option<i64>) -> Result<O
     definition.kept_from(as_of).map_err(|source| RunError::Limit { source })
 }
 
+/// Whether a version as of that moment lets go of buckets that `base` keeps. A limit lets go of whole buckets, so between two of their
+/// ends it stands still.
+pub(crate) fn limit_moved(definition: &Definition, base: &Manifest, as_of: Option<i64>) -> Result<bool, RunError> {
+    Ok(kept_from(definition, base.as_of)? != kept_from(definition, as_of)?)
+}
+
 /// The definition as it is stored beside the manifests.
 pub(crate) fn stored(definition: &Definition) -> DefinitionFile {
     DefinitionFile {

@@ -18,6 +18,7 @@ use views::digest::Digest;
 use views::{Definition, fold};
 
 use crate::chunk::{Chunk, MergedStates};
+use crate::definition::kept_from;
 use crate::error::RunError;
 use crate::shard::{Work, Writing};
 
@@ -60,12 +61,12 @@ impl UpsertWork {
         let shard = path.part;
         let layers: Vec<ViewFile> = base.manifest().layers(shard).cloned().collect();
         let delta_rows: usize = chunks.iter().map(|chunk| chunk.rows).sum();
-        // A limit moves on: there every row is looked at.
-        let is_limited = work.definition.has_limit();
-        if delta_rows == 0 && !is_limited {
+        // Where the limit lets go of buckets every row is looked at.
+        let lets_go = work.kept_from != kept_from(&work.definition, base.manifest().as_of)?;
+        if delta_rows == 0 && !lets_go {
             return Ok(Upserted { files: layers, change: Change::default() });
         }
-        let stay = if is_limited { 0 } else { layers_that_stay(&layers, delta_rows as i64) };
+        let stay = if lets_go { 0 } else { layers_that_stay(&layers, delta_rows as i64) };
         let change = Arc::new(Mutex::new(Change::default()));
         let upserts = upserts(&work, shard, Arc::clone(&base), chunks, Arc::clone(&change))?;
         let mut taken_in: Vec<States<RunError>> = Vec::new();

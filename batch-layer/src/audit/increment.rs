@@ -16,6 +16,7 @@ use views::fold;
 
 use super::compare::{Comparison, Keys};
 use super::{Audit, Audited, SECOND_FOLD, SPEED_LAYER, Spread, Touched, finish, second};
+use crate::definition::limit_moved;
 use crate::earlier::identities_at;
 use crate::error::RunError;
 use crate::increment::{distinct_keys, rows_of_keys};
@@ -46,7 +47,7 @@ impl Audit {
             self.compare(&mut refolded, new, base, deltas).await?;
             comparison.differences.extend(refolded.differences);
         }
-        if !self.definition.has_limit() {
+        if !self.limit_moved(base)? {
             comparison.event_count = base.manifest().event_count + gained;
         }
         Ok(finish(comparison, kind, keys_refolded, fallback_reason))
@@ -55,8 +56,9 @@ impl Audit {
     /// Compares the keys that may be others than in `base`; the answer is how many more events they count.
     async fn compare(&self, comparison: &mut Comparison<'_>, new: &OpenView, base: &OpenView, deltas: Deltas) -> Result<i64, RunError> {
         let mut gained = 0;
+        let limit_moved = self.limit_moved(base)?;
         for (shard, delta) in deltas {
-            if self.definition.has_limit() {
+            if limit_moved {
                 comparison.shard(shard, new.scan(shard)?, Some(base.scan(shard)?), delta, Some(self.progress.as_ref())).await?;
                 continue;
             }
@@ -80,6 +82,11 @@ impl Audit {
             }
         }
         Ok(gained)
+    }
+
+    /// Whether buckets are let go that `base` keeps, so that every key may be another than in `base`.
+    fn limit_moved(&self, base: &OpenView) -> Result<bool, RunError> {
+        limit_moved(&self.definition, base.manifest(), self.candidate.as_of)
     }
 
     /// What the speed layer folded between the two boundaries, by shard, and of whom it has nothing from below their erasures; or why it

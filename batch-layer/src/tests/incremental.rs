@@ -188,6 +188,28 @@ async fn cost_follows_what_is_new() {
     assert!(matches!(master.run(&master.options()).await.unwrap(), RunOutcome::NothingToDo(_)));
 }
 
+/// Proves that a view with a limit is built upon as any other until a bucket passes the limit, and is written anew then.
+#[tokio::test]
+async fn a_limit_that_stands_still() {
+    let mut master = Master::with(&random_events(3, 4_000)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let options = declare(&folder, &master, VIEWS[3]);
+    master.publish(&options).await;
+    let rewrites = async |master: &mut Master, id: &str| {
+        let below = newest(master, &options).await.files;
+        master.append(&[event("user-1", id, 5, 100), event("user-1", &format!("{id} long ago"), -40, 100)]).await;
+        let incremental = master.publish(&options).await;
+        assert_eq!((incremental.built_upon, incremental.rows_read), (Some(incremental.version - 1), 2), "{incremental:?}");
+        let manifest = newest(master, &options).await;
+        let full = master.publish(&RunOptions { incremental: false, force: true, ..options.clone() }).await;
+        assert_eq!(content(&incremental, &manifest), content(&full, &newest(master, &options).await), "{id}");
+        !below.iter().all(|file| manifest.files.contains(file))
+    };
+    assert!(!rewrites(&mut master, "the same day").await);
+    master.append_time_us += DAY_US;
+    assert!(rewrites(&mut master, "the next day").await);
+}
+
 /// Proves that a run that cannot build upon the version before computes from all events and says why.
 #[tokio::test]
 async fn falls_back() {
