@@ -19,6 +19,8 @@ pub mod chaos;
 pub mod cluster;
 /// What a reader of the documentation types.
 pub mod docs;
+/// Who is known to the servers of one test.
+pub mod identities;
 /// The servers under load, beside an echo.
 pub mod load;
 /// T2: whole servers on a network that one seed decides.

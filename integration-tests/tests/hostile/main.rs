@@ -2,7 +2,8 @@
 //!
 //! The servers run in a process of their own, so that its memory, its processor time and its log are theirs alone. Attacks go
 //! over loopback by raw HTTP/2, for no client library misbehaves enough; limits of minutes are tried with a paused clock. Every attack
-//! on the process is tried twice, in plaintext and over mutual TLS, by a stranger who has come by a certificate.
+//! on the process is tried twice: in plaintext, and over mutual TLS by a client who is known, to servers that ask everybody who they are. Those whom they do not
+//! know attack in `nobody`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 /// Each of these attacks in plaintext and over TLS.
@@ -37,6 +38,8 @@ mod exports;
 mod handshakes;
 /// What the health service says when something is broken.
 mod health;
+/// Calls of those who are nobody, and forged tokens.
+mod nobody;
 /// Values that are wrong as events and questions.
 mod values;
 /// The servers that are attacked.

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use integration_tests::certificates::{mutual, of_tonic};
+use integration_tests::identities::known;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, Event, GetUserStatsRequest};
 use prost_types::Timestamp;
+use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -33,7 +35,7 @@ pub(super) const PAYLOAD: &str = "pAyLoAd-of-a-stranger";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Plaintext,
-    /// With a certificate that the servers trust.
+    /// With a certificate that the servers trust, and whose name they know: they ask everybody who they are.
     Tls,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Victim {
     /// Of calls to it; empty where it speaks plaintext.
     pub(super) tls: TlsConfig,
     connector: Option<TlsConnector>,
+    /// Signs tokens that the servers believe, where they ask for one.
+    pub(super) issuer: Option<KeyPair>,
     child: Child,
     pub(super) speed: SocketAddr,
     pub(super) serving: SocketAddr,
@@ -60,6 +64,7 @@ impl Victim {
     pub(super) async fn start(limits: &str, over: Over) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tls = if over == Over::Tls { mutual(dir.path()).unwrap().1 } else { TlsConfig::default() };
+        let issuer = (over == Over::Tls).then(|| known(dir.path()).unwrap());
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let program = env!("CARGO_BIN_EXE_overload");
         // Where files may not grow, the log of everything that the servers say would be the first to.
@@ -77,8 +82,8 @@ impl Victim {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (speed, serving) = line.trim().split_once(' ').unwrap_or_else(|| panic!("the servers did not start: {line:?}"));
         let (speed, serving) = (speed.parse().unwrap(), serving.parse().unwrap());
-        let connector = (over == Over::Tls).then(|| connector(&tls));
-        let mut victim = Self { tls, connector, child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
+        let connector = (over == Over::Tls).then(|| connector(&tls, true));
+        let mut victim = Self { tls, connector, issuer, child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
         for _ in 0..5 {
             victim.answers().await;
         }
@@ -109,6 +114,12 @@ impl Victim {
             None => Ok(Box::new(io)),
             Some(connector) => Ok(Box::new(connector.connect(ServerName::try_from("localhost").unwrap(), io).await?)),
         }
+    }
+
+    /// A connection of somebody who has no certificate.
+    pub(super) async fn connect_as_nobody(&self, address: SocketAddr) -> Box<dyn Wire> {
+        let io = TcpStream::connect(address).await.unwrap();
+        Box::new(connector(&self.tls, false).connect(ServerName::try_from("localhost").unwrap(), io).await.unwrap())
     }
 
     /// A client of tonic's.
@@ -157,6 +168,11 @@ impl Victim {
         std::fs::read_to_string(self.log_path()).unwrap()
     }
 
+    /// What was written down of refused calls and acts, if anything.
+    pub(super) fn audited(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap_or_default()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("log")
     }
@@ -173,6 +189,7 @@ impl Drop for Victim {
             return;
         }
         assert!(!log.contains(PAYLOAD), "the log holds what a stranger sent");
+        assert!(!self.audited().contains(PAYLOAD), "the audit log holds what a stranger sent");
         assert!(!log.contains("panicked"), "a task panicked");
     }
 }
@@ -182,15 +199,18 @@ pub(super) fn channel(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().timeout(PATIENCE).connect_lazy()
 }
 
-/// TLS with the certificate that calls show, and no help of ours.
-fn connector(tls: &TlsConfig) -> TlsConnector {
+/// TLS with the certificate that calls show, or with none, and no help of ours.
+fn connector(tls: &TlsConfig, shows_certificate: bool) -> TlsConnector {
     let ((certificate, key), ca) = (tls.client().unwrap(), tls.ca().unwrap());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_file_iter(ca).unwrap().map(Result::unwrap));
     let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-    let mut config = builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+    let mut config = match shows_certificate {
+        true => builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap(),
+        false => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))
 }

@@ -35,7 +35,7 @@ enum Command {
         /// How much the servers say.
         #[arg(long, default_value = "info")]
         level: tracing_subscriber::filter::LevelFilter,
-        /// Speak TLS with the certificates that are in the folder, and want them of everybody.
+        /// Speak TLS with the certificates that are in the folder, and ask everybody who they are: a certificate, or a token.
         #[arg(long)]
         tls: bool,
     },

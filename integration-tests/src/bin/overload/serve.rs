@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use integration_tests::certificates::in_folder;
+use integration_tests::{certificates, identities};
 use merganser_proto::server::Doors;
-use storage::config::{Config, TlsConfig};
+use storage::config::{ClientCertificates, Config, TlsConfig};
 use storage::store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,6 @@ pub(crate) async fn serve(dir: PathBuf, level: LevelFilter, tls: bool) -> Result
     tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(std::io::stderr).init();
     let listeners = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
-    let tls = if tls { in_folder(&dir) } else { TlsConfig::default() };
     let config = config(&dir, addresses.0, tls);
     let store = Store::open(&config.store.url)?;
 
@@ -41,11 +40,14 @@ pub(crate) async fn serve(dir: PathBuf, level: LevelFilter, tls: bool) -> Result
     Ok(())
 }
 
-fn config(dir: &Path, speed_layer: SocketAddr, tls: TlsConfig) -> Config {
+fn config(dir: &Path, speed_layer: SocketAddr, tls: bool) -> Config {
     let mut config = Config::default();
+    if tls {
+        config.tls = TlsConfig { client_certificates: ClientCertificates::Optional, ..certificates::in_folder(dir) };
+        config.auth = identities::in_folder(dir);
+    }
     config.store.url = dir.join("store").display().to_string();
     config.log.dir = dir.join("data");
-    config.serving_layer.speed_layer = tls.url_of(&speed_layer.to_string());
-    config.tls = tls;
+    config.serving_layer.speed_layer = config.tls.url_of(&speed_layer.to_string());
     config
 }
