@@ -2,7 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use merganser_proto::BearerError;
-use merganser_proto::client::ConnectError;
+use merganser_proto::client::{ConnectError, ServerError};
 use merganser_proto::tls::TlsError;
 use storage::manifest::UnusableDefinition;
 use storage::store::StoreError;
@@ -134,7 +134,7 @@ pub enum RunError {
         call: &'static str,
         /// Its answer.
         #[source]
-        source: Box<tonic::Status>,
+        source: ServerError,
     },
     /// The speed layer answered something that cannot be.
     #[error("the speed layer at {url} gave an answer that cannot be: {reason}")]
@@ -596,7 +596,7 @@ impl RunError {
             | Self::SpeedNotTrusted { .. } => 2,
             Self::Lost { .. } | Self::Busy { .. } | Self::Fenced { .. } | Self::LayoutLost => 3,
             Self::SpeedUnreachable { .. } | Self::Unknown { .. } => 4,
-            Self::SpeedFailed { source, .. } => match source.code() {
+            Self::SpeedFailed { source, .. } => match source.status().code() {
                 Unavailable | DeadlineExceeded | ResourceExhausted | Aborted | Cancelled | Unknown => 4,
                 // A token that is missing, wrong, or for something else.
                 Unauthenticated | PermissionDenied => 2,

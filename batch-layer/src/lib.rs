@@ -85,10 +85,6 @@ mod source;
 mod spill;
 /// Lists for people.
 mod table;
-/// What calls show and trust.
-pub mod tls;
-/// What calls carry.
-mod token;
 /// A published version, checked again.
 mod verify;
 /// The published versions, listed.

@@ -3,7 +3,6 @@
 
 mod acts;
 mod documents;
-mod logs;
 mod runs;
 mod upkeep;
 
@@ -37,9 +36,9 @@ use storage::store::{Store, StoreError};
 use views::calendar::Zone;
 
 use crate::acts::Acts;
-use crate::logs::LogFormat;
 use crate::runs::{RunFlags, Runs};
 use crate::upkeep::{Upkeep, UpkeepFlags};
+use cli::logs::{self, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -279,7 +278,7 @@ async fn stop_signal() {
 
 fn open(cli: &Cli) -> anyhow::Result<(Config, Store, Acts, Option<Traces>)> {
     let config = Config::load(cli.config.as_deref(), std::env::vars())?;
-    batch_layer::tls::calls(&config.tls)?;
+    cli::tls::calls(&config.tls)?;
     let store = config.store.open().context("[store]")?;
     let acts = Acts::open(&config)?;
     let telemetry = &config.telemetry;

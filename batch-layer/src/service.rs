@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
+use cli::{auth, tls};
 use merganser_proto::Transport;
 use merganser_proto::client::{self, ConnectError, NOT_TRUSTED};
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
@@ -19,7 +20,6 @@ use views::{Definition, wire};
 
 use crate::cut::Cut;
 use crate::error::RunError;
-use crate::{tls, token};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl SpeedLayer {
         let adjust = |endpoint: Endpoint| {
             endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE)
         };
-        let token = token::token(carried, url)?;
+        let token = auth::token(carried, url)?;
         match client::connect(url, &tls::calls(tls)?, adjust).await {
             Ok(transport) => Ok(Self::new(url, transport.carrying(token))),
             Err(ConnectError::Tls(trouble)) => Err(RunError::SpeedNotTrusted { reason: trouble.to_string() }),
@@ -172,7 +172,7 @@ impl SpeedLayer {
         if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) {
             return RunError::SpeedNotTrusted { reason: status.message().to_owned() };
         }
-        RunError::SpeedFailed { url: self.url.clone(), call, source: Box::new(status) }
+        RunError::SpeedFailed { url: self.url.clone(), call, source: status.into() }
     }
 
     fn nonsense(&self, reason: impl Into<String>) -> RunError {

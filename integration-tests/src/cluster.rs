@@ -195,7 +195,7 @@ impl Cluster {
 
     async fn run_speed(&mut self, listener: TcpListener) -> Result<()> {
         let (config, store) = (self.config.clone(), self.store.clone());
-        let doors = Doors { grpc: listener, http: Some(self.speed.tell().await?), tls: speed_layer::tls::server(&config.tls)? };
+        let doors = Doors { grpc: listener, http: Some(self.speed.tell().await?), tls: cli::tls::server(&config.tls)? };
         self.speed.run(|shutdown| Box::pin(speed_layer::run_then(config, store, doors, shutdown, || {})));
         let client = &self.ingest;
         until("the speed layer takes events", || {
@@ -209,7 +209,7 @@ impl Cluster {
         let (mut config, store) = (self.config.clone(), self.store.clone());
         // It would ask the speed layer how it is, and tests count calls.
         config.console.enabled = false;
-        let doors = Doors { grpc: listener, http: Some(self.serving.tell().await?), tls: serving_layer::tls::server(&config.tls)? };
+        let doors = Doors { grpc: listener, http: Some(self.serving.tell().await?), tls: cli::tls::server(&config.tls)? };
         self.serving.run(|shutdown| Box::pin(serving_layer::run_then(config, store, doors, shutdown, || {})));
         self.wait_for(Consistency::BatchOnly).await
     }

@@ -170,7 +170,7 @@ impl Sink {
         // Logs go further than this file does: whom an act was about is not for everyone who reads them.
         let told: Map<String, Value> =
             details.iter().filter(|(name, _)| *name != USER_ID).map(|(name, value)| (name.clone(), value.clone())).collect();
-        let details = Value::Object(told).to_string();
+        let details = (!told.is_empty()).then(|| Value::Object(told).to_string());
         info!(target: "audit", outcome, by = by_name, via, address, reason, details, "{name}");
         let Some(file) = &self.file else { return };
         let line = act.line(self.program, &Timestamp::from((self.clock)()).to_string());

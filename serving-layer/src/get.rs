@@ -110,11 +110,11 @@ async fn ask(get: &Get, server: Transport) -> anyhow::Result<GetUserStatsRespons
 /// A connection to the server at `address`, or to that of the settings.
 async fn connect(address: Option<&str>, config: &Config) -> anyhow::Result<Transport> {
     let address = address.map_or_else(|| config.tls.url_of(&config.serving_layer.grpc_address), str::to_owned);
-    let tls = serving_layer::tls::calls(&config.tls)?;
+    let tls = cli::tls::calls(&config.tls)?;
     if let Some(warning) = plaintext_warning(&address, &tls) {
         note(crate::NAME, warning);
     }
-    let token = serving_layer::auth::token(&config.client, &address)?;
+    let token = cli::auth::token(&config.client, &address)?;
     match client::connect(&address, &tls, |endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT)).await {
         Err(ConnectError::Unreachable { .. }) => Err(Unanswered::Nobody { address }.into()),
         connected => Ok(connected?.carrying(token)),
@@ -189,8 +189,8 @@ fn sentence(status: &Status) -> String {
     let message = status.message();
     match status.code() {
         _ if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) => message.to_owned(),
-        Code::Unauthenticated => {
-            format!("{message} (this command takes it from the variable {TOKEN_VARIABLE}, or from the file of [client] token_file)")
+        Code::Unauthenticated | Code::PermissionDenied => {
+            format!("{message} (this command takes its token from the variable {TOKEN_VARIABLE}, or from the file of [client] token_file)")
         }
         Code::InvalidArgument => format!("the question cannot be answered: {message}"),
         Code::Unavailable => format!("{message} (try again, or ask with --consistency best-effort or batch-only)"),

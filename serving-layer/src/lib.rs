@@ -18,8 +18,6 @@
 
 /// Question → answer.
 mod answer;
-/// Who may call, and with what this layer's programs do.
-pub mod auth;
 /// Pages for people.
 pub mod console;
 /// Versions that answered before.
@@ -52,8 +50,6 @@ mod speed;
 mod states;
 #[cfg(test)]
 mod tests;
-/// What connections show and trust.
-pub mod tls;
 /// Readiness and numbers, for HTTP.
 mod told;
 /// One version, open.
@@ -65,6 +61,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cli::{auth, tls};
 use futures::Stream;
 use merganser_proto::Transport;
 use merganser_proto::auth::Authority;
@@ -139,7 +136,7 @@ pub async fn run_then(
     let calls = tls::calls(&tls)?;
     let token = auth::token(&client, &serving_layer.speed_layer)?;
     let speed = speed::connection(&serving_layer.speed_layer, &calls)?.carrying(token);
-    let authority = auth::authority(&auth, Arc::new(RealMachine))?;
+    let authority = auth::authority("serving-layer", &auth, Arc::new(RealMachine))?;
     let console = ConsoleOptions {
         config: console,
         store_url: store_config.url,

@@ -4,8 +4,6 @@
 
 /// Asks a running server.
 mod get;
-/// Logs on stderr.
-mod logs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::logs::LogFormat;
+use cli::logs::{self, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -145,7 +143,7 @@ async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     logs::start(log_format, traces.as_ref());
     let (serving, tls) = (&config.serving_layer, &config.tls);
     info!(store = config.store.url, settings = ?serving, ?tls, "starting");
-    let (speaks, _calls) = (serving_layer::tls::server(tls)?, serving_layer::tls::calls(tls)?);
+    let (speaks, _calls) = (cli::tls::server(tls)?, cli::tls::calls(tls)?);
     let store = Store::open(&config.store.url)?;
     let doors = Doors::open(&serving.grpc_address, &serving.http_address, speaks, tls.insecure).await?;
     let url = doors.url()?;

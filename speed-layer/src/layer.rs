@@ -77,7 +77,7 @@ impl SpeedLayer {
     /// As [`crate::run`].
     pub async fn open(machine: Arc<dyn Machine>, config: Config, store: Store) -> Result<Self, SpeedError> {
         let (schema, began_us) = (Arc::new(config.events.clone()), now_us(&*machine));
-        let authority = crate::auth::authority(&config.auth, Arc::clone(&machine))?;
+        let authority = cli::auth::authority("speed-layer", &config.auth, Arc::clone(&machine))?;
         let (folder, letters) = {
             let (machine, dir, partitions) = (Arc::clone(&machine), config.log.dir.clone(), config.log.partitions);
             blocking(move || open_folder(&*machine, &dir, partitions)).await?

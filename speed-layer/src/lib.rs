@@ -14,8 +14,6 @@
 
 /// Closed segments into the object store.
 mod archive;
-/// Who may call, and with what this layer's programs do.
-pub mod auth;
 /// Whether the log is the one that the store was filled from.
 mod check;
 /// `speed-layer dead-letter`.
@@ -50,8 +48,6 @@ mod server;
 mod service;
 /// The realtime view of one partition.
 mod slices;
-/// What connections show and trust.
-pub mod tls;
 /// Readiness and numbers, for HTTP.
 mod told;
 /// Letting go of the log.

@@ -1,8 +1,6 @@
 //! `speed-layer`: serve, load, dead-letter, token, and what every program has.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-/// Logs on stderr.
-mod logs;
 /// Tokens for clients.
 mod token;
 
@@ -32,7 +30,7 @@ use storage::store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::logs::LogFormat;
+use cli::logs::{self, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -220,7 +218,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 }
 
 fn warn_of_plaintext(address: &str, config: &Config) -> anyhow::Result<()> {
-    if let Some(warning) = plaintext_warning(address, &speed_layer::tls::calls(&config.tls)?) {
+    if let Some(warning) = plaintext_warning(address, &cli::tls::calls(&config.tls)?) {
         note(NAME, warning);
     }
     Ok(())
@@ -262,7 +260,7 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
     let (log, events, tls) = (&config.log, &config.events, &config.tls);
     info!(store = config.store.url, ?log, settings = ?config.speed_layer, ?tls, attributes = ?events.attributes, "starting");
 
-    let speaks = speed_layer::tls::server(tls)?;
+    let speaks = cli::tls::server(tls)?;
     let store = config.store.open()?;
     let doors = Doors::open(&config.speed_layer.grpc_address, &config.speed_layer.http_address, speaks, tls.insecure).await?;
     let url = doors.url()?;
@@ -373,7 +371,7 @@ async fn replay(config: &Config, flags: Replay) -> anyhow::Result<()> {
 async fn prune(config: &Config, place: &Place, older_than: Option<Period>, printed: Printed) -> anyhow::Result<()> {
     let before = older_than.and_then(|age| RealMachine.now().checked_sub(age.0)).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let before_us = before.map_or(i64::MIN, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
-    let acts = speed_layer::auth::audit(&config.auth, Arc::new(RealMachine))?;
+    let acts = cli::auth::audit("speed-layer", &config.auth, Arc::new(RealMachine))?;
     let act = Act::new("dead-letter-prune").by_person(operator());
     acts.record(act.clone().begun()).await;
     let pruned = match dead_letter::prune(place, before_us).await {

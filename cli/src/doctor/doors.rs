@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use merganser_proto::Bearer;
 use merganser_proto::audit::Audit;
-use merganser_proto::auth::{AuthOptions, Authority, Clock, JwtOptions, Limits};
+use merganser_proto::auth::{Authority, Clock};
 use storage::config::Config;
 use storage::machine::{Machine, RealMachine};
 
 use super::Program;
 use super::finding::Report;
+use crate::auth::options;
 
 const CHECK: &str = "doors";
 /// Rights of a file by which others than its owner read it.
@@ -46,19 +47,13 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
         };
     }
     let clock: Clock = Arc::new(|| RealMachine.now());
-    let options = AuthOptions {
-        tokens: set(&auth.tokens),
-        jwt: set(&auth.jwt_keys).map(|keys| JwtOptions { keys, issuer: auth.jwt_issuer.clone(), audience: auth.jwt_audience.clone() }),
-        limits: Limits::default(),
-        metrics: None,
-    };
     let files = [&auth.tokens, &auth.jwt_keys]
         .into_iter()
         .filter_map(|path| set(path))
         .map(|path| path.display().to_string())
         .collect::<Vec<_>>()
         .join(", ");
-    match Authority::open(options, clock, Audit::to_log("doctor")) {
+    match Authority::open(options(auth), clock, Audit::to_log("doctor")) {
         Ok(_) => report.good(CHECK, format!("clients are asked who they are: {files}")),
         Err(error) => {
             report.bad(

@@ -3,6 +3,8 @@
 //! It changes nothing that stays: what it writes to try a disk or a store it takes away again. `examine` is the list of checks, and
 //! the place for more.
 
+/// Certificates.
+mod certificates;
 /// The time of day.
 mod clock;
 /// The settings.
@@ -67,6 +69,7 @@ async fn examine(program: Program, file: Option<&Path>) -> Report {
         return report;
     };
     disk::check(program, &config, &mut report);
+    certificates::check(program, &config.tls, &mut report);
     doors::check(program, &config, &mut report);
     clock::check(program, &config, &mut report).await;
     ports::check(program, &config, &mut report).await;

@@ -3,16 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use merganser_proto::client::{ConnectError, NOT_TRUSTED, connect};
+use merganser_proto::tls::ClientTls;
 use storage::config::Config;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
+use tonic::codegen::http::Uri;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
 
 use super::Program;
 use super::finding::Report;
+use crate::tls;
 
 const CHECK: &str = "ports";
 /// An answer on this machine, or near it, does not take longer.
@@ -28,45 +32,32 @@ enum There {
     Nobody,
     /// The server that is looked for; whether it says that it serves.
     Ours { serves: bool },
+    /// Somebody with whom there is no connection over TLS, and why.
+    NotTrusted(String),
     /// Somebody else, or one that speaks otherwise.
     Other,
 }
 
 pub(super) async fn check(program: Program, config: &Config, report: &mut Report) {
     let (speed, serving) = (&config.speed_layer, &config.serving_layer);
+    // What is wrong with its files is told where they are looked at.
+    let Ok(tls) = tls::calls(&config.tls) else { return };
+    let listens = async |setting, address: &str, service, report: &mut Report| {
+        let who = who(&config.tls.url_of(address), service, &tls).await;
+        listens(setting, address, who, report).await;
+    };
     let is_over_tls = config.tls.server().is_some();
     match program {
-        Program::SpeedLayer if is_over_tls => {
-            listens_over_tls("speed_layer.grpc_address", &speed.grpc_address, report).await;
-            listens_over_tls("speed_layer.http_address", &speed.http_address, report).await;
-        }
-        Program::ServingLayer if is_over_tls => {
-            listens_over_tls("serving_layer.grpc_address", &serving.grpc_address, report).await;
-            listens_over_tls("serving_layer.http_address", &serving.http_address, report).await;
-            calls("serving_layer.speed_layer", &serving.speed_layer, report).await;
-        }
         Program::SpeedLayer => {
             listens("speed_layer.grpc_address", &speed.grpc_address, INGEST, report).await;
-            listens_for_http("speed_layer.http_address", &speed.http_address, report).await;
+            listens_for_http("speed_layer.http_address", &speed.http_address, is_over_tls, report).await;
         }
         Program::ServingLayer => {
             listens("serving_layer.grpc_address", &serving.grpc_address, STATS, report).await;
-            listens_for_http("serving_layer.http_address", &serving.http_address, report).await;
-            calls("serving_layer.speed_layer", &serving.speed_layer, report).await;
+            listens_for_http("serving_layer.http_address", &serving.http_address, is_over_tls, report).await;
+            calls("serving_layer.speed_layer", &serving.speed_layer, &tls, report).await;
         }
-        Program::BatchLayer => calls("batch_layer.speed_layer", &config.batch_layer.speed_layer, report).await,
-    }
-}
-
-/// An address to listen on with a certificate. Who answers there is not asked: this program speaks no TLS.
-async fn listens_over_tls(setting: &'static str, address: &str, report: &mut Report) {
-    if address.is_empty() {
-        return report.good(CHECK, format!("{setting} = \"\": nothing is told over HTTP"));
-    }
-    let what = format!("{setting} = {address}");
-    match is_answered(address).await {
-        true => report.good(CHECK, format!("{what}: somebody answers there, over TLS perhaps, who was not asked more")),
-        false => free(what, address, report).await,
+        Program::BatchLayer => calls("batch_layer.speed_layer", &config.batch_layer.speed_layer, &tls, report).await,
     }
 }
 
@@ -75,27 +66,41 @@ async fn is_answered(authority: &str) -> bool {
 }
 
 /// An address to listen on, for gRPC.
-async fn listens(setting: &'static str, address: &str, service: &'static str, report: &mut Report) {
+async fn listens(setting: &'static str, address: &str, who: There, report: &mut Report) {
     let what = format!("{setting} = {address}");
-    match who(&format!("http://{address}"), service).await {
+    match who {
         There::Ours { serves: true } => report.good(CHECK, format!("{what}: this server runs there, and serves")),
         There::Ours { serves: false } => {
             report.warn(CHECK, format!("{what}: this server runs there, and does not serve"), "its log, and /readyz, say why");
+        }
+        // This program may trust others than the server's clients do, so that it need not be wrong.
+        There::NotTrusted(reason) => {
+            report.warn(
+                CHECK,
+                format!("{what}: somebody answers there, and {reason}"),
+                "name the CA of its certificate in tls.ca; `ss -ltnp` says who it is",
+            );
         }
         There::Other => taken(what, report),
         There::Nobody => free(what, address, report).await,
     }
 }
 
-async fn listens_for_http(setting: &'static str, address: &str, report: &mut Report) {
+async fn listens_for_http(setting: &'static str, address: &str, is_over_tls: bool, report: &mut Report) {
     if address.is_empty() {
         return report.good(CHECK, format!("{setting} = \"\": no metrics, no /healthz, no /readyz"));
     }
     let what = format!("{setting} = {address}");
+    if is_over_tls {
+        return match is_answered(address).await {
+            true => report.good(CHECK, format!("{what}: takes connections; over TLS it was not asked for /healthz")),
+            false => free(what, address, report).await,
+        };
+    }
     match ask_health(address).await {
         There::Ours { .. } => report.good(CHECK, format!("{what}: answers /healthz")),
-        There::Other => taken(what, report),
         There::Nobody => free(what, address, report).await,
+        There::Other | There::NotTrusted(_) => taken(what, report),
     }
 }
 
@@ -114,20 +119,12 @@ async fn free(what: String, address: &str, report: &mut Report) {
 }
 
 /// The address of the speed layer, to call.
-async fn calls(setting: &'static str, url: &str, report: &mut Report) {
+async fn calls(setting: &'static str, url: &str, tls: &ClientTls, report: &mut Report) {
     if url.is_empty() {
         return report.good(CHECK, format!("{setting} = \"\": no speed layer is asked"));
     }
     let what = format!("{setting} = {url}");
-    if let Some(authority) = url.strip_prefix("https://") {
-        return match is_answered(authority.trim_end_matches('/')).await {
-            true => report.good(CHECK, format!("{what}: somebody answers there, over TLS perhaps, who was not asked more")),
-            false => {
-                report.warn(CHECK, format!("{what}: nobody answers"), "start it with `speed-layer serve`, or set the address where it runs")
-            }
-        };
-    }
-    match who(url, INGEST).await {
+    match who(url, INGEST, tls).await {
         There::Ours { serves: true } => report.good(CHECK, format!("{what}: the speed layer answers")),
         There::Ours { serves: false } => {
             report.warn(CHECK, format!("{what}: the speed layer is there, and does not serve"), "its log, and its /readyz, say why");
@@ -135,22 +132,32 @@ async fn calls(setting: &'static str, url: &str, report: &mut Report) {
         There::Nobody => {
             report.warn(CHECK, format!("{what}: nobody answers"), "start it with `speed-layer serve`, or set the address where it runs")
         }
+        There::NotTrusted(reason) => {
+            report.bad(CHECK, format!("{what}: {reason}"), "mend [tls], here or there; docs/security.md sets it up")
+        }
         There::Other => report.bad(CHECK, format!("{what}: what answers is no speed layer"), "set the address where it runs, its gRPC one"),
     }
 }
 
 /// Asks for the health of a service, which both tells who is there and how it is.
-async fn who(url: &str, service: &str) -> There {
-    let Ok(endpoint) = Endpoint::from_shared(url.to_owned()) else { return There::Other };
-    let Some(authority) = endpoint.uri().authority().map(ToString::to_string) else { return There::Other };
+async fn who(url: &str, service: &str, tls: &ClientTls) -> There {
+    let Some(authority) = url.parse().ok().and_then(|uri: Uri| uri.authority().map(ToString::to_string)) else { return There::Other };
     // A name may have several addresses, and this tries them all.
     if !is_answered(&authority).await {
         return There::Nobody;
     }
-    let Ok(channel) = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE).connect().await else { return There::Other };
+    let channel = match connect(url, tls, |endpoint| endpoint.connect_timeout(PATIENCE).timeout(PATIENCE)).await {
+        Ok(channel) => channel,
+        Err(ConnectError::Tls(trouble)) => return There::NotTrusted(trouble.to_string()),
+        Err(_) => return There::Other,
+    };
     let request = HealthCheckRequest { service: service.to_owned() };
     match timeout(PATIENCE, HealthClient::new(channel).check(request)).await {
         Ok(Ok(answer)) => There::Ours { serves: answer.into_inner().status() == ServingStatus::Serving },
+        // That a certificate is wanted may come to light with the first call only.
+        Ok(Err(status)) if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) => {
+            There::NotTrusted(status.message().to_owned())
+        }
         _ => There::Other,
     }
 }
@@ -190,15 +197,16 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = other.local_addr().unwrap().to_string();
         drop(other);
-        let mut report = Report::new("x");
-        listens("grpc", &free, INGEST, &mut report).await;
-        listens("grpc", &taken, INGEST, &mut report).await;
-        listens_for_http("http", &free, &mut report).await;
-        listens_for_http("http", &taken, &mut report).await;
-        listens_for_http("http", "", &mut report).await;
-        calls("speed", &format!("http://{free}"), &mut report).await;
-        calls("speed", &format!("http://{taken}"), &mut report).await;
-        listens("grpc", "192.0.2.1:7401", INGEST, &mut report).await;
+        let (mut report, tls) = (Report::new("x"), tls::calls(&Default::default()).unwrap());
+        for address in [&free, &taken] {
+            listens("grpc", address, who(&format!("http://{address}"), INGEST, &tls).await, &mut report).await;
+        }
+        listens_for_http("http", &free, false, &mut report).await;
+        listens_for_http("http", &taken, false, &mut report).await;
+        listens_for_http("http", "", false, &mut report).await;
+        calls("speed", &format!("http://{free}"), &tls, &mut report).await;
+        calls("speed", &format!("http://{taken}"), &tls, &mut report).await;
+        listens("grpc", "192.0.2.1:7401", There::Nobody, &mut report).await;
         let (good, warning, bad) = (Mark::Good, Mark::Warning, Mark::Bad);
         let found = report.of(CHECK);
         assert_eq!(found.iter().map(|(mark, _)| *mark).collect::<Vec<_>>(), [good, bad, good, bad, good, warning, bad, bad], "{found:?}");

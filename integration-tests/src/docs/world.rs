@@ -16,12 +16,13 @@ const COPIED: [&str; 4] = ["merganser.toml", "views", "examples", "deploy"];
 const LEFT_OUT: [&str; 3] = ["node_modules", "target", "__pycache__"];
 /// Packages that the pages install. They are brought once, and stay.
 const PACKAGES: [&str; 3] = ["grpcio", "grpcio-reflection", "duckdb"];
-/// Settings with an address to listen on, with their defaults, and who calls there.
-const ADDRESSES: [(&str, &str, &[&str]); 4] = [
-    ("SPEED_LAYER__GRPC_ADDRESS", "127.0.0.1:7401", &["BATCH_LAYER__SPEED_LAYER", "SERVING_LAYER__SPEED_LAYER"]),
-    ("SERVING_LAYER__GRPC_ADDRESS", "127.0.0.1:7402", &[]),
-    ("SPEED_LAYER__HTTP_ADDRESS", "127.0.0.1:7411", &[]),
-    ("SERVING_LAYER__HTTP_ADDRESS", "127.0.0.1:7412", &[]),
+/// Settings with an address to listen on, with their defaults. Those of whoever calls there stand in the copy's `merganser.toml`, where
+/// a reader changes them.
+const ADDRESSES: [(&str, &str); 4] = [
+    ("SPEED_LAYER__GRPC_ADDRESS", "127.0.0.1:7401"),
+    ("SERVING_LAYER__GRPC_ADDRESS", "127.0.0.1:7402"),
+    ("SPEED_LAYER__HTTP_ADDRESS", "127.0.0.1:7411"),
+    ("SERVING_LAYER__HTTP_ADDRESS", "127.0.0.1:7412"),
 ];
 
 /// A working copy. Its folder stays when it is dropped, for whoever wants to look, and is emptied for the next page.
@@ -55,19 +56,14 @@ impl World {
         let mut world = Self { folder, environment: kept_environment(), ports: BTreeMap::new() };
         // All at once, so that no port is given twice.
         let listeners = ADDRESSES.iter().map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        for ((setting, default, callers), listener) in ADDRESSES.into_iter().zip(&listeners) {
+        for ((setting, default), listener) in ADDRESSES.into_iter().zip(&listeners) {
             let address = listener.local_addr()?.to_string();
-            world.set(setting, &address);
-            for caller in callers {
-                world.set(caller, &format!("http://{address}"));
-            }
+            world.environment.push((format!("MERGANSER_{setting}"), address.clone()));
             world.ports.insert(default, address);
         }
+        let settings = world.folder.join("merganser.toml");
+        fs::write(&settings, world.with_ports(&fs::read_to_string(&settings)?))?;
         Ok(world)
-    }
-
-    fn set(&mut self, setting: &str, value: &str) {
-        self.environment.push((format!("MERGANSER_{setting}"), value.to_owned()));
     }
 
     /// A command with the addresses that there are in place of the default ones.

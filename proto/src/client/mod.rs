@@ -4,6 +4,8 @@
 //! another name, an unknown CA, a server that wants a certificate or speaks plaintext. Some of it comes to light after the
 //! handshake only, so a connection keeps what it learns where the call that fails finds it.
 
+/// What a server says instead of an answer.
+mod answered;
 /// One connection.
 mod connector;
 /// What can be wrong with the other end.
@@ -24,6 +26,7 @@ use tracing::warn;
 use crate::tls::ClientTls;
 use crate::{BoxError, Transport};
 
+pub use answered::ServerError;
 use connector::Connector;
 pub use trouble::Trouble;
 

@@ -102,12 +102,18 @@ impl ClientTls {
         }
     }
 
+    /// Until the certificate that calls show is past its date, seconds, below zero behind it; `None` if they show none.
+    #[must_use]
+    pub fn left_s(&self) -> Option<i64> {
+        Some(self.0.loaded.current().validity?.left_s(self.0.clock.now_s()))
+    }
+
     /// Writes what there is to tell; names and types alone where calls show nothing.
     ///
     /// # Errors
     /// The sheet's.
     pub fn write(tls: Option<&Self>, prefix: &str, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let left = tls.and_then(|tls| Some((Labels::new(), tls.0.loaded.current().validity?.left_s(tls.0.clock.now_s()) as f64)));
+        let left = tls.and_then(|tls| Some((Labels::new(), tls.left_s()? as f64)));
         sheet.gauge(&format!("{prefix}_tls_client_certificate_expiry_seconds"), "Until what calls show is past its date.", left)?;
         let failures = tls.into_iter().flat_map(|tls| one(tls.0.loaded.failures.get()));
         sheet.counter(&format!("{prefix}_tls_client_reload_failures"), "Times that changed files of calls could not be used.", failures)

@@ -180,13 +180,19 @@ impl ServerTls {
         }
     }
 
+    /// Until its certificate is past its date, seconds; below zero behind it.
+    #[must_use]
+    pub fn left_s(&self) -> i64 {
+        self.0.loaded.current().validity.left_s(self.0.clock.now_s())
+    }
+
     /// Writes what there is to tell; names and types alone where there is no TLS.
     ///
     /// # Errors
     /// The sheet's.
     pub fn write(tls: Option<&Self>, prefix: &str, sheet: &mut Sheet<'_>) -> fmt::Result {
         let shared = tls.map(|tls| &*tls.0);
-        let left = shared.map(|shared| (Labels::new(), shared.loaded.current().validity.left_s(shared.clock.now_s()) as f64));
+        let left = tls.map(|tls| (Labels::new(), tls.left_s() as f64));
         sheet.gauge(&format!("{prefix}_tls_certificate_expiry_seconds"), "Until the server's certificate is past its date.", left)?;
         let outcomes = shared.into_iter().flat_map(|shared| {
             let outcomes = [("completed", &shared.completed), ("refused", &shared.refused), ("too_late", &shared.late)];

@@ -303,20 +303,22 @@ fn back(request: &Request) -> Markup {
 /// The form that asks for it, or the command where the console may not.
 pub(super) fn offer(console: &Console, request: &Request, path: &str, name: &str, fields: &[(&str, &str)]) -> Markup {
     let line = console.actions.line(request).text();
+    // An id has no spaces.
+    let id = name.to_lowercase().replace(' ', "-");
     let may = console.actions.program.is_some() && console.doors.are_locked();
     html! {
         @if may {
             form.act method="post" action=(path) {
                 @for (field, value) in fields { input type="hidden" name=(field) value=(value); }
-                label for=(format!("token-{name}")) { "Token with the scope " code { "admin" } }
-                input id=(format!("token-{name}")) type="password" name="token" required autocomplete="off";
+                label for=(format!("token-{id}")) { "Token with the scope " code { "admin" } }
+                input id=(format!("token-{id}")) type="password" name="token" required autocomplete="off";
                 button type="submit" { (name) }
             }
             p.quiet { "It runs this command, which you may as well run yourself:" }
         } @else {
             p.quiet { "This server has no tokens, so its console only looks. The command that does it:" }
         }
-        (shell::copyable(&format!("line-{name}"), &line))
+        (shell::copyable(&format!("line-{id}"), &line))
     }
 }
 

@@ -62,8 +62,8 @@ pub async fn replay(
     if wanted.is_empty() {
         return Ok(());
     }
-    let token = crate::auth::token(&options.client, &options.address).map_err(LoadError::from)?;
-    let mut sender = Sender::new(&options.address, &crate::tls::calls(&options.tls).map_err(LoadError::from)?, token, 1)?;
+    let token = cli::auth::token(&options.client, &options.address).map_err(LoadError::from)?;
+    let mut sender = Sender::new(&options.address, &cli::tls::calls(&options.tls).map_err(LoadError::from)?, token, 1)?;
     let server = unless(&mut shutdown, sender.log_id()).await?;
     check_log(options, server)?;
     let settled = SettledLetters::open(&options.place.data_dir)?;

@@ -4,10 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use merganser_proto::BearerError;
-use merganser_proto::client::ConnectError;
+use merganser_proto::client::{ConnectError, ServerError};
 use merganser_proto::tls::TlsError;
 use storage::input::InputError;
-use tonic::Status;
 
 /// Why a load stopped. What was acknowledged before is remembered: the same command goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum LoadError {
         /// How often it was tried since the last acknowledgement.
         attempts: u32,
         /// The last failure.
-        source: Box<Status>,
+        source: ServerError,
     },
     /// There is a server, and no connection to it that can be relied upon.
     #[error("{reason}")]
@@ -45,7 +44,7 @@ pub enum LoadError {
     #[error("the server refused the request")]
     Refused {
         /// The server's words.
-        source: Box<Status>,
+        source: ServerError,
     },
     /// The server's answer does not fit the request.
     #[error("the server broke the contract: {what}")]

@@ -36,9 +36,9 @@ pub use summary::{FileSummary, LoadSummary, Outcome, Reason, Tally};
 pub(crate) use send::Sender;
 pub(crate) use summary::grouped;
 
-use crate::{auth, tls};
 use bar::Bar;
 use batch::Batches;
+use cli::{auth, tls};
 use progress::Progress;
 
 /// What to load, and how.

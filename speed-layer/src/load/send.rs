@@ -144,12 +144,12 @@ impl Sender {
             return Err(LoadError::NotTrusted { reason: status.message().to_owned() });
         }
         if !is_worth_another_attempt(&status) {
-            return Err(LoadError::Refused { source: Box::new(status) });
+            return Err(LoadError::Refused { source: status.into() });
         }
         self.attempts += 1;
         if self.attempts >= MAX_ATTEMPTS {
             let (address, attempts) = (self.address.clone(), self.attempts);
-            return Err(LoadError::Unreachable { address, attempts, source: Box::new(status) });
+            return Err(LoadError::Unreachable { address, attempts, source: status.into() });
         }
         let own = (FIRST_DELAY * 2_u32.pow(self.attempts - 1)).mul_f64(rand::random_range(0.5..1.0));
         let asked = status.get_details_retry_info().and_then(|retry| retry.retry_delay);

@@ -30,7 +30,7 @@ pub(crate) async fn serve(dir: PathBuf, level: LevelFilter, tls: bool) -> Result
     });
     println!("{} {}", addresses.0, addresses.1);
     let doors = |grpc, tls| Doors { grpc, http: None, tls };
-    let (of_speed, of_serving) = (speed_layer::tls::server(&config.tls)?, serving_layer::tls::server(&config.tls)?);
+    let (of_speed, of_serving) = (cli::tls::server(&config.tls)?, cli::tls::server(&config.tls)?);
     let speed = speed_layer::run_then(config.clone(), store.clone(), doors(listeners.0, of_speed), shutdown.clone(), || {});
     let serving = serving_layer::run_then(config, store, doors(listeners.1, of_serving), shutdown.clone(), || {});
     let (speed, serving) =

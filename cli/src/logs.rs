@@ -2,7 +2,7 @@
 
 use std::io::stderr;
 
-use cli::print::has_colours_on_stderr;
+use crate::print::has_colours_on_stderr;
 use merganser_proto::traces::Traces;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 /// How each line of the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// For people, in colours on a terminal
     Text,
     /// One JSON object, with the fields of the event beside `timestamp`, `level` and `message`.
@@ -18,7 +18,7 @@ pub(crate) enum LogFormat {
 }
 
 /// Logs from now on what `RUST_LOG` asks for, or `info`; traces go their own way, if there are any.
-pub(crate) fn start(format: LogFormat, traces: Option<&Traces>) {
+pub fn start(format: LogFormat, traces: Option<&Traces>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let Some(traces) = traces else {
         let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);

@@ -8,7 +8,7 @@ fn clock() -> Clock {
     Clock::new(|| RealMachine.now())
 }
 
-/// What this layer's listeners show and ask for; nothing where they speak plaintext.
+/// What a server's listeners show and ask for; nothing where they speak plaintext.
 ///
 /// # Errors
 /// A file cannot be used.

@@ -4,16 +4,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use merganser_proto::audit::Audit;
-use merganser_proto::auth::{AuthError, AuthOptions, Authority, Clock, JwtOptions, Limits, Scope};
+use merganser_proto::auth::{AuthError, AuthOptions, Authority, JwtOptions, Limits, Scope};
 use merganser_proto::{Bearer, BearerError};
 use storage::config::{AuthConfig, ClientConfig, MetricsDoor, TOKEN_VARIABLE};
 use storage::machine::Machine;
 
-/// Who decides what this layer's clients may do. Inside a runtime.
+/// Who decides what the clients of `program` may do. Inside a runtime.
 ///
 /// # Errors
 /// A file cannot be used.
-pub fn authority(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Arc<Authority>, AuthError> {
+pub fn authority(program: &'static str, config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Arc<Authority>, AuthError> {
+    let audit = audit(program, config, Arc::clone(&machine))?;
+    Authority::open(options(config), Arc::new(move || machine.now()), audit)
+}
+
+/// Whom a server lets in.
+pub(crate) fn options(config: &AuthConfig) -> AuthOptions {
     let set = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
     let (issuer, audience) = (config.jwt_issuer.clone(), config.jwt_audience.clone());
     let limits = Limits {
@@ -21,22 +27,20 @@ pub fn authority(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Arc<A
         ingest_bytes_per_second: Some(config.ingest_bytes_per_second.0).filter(|bytes| *bytes > 0),
     };
     let jwt = set(&config.jwt_keys).map(|keys| JwtOptions { keys, issuer, audience });
-    let audit = audit(config, Arc::clone(&machine))?;
-    let clock: Clock = Arc::new(move || machine.now());
     let metrics = (config.metrics == MetricsDoor::Query).then_some(Scope::Query);
-    Authority::open(AuthOptions { tokens: set(&config.tokens), jwt, limits, metrics }, clock, audit)
+    AuthOptions { tokens: set(&config.tokens), jwt, limits, metrics }
 }
 
-/// Where acts are written down.
+/// Where the acts of `program` are written down.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn audit(config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Audit, AuthError> {
+pub fn audit(program: &'static str, config: &AuthConfig, machine: Arc<dyn Machine>) -> Result<Audit, AuthError> {
     let path = config.audit_file.clone();
     if path.as_os_str().is_empty() {
-        return Ok(Audit::to_log("speed-layer"));
+        return Ok(Audit::to_log(program));
     }
-    Audit::open("speed-layer", path.clone(), Arc::new(move || machine.now())).map_err(|source| AuthError::Audit { path, source })
+    Audit::open(program, path.clone(), Arc::new(move || machine.now())).map_err(|source| AuthError::Audit { path, source })
 }
 
 /// The token that calls to the server at `address` carry, if there is one.
