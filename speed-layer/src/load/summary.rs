@@ -179,6 +179,10 @@ fn write_reasons(f: &mut fmt::Formatter<'_>, total: &Tally) -> fmt::Result {
     if let Some(more) = reasons.len().checked_sub(SHOWN_REASONS).filter(|more| *more > 0) {
         writeln!(f, "{:>13}  {} more reasons", "", grouped(more as u64))?;
     }
+    if total.unreadable > 0 {
+        let unreadable = grouped(total.unreadable);
+        writeln!(f, "{unreadable} of them are no events at all and were not sent: they stay in their file, and no dead letter has them")?;
+    }
     Ok(())
 }
 
