@@ -6,7 +6,7 @@ use std::sync::Arc;
 use merganser_proto::audit::Audit;
 use merganser_proto::auth::{AuthError, AuthOptions, Authority, JwtOptions, Limits, Scope};
 use merganser_proto::{Bearer, BearerError};
-use storage::config::{AuthConfig, ClientConfig, MetricsDoor, TOKEN_VARIABLE};
+use storage::config::{AuthConfig, ClientCertificates, ClientConfig, Config, MetricsDoor, TOKEN_VARIABLE};
 use storage::machine::Machine;
 
 /// Who decides what the clients of `program` may do. Inside a runtime.
@@ -29,6 +29,14 @@ pub(crate) fn options(config: &AuthConfig) -> AuthOptions {
     let jwt = set(&config.jwt_keys).map(|keys| JwtOptions { keys, issuer, audience });
     let metrics = (config.metrics == MetricsDoor::Query).then_some(Scope::Query);
     AuthOptions { tokens: set(&config.tokens), jwt, limits, metrics }
+}
+
+/// Whether nobody gets in unasked: by `[auth]`, or by certificates that both listeners require.
+#[must_use]
+pub fn asks_everybody(config: &Config) -> bool {
+    let tls = &config.tls;
+    let required = [tls.client_certificates, tls.http_client_certificates].map(|those| those == ClientCertificates::Required);
+    config.auth.is_on() || (tls.server().is_some() && tls.client_ca().is_some() && required == [true; 2])
 }
 
 /// Where the acts of `program` are written down.

@@ -172,6 +172,14 @@ pub enum ServingError {
         /// Those that there are.
         known: Vec<ViewName>,
     },
+    /// A view has a version, and none that can be opened.
+    #[error("view: {view} is published and cannot be opened: {reason}")]
+    Unopened {
+        /// Its name.
+        view: ViewName,
+        /// What is in the way, as it was when it was tried last.
+        reason: String,
+    },
     /// Right after the start.
     #[error("views are being opened; ask again")]
     Opening,

@@ -176,6 +176,7 @@ impl Unanswered {
         match self {
             Self::Nobody { .. } => TRY_AGAIN,
             Self::Question { .. } => CONFIGURATION,
+            Self::Refused(status) if is_not_trusted(status) => CONFIGURATION,
             Self::Refused(status) => match status.code() {
                 Code::InvalidArgument => CONFIGURATION,
                 Code::Unavailable | Code::ResourceExhausted | Code::Cancelled | Code::DeadlineExceeded => TRY_AGAIN,
@@ -185,10 +186,15 @@ impl Unanswered {
     }
 }
 
+/// Whether it was made on this side, of a connection that cannot be had until somebody changes something.
+fn is_not_trusted(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED)
+}
+
 fn sentence(status: &Status) -> String {
     let message = status.message();
     match status.code() {
-        _ if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) => message.to_owned(),
+        _ if is_not_trusted(status) => message.to_owned(),
         Code::Unauthenticated | Code::PermissionDenied => {
             format!("{message} (this command takes its token from the variable {TOKEN_VARIABLE}, or from the file of [client] token_file)")
         }

@@ -16,6 +16,7 @@ use cli::doctor::{self, Program};
 use cli::exit::{self, CONFIGURATION, DONE, FAILED, Meaning};
 use cli::print::STYLES;
 use merganser_proto::BearerError;
+use merganser_proto::client::ConnectError;
 use merganser_proto::server::{Doors, DoorsError};
 use merganser_proto::tls::TlsError;
 use merganser_proto::traces::Traces;
@@ -113,7 +114,8 @@ fn code_of(error: &anyhow::Error) -> u8 {
 fn is_configuration(error: &anyhow::Error) -> bool {
     error.is::<TlsError>()
         || error.is::<BearerError>()
-        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. }))
+        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. } | DoorsError::Everybody { .. }))
+        || matches!(error.downcast_ref(), Some(ConnectError::Tls(_) | ConnectError::Address { .. }))
         || matches!(error.downcast_ref(), Some(ServingError::Auth(_) | ServingError::Token(_)))
 }
 
@@ -145,7 +147,7 @@ async fn serve(config: Config, log_format: LogFormat) -> anyhow::Result<()> {
     info!(store = config.store.url, settings = ?serving, ?tls, "starting");
     let (speaks, _calls) = (cli::tls::server(tls)?, cli::tls::calls(tls)?);
     let store = Store::open(&config.store.url)?;
-    let doors = Doors::open(&serving.grpc_address, &serving.http_address, speaks, tls.insecure).await?;
+    let doors = Doors::open(&serving.grpc_address, &serving.http_address, speaks, cli::auth::asks_everybody(&config), tls.insecure).await?;
     let url = doors.url()?;
     let pages = doors.http.as_ref().map(TcpListener::local_addr).transpose()?;
     if let Some(address) = pages {

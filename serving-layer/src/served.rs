@@ -46,6 +46,8 @@ pub(crate) struct Opening {
 pub(crate) struct Served {
     opening: Opening,
     views: RwLock<BTreeMap<ViewName, Arc<Watched>>>,
+    /// Those that are published and cannot be opened, with what was in the way when it was tried last.
+    unopened: RwLock<BTreeMap<ViewName, String>>,
     /// Whether every view that was there at the start has been tried.
     have_looked: AtomicBool,
 }
@@ -72,7 +74,7 @@ impl Served {
     /// # Errors
     /// What keeps the built-in view from being answered.
     pub(crate) async fn open(opening: Opening) -> Result<Self, ServingError> {
-        let served = Self { opening, views: RwLock::default(), have_looked: AtomicBool::new(false) };
+        let served = Self { opening, views: RwLock::default(), unopened: RwLock::default(), have_looked: AtomicBool::new(false) };
         served.add(ViewName::user_stats()).await?;
         Ok(served)
     }
@@ -84,6 +86,9 @@ impl Served {
         match views.iter().find(|(name, _)| name.as_str() == view) {
             Some((_, watched)) => Ok(watched.answers.clone()),
             None if !have_looked => Err(ServingError::Opening),
+            None if let Some((view, reason)) = self.unopened().into_iter().find(|(name, _)| name.as_str() == view) => {
+                Err(ServingError::Unopened { view, reason })
+            }
             None => Err(ServingError::NoView { known: views.keys().cloned().collect() }),
         }
     }
@@ -91,6 +96,11 @@ impl Served {
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<Answers> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).values().map(|watched| watched.answers.clone()).collect()
+    }
+
+    /// Views that are published and could not be opened, with what was in the way.
+    pub(crate) fn unopened(&self) -> BTreeMap<ViewName, String> {
+        self.unopened.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether every view that was there at the start has been tried.
@@ -159,6 +169,7 @@ impl Served {
             });
             views.retain(|view| !known.contains_key(view));
         }
+        self.unopened.write().unwrap_or_else(PoisonError::into_inner).retain(|view, _| views.contains(view));
         let refused = &obstacles.refused;
         let opened = join_all(views.into_iter().map(|view| async move {
             let manifests = Manifests::new(self.opening.store.clone(), view.clone());
@@ -166,7 +177,7 @@ impl Served {
             if let Ok(Some(newest)) = newest
                 && manifests.read(newest).await.is_ok_and(|newest| newest.withdrawn)
             {
-                return None;
+                return Some((view, None, Ok(())));
             }
             let opened = match &newest {
                 Ok(Some(newest)) if refused.get(&view) != Some(newest) => self.add(view.clone()).await,
@@ -187,7 +198,15 @@ impl Served {
             {
                 obstacles.refused.insert(view.clone(), newest);
             }
-            obstacles.note(Some(view), opened.err().map(|e| e.in_one_line()));
+            let reason = opened.err().map(|e| e.in_one_line());
+            {
+                let mut unopened = self.unopened.write().unwrap_or_else(PoisonError::into_inner);
+                match &reason {
+                    Some(reason) => unopened.insert(view.clone(), reason.clone()),
+                    None => unopened.remove(&view),
+                };
+            }
+            obstacles.note(Some(view), reason);
         }
         true
     }

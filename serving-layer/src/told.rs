@@ -1,7 +1,7 @@
 //! What this layer tells over HTTP: whether it is ready, and its numbers. `docs/operations.md` has the table of them, which a test
 //! compares with a scrape.
 //!
-//! It is ready once a version of each view is opened, or it is known that there is none yet. A speed layer that is away is no reason
+//! It is ready once each view was tried: one that cannot be opened is told, and keeps nobody from the others. A speed layer that is away is no reason
 //! not to be: the batch half is answered, and whoever sends questions elsewhere for it would find the same there.
 
 use std::fmt;
@@ -90,7 +90,10 @@ impl Told {
         let help = "Times that the newest version could not be looked for, or not take its place.";
         sheet.counter("merganser_serving_swap_failures", help, counted(|v| v.failures.get()))?;
         let unopened = self.service.served.opening().metrics.unopened_views.get();
-        sheet.counter("merganser_serving_unopened_views", "Times that a view could not be opened.", one(unopened))
+        sheet.counter("merganser_serving_unopened_views", "Times that a view could not be opened.", one(unopened))?;
+        let closed = self.service.served.unopened();
+        let closed = closed.keys().map(|view| (vec![("view", view.to_string())], 1.0));
+        sheet.gauge("merganser_serving_view_unopened", "1 for a view that is published and cannot be opened.", closed)
     }
 }
 

@@ -212,9 +212,9 @@ async fn main() -> ExitCode {
 /// Whether the settings are to blame.
 fn is_configuration(error: &anyhow::Error) -> bool {
     error.is::<TlsError>()
-        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. }))
+        || matches!(error.downcast_ref(), Some(DoorsError::Plaintext { .. } | DoorsError::Everybody { .. }))
         || matches!(error.downcast_ref(), Some(SpeedError::Auth(_)))
-        || matches!(error.downcast_ref(), Some(LoadError::Token(_) | LoadError::Tls(_)))
+        || matches!(error.downcast_ref(), Some(LoadError::Token(_) | LoadError::Tls(_) | LoadError::NotTrusted { .. }))
 }
 
 fn warn_of_plaintext(address: &str, config: &Config) -> anyhow::Result<()> {
@@ -262,7 +262,14 @@ async fn run_server(mut config: Config, flags: Serve, log_format: LogFormat) -> 
 
     let speaks = cli::tls::server(tls)?;
     let store = config.store.open()?;
-    let doors = Doors::open(&config.speed_layer.grpc_address, &config.speed_layer.http_address, speaks, tls.insecure).await?;
+    let doors = Doors::open(
+        &config.speed_layer.grpc_address,
+        &config.speed_layer.http_address,
+        speaks,
+        cli::auth::asks_everybody(&config),
+        tls.insecure,
+    )
+    .await?;
     let url = doors.url()?;
     if let Some(http) = &doors.http {
         info!(address = %http.local_addr()?, "telling metrics and health");

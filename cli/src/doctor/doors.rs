@@ -14,7 +14,7 @@ use storage::machine::{Machine, RealMachine};
 
 use super::Program;
 use super::finding::Report;
-use crate::auth::options;
+use crate::auth::{asks_everybody, options};
 
 const CHECK: &str = "doors";
 /// Rights of a file by which others than its owner read it.
@@ -36,8 +36,13 @@ pub(super) fn check(program: Program, config: &Config, report: &mut Report) {
 /// Who may call.
 fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
     let auth = &config.auth;
-    if !auth.is_on() {
+    if !asks_everybody(config) {
         return match open {
+            Some(address) if !config.tls.insecure => report.bad(
+                CHECK,
+                format!("not everybody is asked who they are, and {address} is open to other machines: the server will not start"),
+                "name clients in [auth] tokens, or listen on 127.0.0.1; docs/security.md",
+            ),
             Some(address) => report.warn(
                 CHECK,
                 format!("nobody is asked who they are, and {address} is open to other machines"),
@@ -45,6 +50,9 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
             ),
             None => report.good(CHECK, "nobody is asked who they are; only this machine can call"),
         };
+    }
+    if !auth.is_on() {
+        return report.good(CHECK, "clients show a certificate, and whoever has one may do everything");
     }
     let clock: Clock = Arc::new(|| RealMachine.now());
     let files = [&auth.tokens, &auth.jwt_keys]
@@ -65,6 +73,15 @@ fn lets_in(config: &Config, open: Option<&str>, report: &mut Report) {
     }
     if let Some(audit) = set(&auth.audit_file) {
         let folder = audit.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // One that is there already is opened as the server does, and nothing is written.
+        let cannot = audit.exists().then(|| fs::OpenOptions::new().append(true).open(&audit).err()).flatten();
+        if let Some(error) = cannot {
+            return report.bad(
+                CHECK,
+                format!("auth.audit_file = {}: {error}", audit.display()),
+                "name a file that this user may append to",
+            );
+        }
         match folder.is_dir() {
             true => report.good(CHECK, format!("administrative acts are written to {}", audit.display())),
             false => {
@@ -117,6 +134,8 @@ mod tests {
         assert_eq!(marks(Program::SpeedLayer, &config), [Mark::Good]);
         assert_eq!(marks(Program::BatchLayer, &config), []);
         config.speed_layer.grpc_address = "0.0.0.0:7401".to_owned();
+        assert_eq!(marks(Program::SpeedLayer, &config), [Mark::Bad]);
+        config.tls.insecure = true;
         assert_eq!(marks(Program::SpeedLayer, &config), [Mark::Warning]);
         config.auth.tokens = folder.path().join("tokens.toml");
         config.auth.audit_file = folder.path().join("none/audit.jsonl");

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::clients::Clients;
 use super::counts::Counts;
@@ -60,10 +61,10 @@ struct Core {
 }
 
 /// What the files say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
-    clients: Clients,
-    keys: Option<Keys>,
+    clients: Arc<Clients>,
+    keys: Option<Arc<Keys>>,
 }
 
 /// Refusals on their way into the audit log.
@@ -73,11 +74,22 @@ struct Refusals {
     left_out: u64,
 }
 
-/// The bytes of both files, as they were read last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Texts {
-    tokens: Option<String>,
-    keys: Option<String>,
+/// One of the two files. Each counts by itself: one that is broken does not keep the other from being read.
+struct Watched {
+    what: What,
+    path: PathBuf,
+    /// What it says, and counts.
+    text: String,
+    /// What it said at the last look, if that was something else: somebody may be writing it.
+    seen: Option<String>,
+    /// What it said, or why it could not be read, when there was a complaint about it.
+    complained: Option<Result<String, String>>,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Tokens,
+    Keys,
 }
 
 impl Authority {
@@ -86,16 +98,19 @@ impl Authority {
     /// # Errors
     /// A file cannot be read, or does not say what it should.
     pub fn open(options: AuthOptions, clock: Clock, audit: Audit) -> Result<Arc<Self>, AuthError> {
-        let texts = Texts::read(&options)?;
-        let known = Known::parse(&options, &texts)?;
+        let files = Watched::all(&options)?;
+        let mut known = Known::default();
+        for file in &files {
+            known = file.parse(&options, &known, &file.text)?;
+        }
         let is_on = options.tokens.is_some() || options.jwt.is_some();
         if is_on {
-            info!(clients = known.clients.len(), jwt_keys = known.keys.as_ref().map_or(0, Keys::len), "asking everyone who they are");
+            info!(clients = known.clients.len(), jwt_keys = known.jwt_keys(), "asking everyone who they are");
         }
         let known = RwLock::new(Arc::new(known));
         let (limiter, counts, refusals) = (Limiter::default(), Counts::default(), std::sync::Mutex::default());
         let core = Arc::new(Core { options, clock, audit, known, limiter, counts, refusals });
-        let watcher = is_on.then(|| AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&core), texts))));
+        let watcher = is_on.then(|| AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&core), files))));
         Ok(Arc::new(Self { core, _watcher: watcher }))
     }
 
@@ -207,7 +222,7 @@ impl Core {
     }
 
     fn take_over(&self, known: Known) {
-        let (clients, jwt_keys) = (known.clients.len(), known.keys.as_ref().map_or(0, Keys::len));
+        let (clients, jwt_keys) = (known.clients.len(), known.jwt_keys());
         info!(clients, jwt_keys, "the files of [auth] have changed, and count from now on");
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         self.counts.reloads.inc();
@@ -253,20 +268,8 @@ impl Core {
 }
 
 impl Known {
-    fn parse(options: &AuthOptions, texts: &Texts) -> Result<Self, AuthError> {
-        let invalid = |path: &Path| {
-            let path = path.to_owned();
-            move |reason| AuthError::Invalid { path, reason }
-        };
-        let clients = match (&options.tokens, &texts.tokens) {
-            (Some(path), Some(text)) => Clients::parse(text).map_err(invalid(path))?,
-            _ => Clients::default(),
-        };
-        let keys = match (&options.jwt, &texts.keys) {
-            (Some(jwt), Some(text)) => Some(Keys::parse(text, &jwt.issuer, &jwt.audience).map_err(invalid(&jwt.keys))?),
-            _ => None,
-        };
-        Ok(Self { clients, keys })
+    fn jwt_keys(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.len())
     }
 
     fn of_token(&self, token: &str, now: SystemTime) -> Result<Identity, Refusal> {
@@ -298,13 +301,45 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
-impl Texts {
-    fn read(options: &AuthOptions) -> Result<Self, AuthError> {
-        let read = |path: &PathBuf| read(path).map_err(|source| AuthError::Read { path: path.clone(), source });
-        Ok(Self {
-            tokens: options.tokens.as_ref().map(read).transpose()?,
-            keys: options.jwt.as_ref().map(|jwt| read(&jwt.keys)).transpose()?,
-        })
+impl Watched {
+    /// The files that are set, as they are.
+    fn all(options: &AuthOptions) -> Result<Vec<Self>, AuthError> {
+        let tokens = options.tokens.iter().map(|path| (What::Tokens, path));
+        let keys = options.jwt.iter().map(|jwt| (What::Keys, &jwt.keys));
+        let open = |(what, path): (What, &PathBuf)| {
+            let text = read(path).map_err(|source| AuthError::Read { path: path.clone(), source })?;
+            Ok(Self { what, path: path.clone(), text, seen: None, complained: None })
+        };
+        tokens.chain(keys).map(open).collect()
+    }
+
+    /// What is known when `text` is what this file says.
+    fn parse(&self, options: &AuthOptions, known: &Known, text: &str) -> Result<Known, AuthError> {
+        let parsed = match (self.what, &options.jwt) {
+            (What::Keys, Some(jwt)) => Keys::parse(text, &jwt.issuer, &jwt.audience)
+                .map(|keys| Known { clients: Arc::clone(&known.clients), keys: Some(Arc::new(keys)) }),
+            _ => Clients::parse(text).map(|clients| Known { clients: Arc::new(clients), keys: known.keys.clone() }),
+        };
+        parsed.map_err(|reason| AuthError::Invalid { path: self.path.clone(), reason })
+    }
+
+    /// Takes note of what was read: what has to be tried now, if anything.
+    fn note(&mut self, read: Result<String, String>) -> Option<Result<String, String>> {
+        if read.as_ref() == Ok(&self.text) {
+            (self.seen, self.complained) = (None, None);
+            return None;
+        }
+        if self.complained.as_ref() == Some(&read) {
+            return None;
+        }
+        match read {
+            // What is read twice alike is meant.
+            Ok(text) if self.seen.as_ref() != Some(&text) => {
+                self.seen = Some(text);
+                None
+            }
+            read => Some(read),
+        }
     }
 }
 
@@ -315,38 +350,38 @@ fn read(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// Takes over what files have come to say. Does not end.
-async fn watch(core: Arc<Core>, mut texts: Texts) {
-    let (mut seen, mut complaint) = (None, None);
+/// Takes over what files have come to say, and looks at once when the process is told to by SIGHUP, which would end it otherwise. Does not
+/// end.
+async fn watch(core: Arc<Core>, mut files: Vec<Watched>) {
+    let mut hangup =
+        signal(SignalKind::hangup()).inspect_err(|error| warn!(%error, "SIGHUP will not be heard; files are looked at all the same")).ok();
     loop {
-        tokio::time::sleep(RELOAD_INTERVAL).await;
-        let options = core.options.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || Texts::read(&options)).await else { return };
-        let parsed = match read {
-            Ok(read) if read == texts => {
-                (seen, complaint) = (None, None);
-                continue;
+        let told = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
             }
-            // Somebody may be writing it: what is read twice alike is meant.
-            Ok(read) if seen.as_ref() != Some(&read) => {
-                seen = Some(read);
-                continue;
-            }
-            Ok(read) => Known::parse(&core.options, &read).map(|known| (read, known)),
-            Err(e) => Err(e),
         };
-        match parsed {
-            Ok((read, known)) => {
-                core.take_over(known);
-                (texts, seen, complaint) = (read, None, None);
-            }
-            Err(e) => {
-                let reason = chain(&e);
-                if complaint.as_ref() != Some(&reason) {
-                    error!(reason, "the files of [auth] have changed and cannot be used; what they said before counts on");
+        tokio::select! {
+            () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+            _ = told => {}
+        }
+        for file in &mut files {
+            let path = file.path.clone();
+            let reading = tokio::task::spawn_blocking(move || read(&path).map_err(|source| chain(&AuthError::Read { path, source })));
+            let Ok(read) = reading.await else { return };
+            let Some(read) = file.note(read) else { continue };
+            let parsed = read.clone().and_then(|text| file.parse(&core.options, &core.known(), &text).map_err(|e| chain(&e)));
+            match parsed {
+                Ok(known) => {
+                    core.take_over(known);
+                    (file.text, file.seen, file.complained) = (read.unwrap_or_default(), None, None);
+                }
+                Err(reason) => {
+                    error!(reason, "a file of [auth] has changed and cannot be used; what it said before counts on");
                     core.counts.failed_reloads.inc();
                     core.audit.note(Act::new("reload").failed(&reason));
-                    complaint = Some(reason);
+                    file.complained = Some(read);
                 }
             }
         }

@@ -35,8 +35,7 @@ type Hash = [u8; HASH_BYTES];
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[serde(default)]
-    client: Vec<Entry>,
+    client: Option<Vec<Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -100,11 +99,14 @@ impl Clients {
         // The message alone: the whole error shows the line, which may be a token in the wrong place.
         let at = |e: &toml::de::Error| e.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         let file: File = toml::from_str(text).map_err(|e| format!("line {}: {}", at(&e), without_values(e.message())))?;
-        if file.client.is_empty() {
-            return Err("there is no client in it; `speed-layer token new NAME` prints one to copy".to_owned());
-        }
+        // An empty file is rather one that is being written; whoever means nobody says so.
+        let Some(clients) = file.client else {
+            return Err(
+                "there is no client in it; `speed-layer token new NAME` prints one to copy, and `client = []` lets nobody in".to_owned()
+            );
+        };
         let (mut parsed, mut known) = (Self::default(), HashSet::new());
-        for (number, entry) in (1..).zip(file.client) {
+        for (number, entry) in (1..).zip(clients) {
             if let Err(reason) = check_name(&entry.name) {
                 return Err(format!("client {number}: {reason}"));
             }

@@ -169,16 +169,17 @@ impl Service<Request<Body>> for Calls {
         }
         request.extensions_mut().insert(self.peer.clone());
         let Rule { room, shape, within, unread, counts, authority } = (self.rules)(request.uri().path());
+        // Whoever is not let in has no place, and no trace.
+        let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
+        let admitted = admitted.map(|admitted| (admitted, self.lane.hold(shape)));
         let span = match counts.as_ref().and_then(MethodCounts::name) {
-            Some(method) if traces::are_on() => traces::of_call(method, request.headers()),
+            Some(method) if admitted.is_ok() && traces::are_on() => traces::of_call(method, request.headers()),
             _ => Span::none(),
         };
         let begun = counts.map(MethodCounts::begin);
-        let admitted = authority.admit(request.uri().path(), request.headers(), &self.peer);
         let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
-        let held = self.lane.hold(shape);
         let answer = async move {
-            let Admitted { identity, allowance } = match admitted {
+            let (Admitted { identity, allowance }, held) = match admitted {
                 Ok(admitted) => admitted,
                 Err(refusal) => {
                     drain(request.into_body()).await;

@@ -33,6 +33,17 @@ pub enum DoorsError {
         /// The address.
         address: String,
     },
+    /// Whoever reaches the address could do everything there.
+    #[error(
+        "{setting} = \"{address}\" is not on loopback, and not everybody is asked there who they are, so that whoever reaches it could read, \
+         write and erase; set [auth], or [tls] client_ca with required certificates (docs/security.md), or give --insecure if that is meant"
+    )]
+    Everybody {
+        /// The setting that has the address.
+        setting: &'static str,
+        /// The address.
+        address: String,
+    },
     /// The system does not give the address.
     #[error("cannot listen on {address}, which is {setting}")]
     Listen {
@@ -47,17 +58,24 @@ pub enum DoorsError {
 }
 
 impl Doors {
-    /// Listens for gRPC on one address and for HTTP on another, unless that is empty. Where plaintext would leave the machine, and `insecure`
-    /// does not say that it may, nothing is bound.
+    /// Listens for gRPC on one address and for HTTP on another, unless that is empty. Where plaintext would leave the machine, or others would
+    /// come in unasked because not `everybody_is_asked` who they are, and `insecure` does not say that they may, nothing is bound.
     ///
     /// # Errors
     /// That, or an address that cannot be had.
-    pub async fn open(grpc: &str, http: &str, tls: Option<ServerTls>, insecure: bool) -> Result<Self, DoorsError> {
+    pub async fn open(
+        grpc: &str,
+        http: &str,
+        tls: Option<ServerTls>,
+        everybody_is_asked: bool,
+        insecure: bool,
+    ) -> Result<Self, DoorsError> {
         let (grpc, http) = (Door { setting: "grpc_address", address: grpc }, Door { setting: "http_address", address: http });
         let resolved = (grpc.resolve().await?, if http.address.is_empty() { None } else { Some(http.resolve().await?) });
-        if tls.is_none() && !insecure {
-            grpc.stays_here(&resolved.0)?;
-            resolved.1.as_ref().map_or(Ok(()), |resolved| http.stays_here(resolved))?;
+        let is_plaintext = tls.is_none();
+        if (is_plaintext || !everybody_is_asked) && !insecure {
+            grpc.stays_here(&resolved.0, is_plaintext)?;
+            resolved.1.as_ref().map_or(Ok(()), |resolved| http.stays_here(resolved, is_plaintext))?;
         }
         Ok(Self {
             grpc: grpc.bind(&resolved.0).await?,
@@ -97,10 +115,12 @@ impl Door<'_> {
     }
 
     /// Of a name that stands for several addresses each has to be on loopback: the system may give any.
-    fn stays_here(&self, resolved: &[SocketAddr]) -> Result<(), DoorsError> {
+    fn stays_here(&self, resolved: &[SocketAddr], is_plaintext: bool) -> Result<(), DoorsError> {
+        let (setting, address) = (self.setting, self.address.to_owned());
         match resolved.iter().all(|address| address.ip().to_canonical().is_loopback()) {
             true => Ok(()),
-            false => Err(DoorsError::Plaintext { setting: self.setting, address: self.address.to_owned() }),
+            false if is_plaintext => Err(DoorsError::Plaintext { setting, address }),
+            false => Err(DoorsError::Everybody { setting, address }),
         }
     }
 
@@ -126,7 +146,7 @@ mod tests {
         for elsewhere in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7401", "[::ffff:192.0.2.1]:7401"] {
             // The other address is taken: were it bound first, the error would be another.
             for (grpc, http, setting) in [(elsewhere, &*taken, "grpc_address"), (&*taken, elsewhere, "http_address")] {
-                let refused = Doors::open(grpc, http, None, false).await.unwrap_err();
+                let refused = Doors::open(grpc, http, None, false, false).await.unwrap_err();
                 assert!(
                     matches!(&refused, DoorsError::Plaintext { setting: it, address } if *it == setting && address == elsewhere),
                     "{refused}"
@@ -134,9 +154,13 @@ mod tests {
                 assert!(refused.to_string().contains("--insecure"), "{refused}");
             }
         }
-        let doors = Doors::open("127.0.0.1:0", "", None, false).await.unwrap();
+        // Over TLS it is not what is said that others could read: it is they who would come in.
+        let door = Door { setting: "grpc_address", address: "0.0.0.0:0" };
+        let open = door.stays_here(&["0.0.0.0:0".parse().unwrap()], false).unwrap_err();
+        assert!(matches!(&open, DoorsError::Everybody { .. }) && open.to_string().contains("[auth]"), "{open}");
+        let doors = Doors::open("127.0.0.1:0", "", None, false, false).await.unwrap();
         assert!(doors.http.is_none() && doors.url().unwrap().starts_with("http://127.0.0.1:"));
-        assert!(Doors::open("[::ffff:127.0.0.1]:0", "localhost:0", None, false).await.is_ok());
+        assert!(Doors::open("[::ffff:127.0.0.1]:0", "localhost:0", None, false, false).await.is_ok());
     }
 
     /// Proves that an address that is taken is named with its setting, and that so is one that is none.
@@ -147,7 +171,7 @@ mod tests {
         for (grpc, http, said) in
             [(&*taken, "", "which is grpc_address"), ("127.0.0.1:0", &*taken, "which is http_address"), ("nowhere", "", "nowhere")]
         {
-            let error = Doors::open(grpc, http, None, false).await.unwrap_err().to_string();
+            let error = Doors::open(grpc, http, None, false, false).await.unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }

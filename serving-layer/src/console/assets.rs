@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 pub(super) const STYLE: &str = "/assets/console.css";
 pub(super) const SCRIPT: &str = "/assets/console.js";
 pub(super) const ICON: &str = "/assets/icon.svg";
+/// For everybody: the page that asks for a token needs them.
+pub(super) const ALL: [&str; 3] = [STYLE, SCRIPT, ICON];
 
 /// Asked for again with each page that is opened: they may be those of a newer program.
 const REVALIDATE: &str = "no-cache";

@@ -51,7 +51,7 @@ impl Callers {
 
     fn grpcurl(&self, method: &str, question: &serde_json::Value) -> String {
         let transport = if self.has_tls { "" } else { "-plaintext " };
-        let token = if self.has_tokens { "-H \"authorization: Bearer $MERGANSER_TOKEN\" " } else { "" };
+        let token = if self.has_tokens { "-expand-headers -H 'authorization: Bearer ${MERGANSER_TOKEN}' " } else { "" };
         format!("grpcurl {transport}{token}-d {} {} {method}", quoted(&visible_json(question)), self.grpc_address)
     }
 }
@@ -139,7 +139,7 @@ mod tests {
         assert!(
             locked
                 .of_rows("by_item", &[None, Some("x".into())], true)
-                .starts_with("grpcurl -H \"authorization: Bearer $MERGANSER_TOKEN\" -d ")
+                .starts_with("grpcurl -expand-headers -H 'authorization: Bearer ${MERGANSER_TOKEN}' -d ")
         );
     }
 

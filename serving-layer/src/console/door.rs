@@ -26,7 +26,7 @@ use storage::machine::Machine;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::Console;
+use super::{Console, assets};
 
 /// Pages that are made at once.
 const PLACES: usize = 8;
@@ -192,7 +192,7 @@ async fn admitted(console: &Console, request: Request, next: Next) -> Response {
         return (StatusCode::FORBIDDEN, "only a form on one of this server's own pages may ask for that\n").into_response();
     }
     let path = request.uri().path();
-    if path.starts_with("/assets/") {
+    if assets::ALL.contains(&path) {
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();

@@ -55,8 +55,9 @@ pub(super) async fn leave(State(console): State<Arc<Console>>, headers: HeaderMa
 
 /// A page of this server, whatever the address says.
 fn here(then: &str) -> &str {
-    let is_here = then.starts_with('/') && !then.starts_with("//") && !then.contains(['\\', '\r', '\n']);
-    if is_here && then.is_ascii() { then } else { "/" }
+    // Browsers leave out tabs and the like, and what is left may be another server's address.
+    let is_here = then.starts_with('/') && !then.starts_with("//") && !then.contains('\\');
+    if is_here && then.bytes().all(|byte| byte.is_ascii_graphic()) { then } else { "/" }
 }
 
 fn page(status: StatusCode, then: &str, refused: Option<&str>) -> Response {
@@ -84,7 +85,8 @@ mod tests {
     #[test]
     fn then() {
         assert_eq!(["/users?id=a%20b", "/"].map(here), ["/users?id=a%20b", "/"]);
-        let elsewhere = ["", "//evil.example", "https://evil.example", "/\\evil.example", "evil", "/a\r\nset-cookie: x"];
-        assert_eq!(elsewhere.map(here), ["/"; 6]);
+        let elsewhere =
+            ["", "//evil.example", "https://evil.example", "/\\evil.example", "evil", "/a\r\nset-cookie: x", "/\t/evil.example", "/\u{1}"];
+        assert_eq!(elsewhere.map(here), ["/"; 8]);
     }
 }

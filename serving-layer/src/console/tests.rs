@@ -188,7 +188,7 @@ async fn with_tokens() {
     assert_eq!((entered.status, entered.to.as_str()), (303, "/users?id=a%20b"));
     let page = browser.get("/users?id=user-0").await;
     assert!(
-        page.status == 200 && page.text.contains("name=\"token\"") && page.text.contains("authorization: Bearer $MERGANSER_TOKEN"),
+        page.status == 200 && page.text.contains("name=\"token\"") && page.text.contains("authorization: Bearer ${MERGANSER_TOKEN}"),
         "{page:?}"
     );
 

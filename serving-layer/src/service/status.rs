@@ -54,6 +54,7 @@ fn meaning(error: &ServingError) -> (Code, &'static str) {
         ServingError::VersionOpening { .. } => (Code::Unavailable, "OPENING_VERSION"),
         ServingError::VersionRetired { .. } => (Code::FailedPrecondition, "VERSION_RETIRED"),
         ServingError::Opening => (Code::Unavailable, "OPENING_VIEWS"),
+        ServingError::Unopened { .. } => (Code::Unavailable, "VIEW_NOT_OPENED"),
         ServingError::NoView { .. } => (Code::NotFound, "NO_SUCH_VIEW"),
         ServingError::TooManyRows { .. } => (Code::FailedPrecondition, "TOO_MANY_ROWS"),
         ServingError::Fold(_) => (Code::Internal, "VIEW_FAILS"),

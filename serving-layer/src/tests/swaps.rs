@@ -1,8 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use merganser_proto::v1::Consistency;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
+use merganser_proto::v1::view_service_client::ViewServiceClient;
+use merganser_proto::v1::{Consistency, GetViewRowsRequest};
 use storage::manifest::{Manifests, expired};
 use storage::paths::{ViewFilePath, ViewName};
 use storage::store::Store;
@@ -100,6 +101,31 @@ async fn damaged_version_is_refused() {
     fixture.speed().oldest_boundary = 80;
     let (stats, provenance) = parts(fixture.client.get_user_stats(about("user-0")).await.unwrap().into_inner());
     assert_eq!((stats, provenance.version), (right, 3));
+}
+
+/// Proves that a view which is published and cannot be opened is no view that is not there: questions about it say what is in the way, the
+/// other view goes on, and it is answered once it can be opened.
+#[tokio::test]
+async fn a_view_that_cannot_be_opened() {
+    let mut fixture = Fixture::new(&[60], 100).await;
+    let manifest = "views/other/manifests/00000000000000000001.json";
+    fixture.store.put_durable(&manifest.into(), "no manifest".into()).await.unwrap();
+    let mut views = ViewServiceClient::new(fixture.channel.clone());
+    let mut ask = async || views.get_view_rows(GetViewRowsRequest { view: "other".to_owned(), ..Default::default() }).await.unwrap_err();
+    let refused = async {
+        loop {
+            match ask().await {
+                status if status.code() == Code::NotFound => tokio::task::yield_now().await,
+                status => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("nobody finds the view");
+    assert!(status.code() == Code::Unavailable && status.message().contains("other is published and cannot be opened"), "{status:?}");
+    fixture.client.get_user_stats(about("user-0")).await.unwrap();
+    fixture.store.delete(&manifest.into()).await.unwrap();
+    let gone = async { while ask().await.code() != Code::NotFound {} };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("what is gone is still in the way");
 }
 
 /// Proves that a version which is damaged while it answers is found out, answers nothing more though its blocks are cached, and

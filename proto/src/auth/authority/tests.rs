@@ -177,13 +177,18 @@ async fn files_are_looked_at_again() {
         tokio::time::sleep(10 * RELOAD_INTERVAL).await;
         assert!(is(&other_token) && failures() == number);
     }
+    // Nobody, in so many words.
+    std::fs::write(&file, "client = []").unwrap();
+    until(|| !is(&other_token)).await;
+    std::fs::write(&file, &other_text).unwrap();
+    until(|| is(&other_token)).await;
     std::fs::remove_file(&file).unwrap();
     until(|| failures() == 4).await;
     assert!(is(&other_token));
     std::fs::write(&file, format!("{text}{other_text}")).unwrap();
     until(|| is(&token)).await;
     assert!(is(&other_token));
-    until(|| door.audited().iter().filter(|line| line.contains("\"act\":\"reload\"")).count() == 6).await;
+    until(|| door.audited().iter().filter(|line| line.contains("\"act\":\"reload\"")).count() == 8).await;
 }
 
 /// Proves that refusals are counted each, written down in part when there are many, with how many were not, and that no token is anywhere.
