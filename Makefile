@@ -91,6 +91,7 @@ demo-events: ## `make demo` on the first month of Online Retail, skipped where t
 	else echo 'skipped: there is no $(ONLINE_RETAIL)'; fi
 
 build:
+	@[ -x $(BIN)/demo ] || echo 'building everything: a quarter of an hour on two cores, the first time'
 	@cargo build --workspace --bins --quiet
 
 release:

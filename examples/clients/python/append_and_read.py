@@ -4,10 +4,14 @@ The services and messages come from the servers themselves, by gRPC reflection: 
 
     pip install grpcio grpcio-reflection
     python append_and_read.py 127.0.0.1:7401 127.0.0.1:7402
+
+A token is taken from MERGANSER_TOKEN; MERGANSER_TLS__CA names the CA's PEM file of servers that speak TLS.
 """
 
+import os
 import sys
 import uuid
+from pathlib import Path
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -16,11 +20,20 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
+def channel(address):
+    token, ca = os.environ.get("MERGANSER_TOKEN"), os.environ.get("MERGANSER_TLS__CA")
+    if not token and not ca:
+        return grpc.insecure_channel(address)
+    # Without TLS a token goes to this machine only.
+    door = grpc.ssl_channel_credentials(Path(ca).read_bytes()) if ca else grpc.local_channel_credentials()
+    return grpc.secure_channel(address, grpc.composite_channel_credentials(door, grpc.access_token_call_credentials(token)) if token else door)
+
+
 class Service:
     """A service as its server describes it. `service.Method({...})` takes and gives plain dictionaries."""
 
     def __init__(self, address, name):
-        self.channel = grpc.insecure_channel(address)
+        self.channel = channel(address)
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
         self.service = pool.FindServiceByName(name)
 

@@ -5,7 +5,8 @@ The service and its messages come from the server itself, by gRPC reflection: no
     pip install grpcio grpcio-reflection
     python ask_view.py GetViewRows '{"view": "item_stats", "key": "85123A"}'
 
-The server is 127.0.0.1:7402, or what MERGANSER_SERVING_LAYER__GRPC_ADDRESS says.
+The server is 127.0.0.1:7402, or what MERGANSER_SERVING_LAYER__GRPC_ADDRESS says; a token is taken from MERGANSER_TOKEN, and
+MERGANSER_TLS__CA names the CA's PEM file of a server that speaks TLS.
 """
 
 import json
