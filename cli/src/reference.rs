@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 
 /// The part of `docs/reference.md` about one program.
 pub(crate) fn page(mut program: Command) -> String {
@@ -77,7 +77,7 @@ fn about(command: &Command) -> String {
 }
 
 fn is_shown(arg: &Arg) -> bool {
-    !arg.is_hide_set() && !["help", "version"].contains(&arg.get_id().as_str())
+    !arg.is_hide_set() && !matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version)
 }
 
 fn is_shown_command(command: &Command) -> bool {
