@@ -181,8 +181,9 @@ impl Served {
             }
             let opened = match &newest {
                 Ok(Some(newest)) if refused.get(&view) != Some(newest) => self.add(view.clone()).await,
-                Ok(_) => return None,
-                Err(_) => Ok(()),
+                Ok(Some(_)) => return None,
+                // Nothing is published, so nothing is in the way.
+                Ok(None) | Err(_) => Ok(()),
             };
             Some(match newest {
                 Ok(newest) => (view, newest, opened),

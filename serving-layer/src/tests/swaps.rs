@@ -104,13 +104,16 @@ async fn damaged_version_is_refused() {
 }
 
 /// Proves that a view which is published and cannot be opened is no view that is not there: questions about it say what is in the way, the
-/// other view goes on, and it is answered once it can be opened.
+/// other view goes on, and nothing is said any more once nothing is published.
 #[tokio::test]
 async fn a_view_that_cannot_be_opened() {
-    let mut fixture = Fixture::new(&[60], 100).await;
+    let store = Store::open("memory://").unwrap();
+    publish(&store, &Definition::user_stats(&EventSchema::default()), 1, 60).await;
     let manifest = "views/other/manifests/00000000000000000001.json";
-    fixture.store.put_durable(&manifest.into(), "no manifest".into()).await.unwrap();
-    let mut views = ViewServiceClient::new(fixture.channel.clone());
+    store.put_durable(&manifest.into(), "no manifest".into()).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let (channel, _server) = serve(&store, &nobody().await, OFTEN, &shutdown).await;
+    let mut views = ViewServiceClient::new(channel.clone());
     let mut ask = async || views.get_view_rows(GetViewRowsRequest { view: "other".to_owned(), ..Default::default() }).await.unwrap_err();
     let refused = async {
         loop {
@@ -123,10 +126,11 @@ async fn a_view_that_cannot_be_opened() {
     };
     let status = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("nobody finds the view");
     assert!(status.code() == Code::Unavailable && status.message().contains("other is published"), "{status:?}");
-    fixture.client.get_user_stats(about("user-0")).await.unwrap();
-    fixture.store.delete(&manifest.into()).await.unwrap();
+    UserStatsServiceClient::new(channel).get_user_stats(with(Consistency::BatchOnly)).await.unwrap();
+    store.delete(&manifest.into()).await.unwrap();
     let gone = async { while ask().await.code() != Code::NotFound {} };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("what is gone is still in the way");
+    shutdown.cancel();
 }
 
 /// Proves that a version which is damaged while it answers is found out, answers nothing more though its blocks are cached, and
