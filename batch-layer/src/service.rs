@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cli::{auth, tls};
 use merganser_proto::Transport;
-use merganser_proto::client::{self, ConnectError, NOT_TRUSTED};
+use merganser_proto::client::{self, ConnectError, is_not_trusted};
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::{CutRequest, EraseUserRequest, ExportStatesRequest, PrepareVersionRequest};
 use storage::config::{ClientConfig, TlsConfig};
@@ -169,7 +169,7 @@ impl SpeedLayer {
     }
 
     fn failed(&self, call: &'static str, status: tonic::Status) -> RunError {
-        if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) {
+        if is_not_trusted(&status) {
             return RunError::SpeedNotTrusted { reason: status.message().to_owned() };
         }
         RunError::SpeedFailed { url: self.url.clone(), call, source: status.into() }

@@ -21,13 +21,12 @@ use cli::exit::{CONFIGURATION, FAILED, TRY_AGAIN};
 use cli::print::{note, say};
 use cli::{Output, Printed};
 use merganser_proto::Transport;
-use merganser_proto::client::{self, ConnectError, NOT_TRUSTED, plaintext_warning};
+use merganser_proto::client::{self, ConnectError, is_not_trusted, plaintext_warning};
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{self, GetUserStatsRequest, GetUserStatsResponse};
 use prost_types::Timestamp;
 use storage::config::{Config, Period, TOKEN_VARIABLE};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server takes for any question.
@@ -184,11 +183,6 @@ impl Unanswered {
             },
         }
     }
-}
-
-/// Whether it was made on this side, of a connection that cannot be had until somebody changes something.
-fn is_not_trusted(status: &Status) -> bool {
-    status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED)
 }
 
 fn sentence(status: &Status) -> String {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use merganser_proto::client::{ConnectError, NOT_TRUSTED, connect};
+use merganser_proto::client::{ConnectError, connect, is_not_trusted};
 use merganser_proto::tls::ClientTls;
 use storage::config::Config;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +12,6 @@ use tonic::codegen::http::Uri;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_types::StatusExt;
 
 use super::Program;
 use super::finding::Report;
@@ -155,9 +154,7 @@ async fn who(url: &str, service: &str, tls: &ClientTls) -> There {
     match timeout(PATIENCE, HealthClient::new(channel).check(request)).await {
         Ok(Ok(answer)) => There::Ours { serves: answer.into_inner().status() == ServingStatus::Serving },
         // That a certificate is wanted may come to light with the first call only.
-        Ok(Err(status)) if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) => {
-            There::NotTrusted(status.message().to_owned())
-        }
+        Ok(Err(status)) if is_not_trusted(&status) => There::NotTrusted(status.message().to_owned()),
         _ => There::Other,
     }
 }

@@ -32,7 +32,13 @@ pub use trouble::Trouble;
 
 /// The reason in the details of a status that is made here, on this side of a connection that cannot be had. To try again is of no use
 /// until somebody has changed something.
-pub const NOT_TRUSTED: &str = "TLS";
+const NOT_TRUSTED: &str = "TLS";
+
+/// Whether a status was made on this side, of a connection that cannot be had until somebody has changed something. Its message says what.
+#[must_use]
+pub fn is_not_trusted(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED)
+}
 
 /// Why a server cannot be called.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::time::Duration;
 
-use merganser_proto::client::{NOT_TRUSTED, connect_lazily};
+use merganser_proto::client::{connect_lazily, is_not_trusted};
 use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, AppendEventsResponse, Event, StreamEventsRequest};
@@ -140,7 +140,7 @@ impl Sender {
 
     /// Waits before the next attempt, with jitter, or gives up.
     async fn pause(&mut self, status: Status) -> Result<(), LoadError> {
-        if status.get_details_error_info().is_some_and(|info| info.reason == NOT_TRUSTED) {
+        if is_not_trusted(&status) {
             return Err(LoadError::NotTrusted { reason: status.message().to_owned() });
         }
         if !is_worth_another_attempt(&status) {
