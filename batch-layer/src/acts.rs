@@ -1,12 +1,10 @@
 //! What people do by this program is written down: who, what, and how it ended.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use merganser_proto::audit::{Act, Audit};
 use storage::config::Config;
-use storage::machine::{Machine, RealMachine, operator};
+use storage::machine::{RealMachine, operator};
 use storage::paths::ViewName;
 
 use crate::Command;
@@ -17,12 +15,7 @@ pub(crate) struct Acts(Audit);
 
 impl Acts {
     pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
-        let file = Some(config.auth.audit_file.clone()).filter(|path| !path.as_os_str().is_empty());
-        let open = |path: PathBuf| {
-            let opened = Audit::open("batch-layer", path.clone(), Arc::new(|| RealMachine.now()));
-            opened.with_context(|| format!("{}: cannot be appended to, which [auth] audit_file names", path.display()))
-        };
-        Ok(Self(file.map_or_else(|| Ok(Audit::to_log("batch-layer")), open)?))
+        Ok(Self(cli::auth::audit("batch-layer", &config.auth, Arc::new(RealMachine))?))
     }
 
     /// Writes down that an act begins, then what became of it. A program that is killed in between leaves the first line alone.
