@@ -28,6 +28,8 @@ mod bearer;
 pub mod client;
 /// Messages, decoded within bounds.
 pub mod codec;
+/// SIGHUP.
+mod hangup;
 /// Health, readiness and metrics over HTTP.
 pub mod http;
 /// Numbers, for Prometheus.

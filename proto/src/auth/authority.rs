@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::clients::Clients;
 use super::counts::Counts;
@@ -22,6 +21,7 @@ use super::refusal::{MAX_TOKEN_BYTES, Refusal};
 use super::scope::Scope;
 use super::{AuthError, AuthOptions, Clock};
 use crate::audit::{Act, Audit};
+use crate::hangup::Hangup;
 use crate::metrics::Sheet;
 use crate::server::Peer;
 
@@ -353,19 +353,9 @@ fn read(path: &Path) -> std::io::Result<String> {
 /// Takes over what files have come to say, and looks at once when the process is told to by SIGHUP, which would end it otherwise. Does not
 /// end.
 async fn watch(core: Arc<Core>, mut files: Vec<Watched>) {
-    let mut hangup =
-        signal(SignalKind::hangup()).inspect_err(|error| warn!(%error, "SIGHUP will not be heard; files are looked at all the same")).ok();
+    let mut hangup = Hangup::new();
     loop {
-        let told = async {
-            match &mut hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(RELOAD_INTERVAL) => {}
-            _ = told => {}
-        }
+        hangup.within(RELOAD_INTERVAL).await;
         for file in &mut files {
             let path = file.path.clone();
             let reading = tokio::task::spawn_blocking(move || read(&path).map_err(|source| chain(&AuthError::Read { path, source })));

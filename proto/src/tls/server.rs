@@ -9,8 +9,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, error, warn};
@@ -19,6 +18,7 @@ use super::files::Named;
 use super::reload::{Patience, Reloaded};
 use super::validity::{Left, Validity};
 use super::{Clock, TlsError, provider};
+use crate::hangup::Hangup;
 use crate::metrics::{Counter, Labels, Sheet, one};
 use crate::server::PeerCertificate;
 
@@ -135,22 +135,11 @@ impl ServerTls {
     /// Looks after the files: reads them again when they have changed or SIGHUP says so, and tells when the certificate comes to its end.
     /// Does not end.
     pub(crate) async fn follow(&self) {
-        let mut hangup = signal(SignalKind::hangup())
-            .inspect_err(|error| warn!(%error, "SIGHUP will not be heard; files are looked at all the same"))
-            .ok();
+        let mut hangup = Hangup::new();
         loop {
             self.tell();
-            let told = async {
-                match &mut hangup {
-                    Some(hangup) => hangup.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let patience = tokio::select! {
-                () = sleep(LOOK_INTERVAL) => Patience::NextLook,
-                _ = told => Patience::None,
-            };
-            self.look(patience);
+            let is_told = hangup.within(LOOK_INTERVAL).await;
+            self.look(if is_told { Patience::None } else { Patience::NextLook });
         }
     }
 
