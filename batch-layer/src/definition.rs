@@ -125,10 +125,10 @@ pub(crate) fn kept_from(definition: &Definition, as_of: Option<i64>) -> Result<O
     definition.kept_from(as_of).map_err(|source| RunError::Limit { source })
 }
 
-/// Whether a version as of that moment lets go of buckets that `base` keeps. A limit lets go of whole buckets, so between two of their
-/// ends it stands still.
-pub(crate) fn limit_moved(definition: &Definition, base: &Manifest, as_of: Option<i64>) -> Result<bool, RunError> {
-    Ok(kept_from(definition, base.as_of)? != kept_from(definition, as_of)?)
+/// Whether a version whose buckets are [kept from](kept_from) there lets go of some that `base` keeps. A limit lets go of whole buckets, so
+/// between two of their ends it stands still.
+pub(crate) fn limit_moved(definition: &Definition, base: &Manifest, kept: Option<i64>) -> Result<bool, RunError> {
+    Ok(kept_from(definition, base.as_of)? != kept)
 }
 
 /// The definition as it is stored beside the manifests.

@@ -18,7 +18,7 @@ use views::digest::Digest;
 use views::{Definition, fold};
 
 use crate::chunk::{Chunk, MergedStates};
-use crate::definition::kept_from;
+use crate::definition::limit_moved;
 use crate::error::RunError;
 use crate::shard::{Work, Writing};
 
@@ -62,7 +62,7 @@ impl UpsertWork {
         let layers: Vec<ViewFile> = base.manifest().layers(shard).cloned().collect();
         let delta_rows: usize = chunks.iter().map(|chunk| chunk.rows).sum();
         // Where the limit lets go of buckets every row is looked at.
-        let lets_go = work.kept_from != kept_from(&work.definition, base.manifest().as_of)?;
+        let lets_go = limit_moved(&work.definition, base.manifest(), work.kept_from)?;
         if delta_rows == 0 && !lets_go {
             return Ok(Upserted { files: layers, change: Change::default() });
         }

@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 use cli::about::About;
 use cli::doctor::{self, Program};
 use cli::exit::{self, BUSY, CONFIGURATION, DONE, FAILED, INTERRUPTED, Meaning, NOTHING_TO_DO, TRY_AGAIN};
+use cli::logs::{self, LogFormat};
 use cli::print::{STYLES, complain, note};
 use cli::{Output, Printed};
 use croner::Cron;
@@ -38,7 +39,6 @@ use views::calendar::Zone;
 use crate::acts::Acts;
 use crate::runs::{RunFlags, Runs};
 use crate::upkeep::{Upkeep, UpkeepFlags};
-use cli::logs::{self, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

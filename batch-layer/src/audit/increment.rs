@@ -16,7 +16,7 @@ use views::fold;
 
 use super::compare::{Comparison, Keys};
 use super::{Audit, Audited, SECOND_FOLD, SPEED_LAYER, Spread, Touched, finish, second};
-use crate::definition::limit_moved;
+use crate::definition::{kept_from, limit_moved};
 use crate::earlier::identities_at;
 use crate::error::RunError;
 use crate::increment::{distinct_keys, rows_of_keys};
@@ -86,7 +86,7 @@ impl Audit {
 
     /// Whether buckets are let go that `base` keeps, so that every key may be another than in `base`.
     fn limit_moved(&self, base: &OpenView) -> Result<bool, RunError> {
-        limit_moved(&self.definition, base.manifest(), self.candidate.as_of)
+        limit_moved(&self.definition, base.manifest(), kept_from(&self.definition, self.candidate.as_of)?)
     }
 
     /// What the speed layer folded between the two boundaries, by shard, and of whom it has nothing from below their erasures; or why it
