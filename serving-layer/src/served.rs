@@ -46,8 +46,8 @@ pub(crate) struct Opening {
 pub(crate) struct Served {
     opening: Opening,
     views: RwLock<BTreeMap<ViewName, Arc<Watched>>>,
-    /// Those that are published and cannot be opened, with what was in the way when it was tried last.
-    unopened: RwLock<BTreeMap<ViewName, String>>,
+    /// What was in the way of opening a view when it was tried last, by view; that of none is the list of views.
+    obstacles: RwLock<BTreeMap<Option<ViewName>, String>>,
     /// Whether every view that was there at the start has been tried.
     have_looked: AtomicBool,
 }
@@ -59,14 +59,8 @@ struct Watched {
     _watchers: [AbortOnDropHandle<()>; 2],
 }
 
-/// What stood in the way of opening a view when it was tried last.
-#[derive(Debug, Default)]
-struct Obstacles {
-    /// By view; that of none is the list of views.
-    complaints: BTreeMap<Option<ViewName>, String>,
-    /// The newest versions of views that cannot be opened: trying again would end the same way.
-    refused: BTreeMap<ViewName, i64>,
-}
+/// The newest versions of views that cannot be opened: trying again would end the same way.
+type Refused = BTreeMap<ViewName, i64>;
 
 impl Served {
     /// Opens the built-in view. The others are opened by [`Self::watch`], for one may take long while the speed layer is away.
@@ -74,7 +68,7 @@ impl Served {
     /// # Errors
     /// What keeps the built-in view from being answered.
     pub(crate) async fn open(opening: Opening) -> Result<Self, ServingError> {
-        let served = Self { opening, views: RwLock::default(), unopened: RwLock::default(), have_looked: AtomicBool::new(false) };
+        let served = Self { opening, views: RwLock::default(), obstacles: RwLock::default(), have_looked: AtomicBool::new(false) };
         served.add(ViewName::user_stats()).await?;
         Ok(served)
     }
@@ -100,7 +94,8 @@ impl Served {
 
     /// Views that are published and could not be opened, with what was in the way.
     pub(crate) fn unopened(&self) -> BTreeMap<ViewName, String> {
-        self.unopened.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let obstacles = self.obstacles.read().unwrap_or_else(PoisonError::into_inner);
+        obstacles.iter().filter_map(|(view, reason)| Some((view.clone()?, reason.clone()))).collect()
     }
 
     /// Whether every view that was there at the start has been tried.
@@ -143,10 +138,10 @@ impl Served {
     async fn watch_views(&self) {
         let mut ticks = interval(self.opening.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut obstacles = Obstacles::default();
+        let mut refused = Refused::default();
         loop {
             ticks.tick().await;
-            let looked = self.look(&mut obstacles).await;
+            let looked = self.look(&mut refused).await;
             if looked {
                 self.have_looked.store(true, Ordering::Release);
             }
@@ -154,9 +149,9 @@ impl Served {
     }
 
     /// Opens what is new, side by side. The answer is whether the store said which views there are.
-    async fn look(&self, obstacles: &mut Obstacles) -> bool {
+    async fn look(&self, refused: &mut Refused) -> bool {
         let views = list_views(&self.opening.store).await;
-        obstacles.note(None, views.as_ref().err().map(|e| format!("the store does not say which views there are: {e}")));
+        self.note(None, views.as_ref().err().map(|e| format!("the store does not say which views there are: {e}")));
         let Ok(mut views) = views else { return false };
         {
             let mut known = self.views.write().unwrap_or_else(PoisonError::into_inner);
@@ -169,8 +164,10 @@ impl Served {
             });
             views.retain(|view| !known.contains_key(view));
         }
-        self.unopened.write().unwrap_or_else(PoisonError::into_inner).retain(|view, _| views.contains(view));
-        let refused = &obstacles.refused;
+        // What is gone is in nobody's way.
+        let stays = |view: &Option<ViewName>, _: &mut String| view.as_ref().is_none_or(|view| views.contains(view));
+        self.obstacles.write().unwrap_or_else(PoisonError::into_inner).retain(stays);
+        let known = &*refused;
         let opened = join_all(views.into_iter().map(|view| async move {
             let manifests = Manifests::new(self.opening.store.clone(), view.clone());
             let newest = manifests.newest().await;
@@ -180,7 +177,7 @@ impl Served {
                 return Some((view, None, Ok(())));
             }
             let opened = match &newest {
-                Ok(Some(newest)) if refused.get(&view) != Some(newest) => self.add(view.clone()).await,
+                Ok(Some(newest)) if known.get(&view) != Some(newest) => self.add(view.clone()).await,
                 Ok(Some(_)) => return None,
                 // Nothing is published, so nothing is in the way.
                 Ok(None) | Err(_) => Ok(()),
@@ -197,19 +194,25 @@ impl Served {
             if let (Err(e), Some(newest)) = (&opened, newest)
                 && e.is_permanent()
             {
-                obstacles.refused.insert(view.clone(), newest);
+                refused.insert(view.clone(), newest);
             }
-            let reason = opened.err().map(|e| e.in_one_line());
-            {
-                let mut unopened = self.unopened.write().unwrap_or_else(PoisonError::into_inner);
-                match &reason {
-                    Some(reason) => unopened.insert(view.clone(), reason.clone()),
-                    None => unopened.remove(&view),
-                };
-            }
-            obstacles.note(Some(view), reason);
+            self.note(Some(view), opened.err().map(|e| e.in_one_line()));
         }
         true
+    }
+
+    /// Keeps what is in the way of a view, and logs it once for each reason; nothing is any more if there is no reason.
+    fn note(&self, view: Option<ViewName>, reason: Option<String>) {
+        let mut obstacles = self.obstacles.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(reason) = reason else {
+            obstacles.remove(&view);
+            return;
+        };
+        if obstacles.get(&view) != Some(&reason) {
+            let name = view.as_ref().map_or("", ViewName::as_str);
+            error!(view = name, reason, "a view cannot be answered");
+            obstacles.insert(view, reason);
+        }
     }
 
     /// Opens a view that has a version, or is built in.
@@ -233,20 +236,5 @@ impl Served {
         info!(%view, "answering");
         self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view, watched);
         Ok(())
-    }
-}
-
-impl Obstacles {
-    /// Logs what is in the way of a view, once for each reason; nothing is any more if there is no reason.
-    fn note(&mut self, view: Option<ViewName>, reason: Option<String>) {
-        let Some(reason) = reason else {
-            self.complaints.remove(&view);
-            return;
-        };
-        if self.complaints.get(&view) != Some(&reason) {
-            let name = view.as_ref().map_or("", ViewName::as_str);
-            error!(view = name, reason, "a view cannot be answered");
-            self.complaints.insert(view, reason);
-        }
     }
 }
