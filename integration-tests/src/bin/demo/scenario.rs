@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use integration_tests::plain_fold::text::grouped;
 use integration_tests::plain_fold::{Part, PlainFold};
 use integration_tests::processes::{Binaries, Server};
+use serde::Deserialize;
 use storage::dead_letter;
 
 use crate::ask::{Answers, Questions};
@@ -109,7 +110,7 @@ impl Servers {
 }
 
 /// What a load ends with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 struct Loaded {
     received: u64,
     accepted: u64,
@@ -117,6 +118,12 @@ struct Loaded {
     rejected: u64,
     /// Of those, what is no event at all and was not sent.
     unreadable: u64,
+}
+
+/// The document of a load.
+#[derive(Deserialize)]
+struct Summary {
+    total: Loaded,
 }
 
 struct Demo<'a> {
@@ -167,13 +174,12 @@ impl Demo<'_> {
     async fn load(&self, files: &[&Path], again: bool) -> Result<Loaded> {
         let state = self.folder.join("load").display().to_string();
         let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        let mut arguments = vec!["load", "--address", &self.servers.speed.address, "--state-dir", &state];
+        let mut arguments = vec!["load", "--output", "json", "--address", &self.servers.speed.address, "--state-dir", &state];
         arguments.extend(again.then_some("--again"));
         arguments.extend(names.iter().map(String::as_str));
         let printed = self.binaries.run("speed-layer", &arguments, self.patience).await?;
-        let counts = printed.lines().rev().find_map(loaded).with_context(|| format!("no counts in what the load printed:\n{printed}"))?;
-        let unsent = printed.lines().find_map(|line| line.split_once(" of them are no events")?.0.replace(',', "").parse().ok());
-        Ok(Loaded { unreadable: unsent.unwrap_or(0), ..counts })
+        let summary: Summary = serde_json::from_str(&printed).with_context(|| format!("no counts in what the load printed:\n{printed}"))?;
+        Ok(summary.total)
     }
 
     fn check_loads(&mut self, early: Loaded, late: Loaded, twice: Loaded) -> Result<()> {
@@ -233,13 +239,4 @@ impl Demo<'_> {
         self.checks.equal("the users above: each half, and their sum, equal the plain fold of that part", wrong as u64, 0);
         Ok(shown)
     }
-}
-
-/// The four counts in a line of the loader's closing table: `name received = accepted + duplicate + rejected`.
-fn loaded(line: &str) -> Option<Loaded> {
-    let (before, after) = line.split_once(" = ")?;
-    let number = |text: &str| text.split_whitespace().last()?.replace(',', "").parse::<u64>().ok();
-    let mut counts = after.split(" + ");
-    let mut next = || counts.next()?.split_whitespace().next()?.replace(',', "").parse::<u64>().ok();
-    Some(Loaded { received: number(before)?, accepted: next()?, duplicate: next()?, rejected: next()?, unreadable: 0 })
 }
