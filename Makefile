@@ -31,8 +31,8 @@ load-test: release ## the servers under load beside an echo, in one run (ARGS='-
 load-test-smoke: build
 	@$(BIN)/load-test --users 500 --days 3 --seconds 1 --in-flight 1,16 --parts questions,ingest --out target/load-test-smoke
 
-overload: build ## appends and questions at 1, 2 and 3 times what the servers can do; prints a table (SECONDS_EACH=5)
-	@$(BIN)/overload --seconds $(or $(SECONDS_EACH),5)
+overload: build ## appends and questions at 1, 2 and 3 times what the servers can do; prints a table (SECONDS_EACH=5; TLS=1 over mutual TLS, with [auth])
+	@$(BIN)/overload --seconds $(or $(SECONDS_EACH),5) $(if $(TLS),--tls)
 
 bench: ## criterion benches of the hot kernels (ARGS='merge' for some)
 	cargo bench --workspace $(BENCHES) -- $(ARGS)

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use integration_tests::certificates::{mutual, of_tonic};
+use integration_tests::identities::known;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
 use merganser_proto::v1::{AppendEventsRequest, BatchGetUserStatsRequest, Event};
@@ -34,8 +36,8 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Measures both kinds of calls and prints the table.
 #[allow(clippy::print_stdout)]
-pub(crate) async fn run(row: Duration) -> Result<()> {
-    let servers = Servers::start().await?;
+pub(crate) async fn run(row: Duration, tls: bool) -> Result<()> {
+    let servers = Servers::start(tls).await?;
     print_head();
     for kind in [Kind::Append, Kind::Ask] {
         let idle = one_after_the_other(&servers, kind, row).await;
@@ -91,11 +93,16 @@ struct Servers {
 }
 
 impl Servers {
-    async fn start() -> Result<Self> {
+    async fn start(tls: bool) -> Result<Self> {
         let dir = tempfile::tempdir()?;
+        let tls = if tls { Some(mutual(dir.path())?.1) } else { None };
+        if tls.is_some() {
+            known(dir.path())?;
+        }
         let log = std::fs::File::create(dir.path().join("log"))?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("serve")
+            .args(tls.is_some().then_some("--tls"))
             .arg(dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -106,8 +113,12 @@ impl Servers {
         let line = lines.next_line().await?.context("the servers did not start")?;
         let (speed, serving) = line.split_once(' ').context("two addresses")?;
         let channels = |address: &str| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(20));
-            Ok::<_, tonic::transport::Error>((0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect::<Vec<_>>())
+            let url = tls.as_ref().map_or_else(|| format!("http://{address}"), |tls| tls.url_of(address));
+            let mut endpoint = Endpoint::from_shared(url)?.timeout(Duration::from_secs(20));
+            if let Some(tls) = &tls {
+                endpoint = endpoint.tls_config(of_tonic(tls)?)?;
+            }
+            anyhow::Ok((0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect::<Vec<_>>())
         };
         let servers = Self {
             ingest: channels(speed)?.into_iter().map(IngestServiceClient::new).collect(),

@@ -24,6 +24,9 @@ struct Cli {
     /// Seconds of each row.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Over mutual TLS, to servers that ask everybody who they are.
+    #[arg(long)]
+    tls: bool,
 }
 
 #[derive(Subcommand)]
@@ -46,7 +49,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Result<()> = match cli.command {
         Some(Command::Serve { dir, level, tls }) => Box::pin(serve::serve(dir, level, tls)).await,
-        None => Box::pin(load::run(std::time::Duration::from_secs(cli.seconds))).await,
+        None => Box::pin(load::run(std::time::Duration::from_secs(cli.seconds), cli.tls)).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
