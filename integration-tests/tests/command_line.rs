@@ -172,6 +172,19 @@ fn exit_codes() {
     }
 }
 
+/// Proves that no server speaks plaintext to other machines unless it is told to, and that it says what to do.
+#[test]
+fn plaintext_elsewhere() {
+    let shell = Shell::new();
+    for (program, setting) in [("speed-layer", "SPEED_LAYER__GRPC_ADDRESS"), ("serving-layer", "SERVING_LAYER__HTTP_ADDRESS")] {
+        let mut command = shell.command(program, &["serve"]);
+        let refused = command.env(format!("MERGANSER_{setting}"), "0.0.0.0:0").output().unwrap();
+        let said = text(&refused.stderr);
+        assert_eq!(code(&refused), 2, "{program}: {said}");
+        assert!(said.contains("0.0.0.0:0") && said.contains("--insecure") && said.contains("tls.certificate"), "{program}: {said}");
+    }
+}
+
 /// Proves that an answer in JSON is one document with the fields that are promised, and that complaints stay out of it.
 #[test]
 fn json() {

@@ -11,7 +11,7 @@ use merganser_proto::server::{Room, Rule, Rules, Shape, serve};
 use storage::config::Config;
 use storage::machine::RealMachine;
 use storage::store::Store;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -24,6 +24,8 @@ use super::wire::{PREFACE, SETTINGS, frame};
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// Longer than anything here may take.
 const HOUR: Duration = Duration::from_secs(3600);
+/// Connections at once, where there are file handles enough.
+const MAX_CONNECTIONS: usize = 1024;
 
 /// A server of the health service, whose answers are streams without end.
 struct Server {
@@ -87,6 +89,38 @@ async fn silent_peers() {
     let mut answers = watch(&mut client).await.unwrap();
     assert!(answers.data().await.is_some());
     assert!(timeout(Duration::from_secs(600), answers.data()).await.is_err(), "a peer that answers pings was let go");
+}
+
+/// Proves that of more connections than there are places the rest is closed at once, and that a place which is given up is free again.
+#[tokio::test(start_paused = true)]
+async fn places_of_connections() {
+    let server = Server::start(8, HOUR);
+    let mut open = Vec::new();
+    let mut first_refused = None;
+    for _ in 0..MAX_CONNECTIONS + 10 {
+        let mut io = server.connect();
+        if has_a_place(&mut io).await {
+            open.push(io);
+        } else {
+            first_refused.get_or_insert(open.len());
+        }
+    }
+    assert!(first_refused.is_some_and(|places| places <= MAX_CONNECTIONS), "{first_refused:?}");
+    drop(open);
+    // The clock goes on when they are gone.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(has_a_place(&mut server.connect()).await, "a place that is given up is free again");
+}
+
+/// Whether the server says hello, as it does where there is a place; where there is none it closes without a word.
+async fn has_a_place(io: &mut (impl AsyncRead + Unpin)) -> bool {
+    match timeout(Duration::from_secs(1), io.read_u8()).await.expect("an answer or an end at once") {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+            false
+        }
+    }
 }
 
 /// Proves that an old connection takes no more calls, a tenth more or less than half an hour after it came, and that a stream

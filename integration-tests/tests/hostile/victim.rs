@@ -1,12 +1,12 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use integration_tests::certificates::{mutual, of_tonic};
+use integration_tests::certificates::{Authority, mutual, of_tonic};
 use integration_tests::identities::known;
 use merganser_proto::v1::ingest_service_client::IngestServiceClient;
 use merganser_proto::v1::user_stats_service_client::UserStatsServiceClient;
@@ -37,6 +37,8 @@ pub(super) enum Over {
     Plaintext,
     /// With a certificate that the servers trust, and whose name they know: they ask everybody who they are.
     Tls,
+    /// To the same servers with no certificate and no token. Ordinary questions come from somebody who is known all the same.
+    TlsAsNobody,
 }
 
 /// A stream of bytes to a server.
@@ -48,6 +50,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Wire for IO {}
 pub(super) struct Victim {
     /// Of calls to it; empty where it speaks plaintext.
     pub(super) tls: TlsConfig,
+    /// Whom the servers trust.
+    pub(super) ca: Option<Authority>,
     connector: Option<TlsConnector>,
     /// Signs tokens that the servers believe, where they ask for one.
     pub(super) issuer: Option<KeyPair>,
@@ -63,13 +67,15 @@ impl Victim {
     /// Starts the servers. `limits` is what a shell says before, such as `ulimit -n 64`.
     pub(super) async fn start(limits: &str, over: Over) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let tls = if over == Over::Tls { mutual(dir.path()).unwrap().1 } else { TlsConfig::default() };
-        let issuer = (over == Over::Tls).then(|| known(dir.path()).unwrap());
+        let speaks_tls = over != Over::Plaintext;
+        let (ca, tls) = speaks_tls.then(|| mutual(dir.path()).unwrap()).unzip();
+        let tls = tls.unwrap_or_default();
+        let issuer = speaks_tls.then(|| known(dir.path()).unwrap());
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let program = env!("CARGO_BIN_EXE_overload");
         // Where files may not grow, the log of everything that the servers say would be the first to.
         let level = if limits.contains("ulimit -f") { "info" } else { "debug" };
-        let spoken = if over == Over::Tls { "--tls" } else { "" };
+        let spoken = if speaks_tls { "--tls" } else { "" };
         let command = format!("{limits}\nexec \"$0\" serve --level {level} {spoken} \"$1\"");
         let mut child = Command::new("sh")
             .args(["-c", &command, program, &dir.path().display().to_string()])
@@ -82,8 +88,9 @@ impl Victim {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (speed, serving) = line.trim().split_once(' ').unwrap_or_else(|| panic!("the servers did not start: {line:?}"));
         let (speed, serving) = (speed.parse().unwrap(), serving.parse().unwrap());
-        let connector = (over == Over::Tls).then(|| connector(&tls, true));
-        let mut victim = Self { tls, connector, issuer, child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
+        let shown = if over == Over::Tls { tls.client() } else { None };
+        let connector = speaks_tls.then(|| connector(&tls, shown));
+        let mut victim = Self { tls, ca, connector, issuer, child, speed, serving, events: AtomicU32::new(0), resident_bytes: 0, dir };
         for _ in 0..5 {
             victim.answers().await;
         }
@@ -116,16 +123,16 @@ impl Victim {
         }
     }
 
-    /// A connection of somebody who has no certificate.
-    pub(super) async fn connect_as_nobody(&self, address: SocketAddr) -> Box<dyn Wire> {
-        let io = TcpStream::connect(address).await.unwrap();
-        Box::new(connector(&self.tls, false).connect(ServerName::try_from("localhost").unwrap(), io).await.unwrap())
+    /// A connection of somebody who shows this certificate, or none.
+    pub(super) async fn connect_with(&self, shown: Option<(&Path, &Path)>, address: SocketAddr) -> std::io::Result<Box<dyn Wire>> {
+        let io = TcpStream::connect(address).await?;
+        Ok(Box::new(connector(&self.tls, shown).connect(ServerName::try_from("localhost").unwrap(), io).await?))
     }
 
     /// A client of tonic's.
     pub(super) fn channel(&self, address: SocketAddr) -> Channel {
         let endpoint = Endpoint::from_shared(self.tls.url_of(&address.to_string())).unwrap().timeout(PATIENCE);
-        let endpoint = if self.connector.is_some() { endpoint.tls_config(of_tonic(&self.tls).unwrap()).unwrap() } else { endpoint };
+        let endpoint = if self.ca.is_some() { endpoint.tls_config(of_tonic(&self.tls).unwrap()).unwrap() } else { endpoint };
         endpoint.connect_lazy()
     }
 
@@ -173,6 +180,11 @@ impl Victim {
         std::fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap_or_default()
     }
 
+    /// The folder with what the servers are made of.
+    pub(super) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("log")
     }
@@ -199,17 +211,18 @@ pub(super) fn channel(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().timeout(PATIENCE).connect_lazy()
 }
 
-/// TLS with the certificate that calls show, or with none, and no help of ours.
-fn connector(tls: &TlsConfig, shows_certificate: bool) -> TlsConnector {
-    let ((certificate, key), ca) = (tls.client().unwrap(), tls.ca().unwrap());
+/// TLS with a certificate and its key, or with none, and no help of ours.
+fn connector(tls: &TlsConfig, shown: Option<(&Path, &Path)>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(CertificateDer::pem_file_iter(ca).unwrap().map(Result::unwrap));
-    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(tls.ca().unwrap()).unwrap().map(Result::unwrap));
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-    let mut config = match shows_certificate {
-        true => builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap(),
-        false => builder.with_no_client_auth(),
+    let mut config = match shown {
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap()
+        }
+        None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))

@@ -163,6 +163,17 @@ mod tests {
         assert!(Doors::open("[::ffff:127.0.0.1]:0", "localhost:0", None, false, false).await.is_ok());
     }
 
+    /// Proves that a name stays here only if every address that it stands for does.
+    #[test]
+    fn names_of_several_addresses() {
+        let door = Door { setting: "grpc_address", address: "a name" };
+        let resolved = |texts: [&str; 2]| texts.map(|text| text.parse::<SocketAddr>().unwrap());
+        for elsewhere in [["127.0.0.1:1", "192.0.2.1:1"], ["192.0.2.1:1", "[::1]:1"], ["0.0.0.0:1", "[::]:1"]] {
+            assert!(door.stays_here(&resolved(elsewhere), true).is_err(), "{elsewhere:?}");
+        }
+        assert!(door.stays_here(&resolved(["127.0.0.1:1", "[::1]:1"]), true).is_ok());
+    }
+
     /// Proves that an address that is taken is named with its setting, and that so is one that is none.
     #[tokio::test]
     async fn not_to_be_had() {

@@ -238,9 +238,11 @@ async fn reloaded() {
     assert!(Arc::ptr_eq(&second, &server.0.loaded.current()));
     assert_eq!(shake_hands(&server, &client).await.1.unwrap(), 7);
 
-    // Calls look for each connection.
+    // Mended, after they were complained of.
     here.issue("server", &["localhost"], 2029);
     server.look(Patience::NextLook);
+    assert!(!Arc::ptr_eq(&second, &server.0.loaded.current()), "what is mended is used");
+    // Calls look for each connection.
     here.issue("client", &["spiffe://example.org/renewed"], 2029);
     let (certificate, _) = shake_hands(&server, &client).await;
     assert_eq!(certificate.unwrap().unwrap().names()[0].as_str(), "spiffe://example.org/renewed");
