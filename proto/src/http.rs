@@ -37,11 +37,11 @@ pub use origins::{Caller, Origins};
 
 use crate::auth::Refusal;
 use crate::metrics::{Numbers, text};
-use crate::server::{Peer, age_of_next, share_of_handles};
+use crate::server::{Peer, Share, Shares, age_of_next, share_of_handles};
 use crate::tls::{Door, ServerTls};
 
 /// Connections at once, if there are file handles enough: scrapers, probes and browsers, which make up to six each. The next one waits
-/// until one of them ends.
+/// until one of them ends, unless its host has its share of them.
 const MAX_CONNECTIONS: usize = 128;
 /// Of the file handles, one in so many goes to them at most.
 const HANDLES_PER_CONNECTION: usize = 8;
@@ -187,13 +187,17 @@ struct Ends {
 async fn serve(routes: Router, listener: TcpListener, tls: Option<ServerTls>, ends: Ends) {
     let places = share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS);
     let kept = Arc::new(Semaphore::new(places / CONNECTIONS_PER_STREAM));
-    let places = Arc::new(Semaphore::new(places));
+    let (places, shares) = (Arc::new(Semaphore::new(places)), Shares::of("HTTP connections", places));
     let connections = TaskTracker::new();
     while let Some(accepted) = ends.stop.run_until_cancelled(next(&places, &listener)).await {
         match accepted {
             Ok((io, place)) => {
+                let address = io.peer_addr().ok();
+                let Some(share) = shares.take(address) else { continue };
+                let place = (place, share);
+                let peer = Peer { address, ..Peer::default() };
                 let line = Line::new(Arc::clone(&kept), ends.shutdown.child_token());
-                connections.spawn(connection(io, tls.clone(), routes.clone(), line, ends.stop.clone(), place));
+                connections.spawn(connection(io, peer, tls.clone(), routes.clone(), line, ends.stop.clone(), place));
             }
             Err(error) => {
                 warn!(%error, "an HTTP connection could not be accepted");
@@ -213,13 +217,13 @@ async fn next(places: &Arc<Semaphore>, listener: &TcpListener) -> io::Result<(Tc
 
 async fn connection(
     io: TcpStream,
+    mut peer: Peer,
     tls: Option<ServerTls>,
     routes: Router,
     line: Line,
     stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Share),
 ) {
-    let mut peer = Peer { address: io.peer_addr().ok(), ..Peer::default() };
     let Some(tls) = tls else { return answer(io, routes.layer(Extension(peer)), line, stop).await };
     match stop.run_until_cancelled(tls.accept(io, Door::Http)).await {
         None => {}

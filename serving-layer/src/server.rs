@@ -147,7 +147,7 @@ pub(crate) fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let rankings = Room::new("rankings", RANKINGS, RANKING_PATIENCE);
     let exports = Room::new("exports", EXPORTS, EXPORT_PATIENCE);
     let watches = Room::new("watches", WATCHES, PATIENCE);
-    let others = Room::new("calls", OTHERS, PATIENCE);
+    let others = Room::new("calls", OTHERS, PATIENCE).for_strangers();
     Arc::new(move |path| {
         let (room, shape) = match path {
             // Whoever asks for it would end a busy server.

@@ -124,7 +124,7 @@ fn rules(calls: CallCounts, authority: Arc<Authority>) -> Rules {
     let exports = Room::new("cuts and exports", EXPORTS, PATIENCE);
     let states = Room::new("questions about the state", STATES, PATIENCE);
     let state_streams = Room::new("streams of states", STATE_STREAMS, PATIENCE);
-    let others = Room::new("calls", OTHERS, PATIENCE);
+    let others = Room::new("calls", OTHERS, PATIENCE).for_strangers();
     Arc::new(move |path| {
         let (room, shape, within, unread) = match path {
             "/merganser.v1.IngestService/AppendEvents" => (Some(&appends), Shape::Call, Some(APPEND_TIME), UNREAD_TIME),

@@ -1,7 +1,9 @@
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::victim::{Over, PAYLOAD, Victim, Wire};
@@ -155,8 +157,8 @@ async fn not_http2(victim: &Victim) {
     }
 }
 
-/// Proves that connections which say nothing are let go after five seconds, that more than a thousand are refused at once, and
-/// that a client among them is answered.
+/// Proves that connections which say nothing are let go after five seconds, that those of one host are refused at once from 769 on, and that
+/// a client among them is answered, as one is that comes later from elsewhere.
 async fn half_open(over: Over) {
     let victim = Victim::start("", over).await;
     let mut client = Raw::connect(&victim, victim.speed).await;
@@ -169,8 +171,10 @@ async fn half_open(over: Over) {
     println!("{} connections are open", open.len());
     // Whoever was there before them is served.
     assert!(client.send(&frame(PING, 0, 0, &[1; 8])).await);
-    victim.is_well("half-open connections").await;
     let started = Instant::now();
+    assert!(has_a_place(&victim, "127.0.0.2").await, "one host keeps others out");
+    assert!(!has_a_place(&victim, "127.0.0.1").await, "one host has more than its share");
+    victim.is_well("half-open connections").await;
     for mut stream in open {
         // An error is that of a connection that was refused.
         let _said = timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await.expect("a silent connection is let go");
@@ -179,12 +183,27 @@ async fn half_open(over: Over) {
     client.end(false).await;
 }
 
+/// Whether whoever calls from there is kept waiting, rather than shown the door.
+async fn has_a_place(victim: &Victim, from: &str) -> bool {
+    let mut stream = connect_from(from, victim.speed).await.unwrap();
+    // A server that speaks in plaintext says hello first.
+    !matches!(timeout(Duration::from_secs(1), stream.read(&mut [0])).await, Ok(Ok(0) | Err(_)))
+}
+
+/// A connection from one of this machine's own addresses.
+async fn connect_from(from: &str, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{from}:0").parse().unwrap())?;
+    socket.connect(to).await
+}
+
 /// Proves that a server with few file handles goes on: it refuses connections, without spinning, and its log never wants for one.
 async fn few_file_handles(over: Over) {
     let victim = Victim::start("ulimit -n 64", over).await;
     let mut open = Vec::new();
-    for _ in 0..1000 {
-        if let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(victim.serving)).await {
+    for i in 0..1000 {
+        let connecting = connect_from(["127.0.0.2", "127.0.0.3"][i % 2], victim.serving);
+        if let Ok(Ok(stream)) = timeout(Duration::from_millis(200), connecting).await {
             open.push(stream);
         }
     }

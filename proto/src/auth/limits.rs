@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::identity::{Identity, Via};
+use crate::server::Host;
 
 /// Clients whose buckets are remembered. Those beyond share one pair, so that whoever has many addresses gains nothing by them.
 const MAX_CLIENTS: usize = 10_000;
@@ -142,7 +143,11 @@ impl Limiter {
 
     fn of(&self, who: &Identity, now: Instant) -> Shared {
         let mut clients = lock(&self.clients);
-        let key = (who.via(), Arc::from(who.name()));
+        let name = match (who.via(), who.address()) {
+            (Via::Address, Some(address)) => Arc::from(Host::of(address).to_string()),
+            _ => Arc::from(who.name()),
+        };
+        let key = (who.via(), name);
         if let Some(known) = clients.get(&key) {
             return Arc::clone(known);
         }

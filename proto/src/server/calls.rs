@@ -27,6 +27,7 @@ use super::memory::{Memory, Taken, Weighed};
 use super::metered::Metered;
 use super::peer::Peer;
 use super::pushback;
+use super::shares::{Share, Shares};
 use super::unread::Unread;
 use super::watch::{Ending, Lane};
 use crate::auth::{Admitted, Authority};
@@ -55,6 +56,7 @@ pub struct Room {
     free: Arc<Semaphore>,
     line: Arc<Semaphore>,
     unread: Arc<Semaphore>,
+    shares: Option<Arc<Shares>>,
     questions: Memory,
     answers: Memory,
 }
@@ -66,7 +68,7 @@ impl Room {
     pub fn new(kind: &'static str, places: usize, patience: Duration) -> Self {
         let [free, line, unread] = [1, WAITING_PER_PLACE, UNREAD_PER_PLACE].map(|each| Arc::new(Semaphore::new(places * each)));
         let [questions, answers] = [Memory::new(kind, places), Memory::new(kind, places)];
-        Self { kind, places, patience, free, line, unread, questions, answers }
+        Self { kind, places, patience, free, line, unread, shares: None, questions, answers }
     }
 
     /// As many for each core, for calls that mostly compute: more at once would all be late together.
@@ -75,13 +77,24 @@ impl Room {
         Self::new(kind, places * std::thread::available_parallelism().map_or(1, usize::from), patience)
     }
 
-    /// A place, at once or soon.
-    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    /// For calls that strangers may make, and need not end: no host has all of the places.
+    #[must_use]
+    pub fn for_strangers(self) -> Self {
+        Self { shares: Some(Shares::of(self.kind, self.places)), ..self }
+    }
+
+    /// A place for `peer`, at once or soon.
+    async fn enter(&self, peer: &Peer) -> Option<(OwnedSemaphorePermit, Option<Share>)> {
+        let share = match &self.shares {
+            None => None,
+            Some(shares) => Some(shares.take(peer.address)?),
+        };
         if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
-            return Some(place);
+            return Some((place, share));
         }
         let _in_line = self.line.try_acquire().ok()?;
-        timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
+        let place = timeout(self.patience, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()?;
+        Some((place, share))
     }
 
     /// A place for an answer of so many bytes until it has been read.
@@ -177,7 +190,7 @@ impl Service<Request<Body>> for Calls {
             _ => Span::none(),
         };
         let begun = counts.map(MethodCounts::begin);
-        let (mut routes, cut, stop) = (self.routes.clone(), self.cut.clone(), self.stop.clone());
+        let (mut routes, peer, cut, stop) = (self.routes.clone(), self.peer.clone(), self.cut.clone(), self.stop.clone());
         let answer = async move {
             let (Admitted { identity, allowance }, held) = match admitted {
                 Ok(admitted) => admitted,
@@ -198,7 +211,7 @@ impl Service<Request<Body>> for Calls {
             };
             let mut place = None;
             if let Some(room) = &room {
-                place = room.enter().await;
+                place = room.enter(&peer).await;
                 if place.is_none() {
                     drain(request.into_body()).await;
                     return Ok(room.refusal().into_http());

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::STOP_PATIENCE;
 use super::calls::{Calls, Rules};
 use super::peer::Peer;
+use super::shares::Share;
 use super::watch::Lane;
 use crate::tls::{Door, ServerTls};
 
@@ -55,7 +56,7 @@ pub(super) async fn serve<IO>(
     routes: Routes,
     rules: Rules,
     shutdown: CancellationToken,
-    place: OwnedSemaphorePermit,
+    place: (OwnedSemaphorePermit, Share),
 ) where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
@@ -138,8 +139,8 @@ struct Connection<IO, Info> {
     hello: Option<Hello>,
     /// Tells when the connection is gone.
     _closed: DropGuard,
-    /// Its place among the connections.
-    _place: OwnedSemaphorePermit,
+    /// Its place among the connections, and among those of its host.
+    _place: (OwnedSemaphorePermit, Share),
 }
 
 /// The first bytes, which the keep-alive does not ask for.

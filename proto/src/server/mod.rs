@@ -5,7 +5,7 @@
 //! connections; accept errors that spin; an end that waits for ever on one idle stream.
 //!
 //! ```text
-//! incoming ─► connections: at most so many, each with a time to shake hands and to say hello, an age, an end
+//! incoming ─► connections: at most so many, of one host not all, each with a time to shake hands and to say hello, an age, an end
 //!                └─► calls: of whoever may, at most so many in flight of a kind, each with a time to be answered and a time to be read
 //!                       └─► the services
 //! ```
@@ -29,6 +29,8 @@ mod metered;
 mod peer;
 /// When to try again, for libraries.
 mod pushback;
+/// What one host may have of all that.
+mod shares;
 /// What is answered, until its reader has it.
 mod unread;
 /// Streams of answers, to the end of their connection.
@@ -59,6 +61,7 @@ pub(crate) use connection::age_of_next;
 pub use counts::{CallCounts, MethodCalls, MethodCounts};
 pub use doors::{Doors, DoorsError};
 pub use peer::{AltName, Peer, PeerCertificate};
+pub(crate) use shares::{Host, Share, Shares};
 pub use web::Web;
 
 /// Connections at once, if there are file handles enough. A server's clients are some processes with one connection each.
@@ -84,7 +87,8 @@ where
 {
     let routes = routes.prepare();
     let _follow = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
-    let places = Arc::new(Semaphore::new(share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS)));
+    let places = share_of_handles(HANDLES_PER_CONNECTION, MAX_CONNECTIONS);
+    let (places, shares) = (Arc::new(Semaphore::new(places)), Shares::of("connections", places));
     let connections = TaskTracker::new();
     {
         // Dropped before the calls in flight end, so that nobody connects to a server that takes no calls.
@@ -102,14 +106,17 @@ where
                     trouble.say(&error.to_string());
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                Some(Ok(io)) => match Arc::clone(&places).try_acquire_owned() {
-                    // Closed at once: whoever waits in line would not know that it is one.
-                    Err(_) => trouble.say("all connections are taken"),
-                    Ok(place) => {
-                        trouble.is_over();
-                        let (tls, shutdown) = (tls.clone(), shutdown.clone());
-                        connections.spawn(connection::serve(io, tls, routes.clone(), rules.clone(), shutdown, place));
-                    }
+                // Closed at once, as those below: whoever waits in line would not know that it is one.
+                Some(Ok(io)) => match shares.take(Peer::of(&io.connect_info()).address) {
+                    None => {}
+                    Some(share) => match Arc::clone(&places).try_acquire_owned() {
+                        Err(_) => trouble.say("all connections are taken"),
+                        Ok(place) => {
+                            trouble.is_over();
+                            let (tls, shutdown) = (tls.clone(), shutdown.clone());
+                            connections.spawn(connection::serve(io, tls, routes.clone(), rules.clone(), shutdown, (place, share)));
+                        }
+                    },
                 },
             }
         }
