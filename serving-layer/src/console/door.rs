@@ -4,7 +4,7 @@
 //!   this address ("DNS rebinding") asks under that name, and gets nothing.
 //! - **Origin.** What changes something is a POST from one of these pages: a browser says where a form comes from, in `Sec-Fetch-Site`
 //!   or `Origin`, and what comes from elsewhere, or does not say, is refused.
-//! - **Tokens.** With `[auth]`, pages are for whoever has signed in with a token that may ask, and an action takes one that may administer,
+//! - **Tokens.** With `[auth]`, pages are for whoever has signed in with a token that may ask, those with raw events for one that is `internal` too, and an action takes one that may administer,
 //!   typed for that action. Tokens travel in the bodies of forms, never in an address. The browser keeps a random number in a cookie
 //!   that scripts cannot read; the token it stands for is in this process alone, and is asked about again at each page, so that one that
 //!   expires or is taken back ends its sessions. So does [`SESSION_TIME`].
@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -26,7 +27,7 @@ use storage::machine::Machine;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::{Console, assets};
+use super::{Console, assets, refusals, shell};
 
 /// Pages that are made at once.
 const PLACES: usize = 8;
@@ -36,10 +37,14 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(2);
 const PAGE_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a form.
 const MAX_FORM_BYTES: usize = 16 << 10;
+/// A form is there by then. Until then it has no place, so that whoever never ends it keeps nobody from theirs.
+const FORM_TIME: Duration = Duration::from_secs(5);
 /// Sessions at once; the one that was opened longest ago makes room.
 const MAX_SESSIONS: usize = 256;
 /// A session ends so long after it was opened.
 const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
+/// Pages that show events as they came. Over gRPC the speed layer gives them for this scope too.
+const RAW_EVENTS: [&str; 1] = ["/refused"];
 const SESSION_COOKIE: &str = "merganser_session";
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
@@ -123,13 +128,13 @@ impl Doors {
         format!("{SESSION_COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", time.as_secs())
     }
 
-    /// Whether a request is from somebody who may look: by the token of its session, or by its connection's certificate.
-    fn may_look(&self, headers: &HeaderMap, peer: &Peer) -> bool {
+    /// Whether a request is from somebody who has `scope`: by the token of its session, or by its connection's certificate.
+    fn may(&self, scope: Scope, headers: &HeaderMap, peer: &Peer) -> bool {
         let token = session_id(headers).and_then(|id| {
             let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             sessions.get(id).filter(|session| session.since.elapsed() < SESSION_TIME).map(|session| session.token.clone())
         });
-        (token.is_some() || peer.certificate.is_some()) && self.check(token.as_deref(), peer, Scope::Query).is_ok()
+        (token.is_some() || peer.certificate.is_some()) && self.check(token.as_deref(), peer, scope).is_ok()
     }
 
     fn knows_host(&self, host: &str) -> bool {
@@ -165,10 +170,6 @@ fn is_ours(headers: &HeaderMap, host: &str) -> bool {
     }
 }
 
-pub(super) fn body_limit() -> DefaultBodyLimit {
-    DefaultBodyLimit::max(MAX_FORM_BYTES)
-}
-
 /// Lets a request in, or says why not; see the module.
 pub(super) async fn guard(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let mut response = admitted(&console, request, next).await;
@@ -196,9 +197,18 @@ async fn admitted(console: &Console, request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    if doors.are_locked() && path != "/sign-in" && !doors.may_look(request.headers(), &peer) {
-        return to_sign_in(request.method(), request.uri(), request.headers());
+    if doors.are_locked() && path != "/sign-in" {
+        if !doors.may(Scope::Query, request.headers(), &peer) {
+            return to_sign_in(request.method(), request.uri(), request.headers());
+        }
+        if RAW_EVENTS.contains(&path) && !doors.may(Scope::Internal, request.headers(), &peer) {
+            return refusals::locked(console).await;
+        }
     }
+    let request = match whole(request).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal.into_response(),
+    };
     let Ok(Ok(_place)) = timeout(PLACE_PATIENCE, doors.places.acquire()).await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "many pages are being made just now; try again\n").into_response();
     };
@@ -210,13 +220,26 @@ async fn admitted(console: &Console, request: Request, next: Next) -> Response {
     }
 }
 
+/// The request with all of its form.
+async fn whole(request: Request) -> Result<Request, (StatusCode, &'static str)> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    match timeout(FORM_TIME, to_bytes(body, MAX_FORM_BYTES)).await {
+        Ok(Ok(form)) => Ok(Request::from_parts(head, Body::from(form))),
+        Ok(Err(_)) => Err((StatusCode::PAYLOAD_TOO_LARGE, "no form of these pages is that large\n")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time\n")),
+    }
+}
+
 /// A page that looks again is told that it is no longer let in; whoever asks for a page may sign in and go on there.
 fn to_sign_in(method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
     if *method != Method::GET || headers.contains_key("x-live") {
         return (StatusCode::UNAUTHORIZED, "sign in first\n").into_response();
     }
     let there = uri.path_and_query().map_or("/", |there| there.as_str());
-    Redirect::to(&format!("/sign-in?then={}", super::shell::query_value(there))).into_response()
+    Redirect::to(&format!("/sign-in?then={}", shell::query_value(there))).into_response()
 }
 
 #[cfg(test)]
@@ -288,7 +311,7 @@ mod tests {
             HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&format!("other=1; {pair}")).unwrap())])
         };
         // Nobody is asked here who they are, so that whoever has a session may look.
-        let knows = |headers: &HeaderMap| doors.may_look(headers, &Peer::default());
+        let knows = |headers: &HeaderMap| doors.may(Scope::Query, headers, &Peer::default());
         let cookie = doors.open_session("a token".to_owned());
         assert!(cookie.contains("; HttpOnly; SameSite=Strict; ") && !cookie.contains("a token"), "{cookie}");
         assert!(knows(&with(&cookie)) && !knows(&HeaderMap::new()) && !knows(&with("merganser_session=0000")));

@@ -148,7 +148,6 @@ impl Console {
             .route(assets::SCRIPT, get(assets::script))
             .route(assets::ICON, get(assets::icon))
             .fallback(no_such_page)
-            .layer(door::body_limit())
             .layer(middleware::from_fn_with_state(Arc::clone(&console), door::guard))
             .with_state(console)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use maud::{Markup, html};
 use tokio::time::Instant;
@@ -43,6 +44,15 @@ pub(super) async fn show(State(console): State<Arc<Console>>) -> Response {
         }
     };
     Page::new("Refused rows", Tab::Refused, body).looking(Again::Later).show(&console).await
+}
+
+/// For whoever may look at answers, but not at events.
+pub(super) async fn locked(console: &Console) -> Response {
+    let body = html! {
+        h1 { "Refused rows" }
+        p.lead { "They are kept as they came, with whatever is in them, and are shown for a token with the scopes " code { "query" } " and " code { "internal" } ". Sign out, and in again with one." }
+    };
+    Page::new("Refused rows", Tab::Refused, body).with_status(StatusCode::FORBIDDEN).show(console).await
 }
 
 fn groups(refusals: &Refusals, now_us: i64) -> Markup {

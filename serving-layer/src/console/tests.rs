@@ -1,8 +1,12 @@
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderValue, Request};
+use futures::stream;
 use merganser_proto::audit::Audit;
 use merganser_proto::auth::AuthOptions;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::*;
@@ -19,7 +23,7 @@ scopes = ["query"]
 [[client]]
 name = "root"
 token_sha256 = "ACT"
-scopes = ["query", "admin"]
+scopes = ["query", "admin", "internal"]
 "#;
 
 /// Whoever has one of these tokens is known.
@@ -212,8 +216,34 @@ async fn with_tokens() {
     assert_eq!(browser.get("/views/user_stats/rollback?to=9").await.status, 404);
     assert_eq!(browser.post("/views/user_stats/rollback", "to=9&token=may-act").await.status, 404);
 
+    // Events as they came are for more than asking.
+    let refused = browser.get("/refused").await;
+    assert!(refused.status == 403 && refused.text.contains("internal"), "{refused:?}");
+    browser.post("/sign-in", "token=may-act").await;
+    assert_eq!(browser.get("/refused").await.status, 200);
+
     assert_eq!(browser.post("/sign-out", "").await.status, 303);
     assert_eq!(browser.get("/").await.status, 303);
+}
+
+/// Proves that forms which do not end take no page's place, and are given up after a while.
+#[tokio::test(start_paused = true)]
+async fn forms_without_end() {
+    let mut browser = Browser::at(&[4], 8, None).await;
+    let forms: Vec<_> = (0..100)
+        .map(|_| {
+            let body = Body::from_stream(stream::pending::<Result<&'static [u8], std::io::Error>>());
+            let request = Request::post("/sign-in").header(HOST, "127.0.0.1:7412").header(ORIGIN, "http://127.0.0.1:7412");
+            tokio::spawn(browser.router.clone().oneshot(request.body(body).unwrap()))
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let begun = Instant::now();
+    assert_eq!(browser.get("/views").await.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "it waited for the forms");
+    for form in forms {
+        assert_eq!(form.await.unwrap().unwrap().status().as_u16(), 408);
+    }
 }
 
 /// Proves that a page of another site gets nothing and does nothing: not under its own name for this address, and not by a form.
