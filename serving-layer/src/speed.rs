@@ -18,7 +18,7 @@ use merganser_proto::tls::ClientTls;
 use merganser_proto::v1::realtime_view_service_client::RealtimeViewServiceClient;
 use merganser_proto::v1::realtime_view_service_server::RealtimeViewServiceServer;
 use merganser_proto::v1::speed_status_service_client::SpeedStatusServiceClient;
-use merganser_proto::v1::{ErasedUser, GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
+use merganser_proto::v1::{ErasedUser, GetSpeedStatusRequest, GetStatesRequest, GetStatesResponse, PartitionOffset, PrepareVersionRequest};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +32,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use tower::{ServiceExt, service_fn};
+use tracing::warn;
 use views::wire;
 
 use crate::ServingError;
@@ -54,6 +55,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How often the speed layer is asked whether it is there, and how long it may take to say so.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is asked whether it would answer.
+const RIGHTS_INTERVAL: Duration = Duration::from_secs(10);
 /// Reasons of FAILED_PRECONDITION that a newer version mends.
 const MENDED_BY_RELOADING: [&str; 2] = ["BOUNDARY_RETIRED", "UNKNOWN_DEFINITION"];
 
@@ -88,11 +91,12 @@ impl SpeedClient {
         Self { calls, realtime, health: HealthClient::new(transport), status, metrics }
     }
 
-    /// Says from now on whether the speed layer can be reached, for as long as the handle is kept.
+    /// Says from now on whether the speed layer can be reached, and lets this layer in, for as long as the handle is kept.
     pub(crate) fn watch_health(&self) -> (watch::Receiver<bool>, AbortOnDropHandle<()>) {
         let (reachable, watched) = watch::channel(true);
-        let mut health = self.health.clone();
+        let (mut health, mut status) = (self.health.clone(), self.status.clone());
         let probe = async move {
+            let (mut refused, mut asked) = (false, None::<Instant>);
             loop {
                 let question = HealthCheckRequest { service: RealtimeViewServiceServer::<()>::NAME.to_owned() };
                 let answer = timeout(PROBE_TIMEOUT, health.check(question)).await;
@@ -102,12 +106,32 @@ impl SpeedClient {
                     Ok(Err(status)) => matches!(status.code(), Code::Unimplemented | Code::NotFound | Code::ResourceExhausted),
                     Err(_) => false,
                 };
+                // Whoever is there may still answer us nothing: health is open to everybody, and our questions are not.
+                if reached && asked.is_none_or(|asked| asked.elapsed() >= RIGHTS_INTERVAL) {
+                    asked = Some(Instant::now());
+                    let answer = timeout(PROBE_TIMEOUT, status.get_speed_status(GetSpeedStatusRequest::default())).await;
+                    let refusal = answer.ok().and_then(Result::err).filter(is_refused);
+                    match &refusal {
+                        Some(status) if !refused => warn!(
+                            reason = status.message(),
+                            "the speed layer refuses this layer's questions: the token or certificate of [client] needs the scope internal"
+                        ),
+                        _ => {}
+                    }
+                    refused = refusal.is_some();
+                }
+                let reached = reached && !refused;
                 reachable.send_if_modified(|known| std::mem::replace(known, reached) != reached);
                 sleep(PROBE_INTERVAL).await;
             }
         };
         (watched, AbortOnDropHandle::new(tokio::spawn(probe)))
     }
+}
+
+/// For want of a token, or of its scope.
+fn is_refused(status: &Status) -> bool {
+    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
 /// A connection to `address`, which need not be up. Streams have connections of their own: one that is read slowly would fill the window of
@@ -290,3 +314,6 @@ fn by_slices(response: &GetStatesResponse, batches: &[RecordBatch], version: &Ve
     let told = slices.is_empty() || rest.iter().all(|batch| batch.num_rows() == 0);
     if told { Ok(slices) } else { Err("its slices have fewer rows than it sent".to_owned()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,11 @@ impl Numbers for Told {
         let truth = |it: bool| one(f64::from(u8::from(it)));
         sheet.gauge("merganser_serving_ready", "1 if /readyz says so.", truth(self.not_ready().is_none()))?;
         let reachable = *self.speed_reachable.borrow();
-        sheet.gauge("merganser_serving_speed_layer_reachable", "1 if the speed layer says that it serves.", truth(reachable))?;
+        sheet.gauge(
+            "merganser_serving_speed_layer_reachable",
+            "1 if the speed layer says that it serves, and lets this layer in.",
+            truth(reachable),
+        )?;
         self.write_views(sheet)?;
         let opening = self.service.served.opening();
         sheet.counter("merganser_serving_cache_hits", "Blocks of batch views that were in memory.", one(opening.cache.hits()))?;
