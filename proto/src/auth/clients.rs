@@ -247,11 +247,16 @@ fn moment(time: &Datetime) -> Result<SystemTime, String> {
     Ok(UNIX_EPOCH + Duration::from_secs(since))
 }
 
-/// serde puts what it found into some messages, between quotation marks or backticks after "invalid".
+/// serde puts what it found into some messages, between quotation marks or backticks after "invalid" and "unknown". A token is easily in the
+/// place of either.
 fn without_values(message: &str) -> String {
-    match message.starts_with("invalid") {
-        true => message.split([':', '"', '`']).next().unwrap_or_default().to_owned(),
-        false => message.to_owned(),
+    if message.starts_with("invalid") {
+        return message.split([':', '"', '`']).next().unwrap_or_default().to_owned();
+    }
+    match (message.strip_prefix("unknown "), message.rsplit_once("expected ")) {
+        (Some(found), Some((_, known))) => format!("unknown {}, expected {known}", found.split_whitespace().next().unwrap_or_default()),
+        (Some(found), None) => format!("unknown {}", found.split_whitespace().next().unwrap_or_default()),
+        (None, _) => message.to_owned(),
     }
 }
 
