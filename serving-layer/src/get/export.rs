@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
@@ -91,10 +91,11 @@ pub(crate) async fn run(export: Export, config: &Config) -> anyhow::Result<()> {
     let mut sink = Sink::of(&export)?;
     let mut client = ViewServiceClient::new(connect(export.address.as_deref(), config).await?);
     let mut pieces = client.export_view_rows(request(&export)).await.map_err(Unanswered::Refused)?.into_inner();
-    let summary = tokio::select! {
-        summary = receive(&mut pieces, &mut sink) => summary?,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing was written"),
+    let received = tokio::select! {
+        summary = receive(&mut pieces, &mut sink) => summary,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
+    let summary = received.map_err(|e| e.context(sink.left_behind()))?;
     let bytes = sink.finish(&summary)?;
     say(&sink, &summary, bytes)
 }
@@ -130,7 +131,7 @@ async fn receive(pieces: &mut Streaming<ExportViewRowsResponse>, sink: &mut Sink
     while let Some(piece) =
         timeout(MESSAGE_PATIENCE, pieces.message()).await.context("the server says nothing more")?.map_err(broken_off)?
     {
-        ensure!(summary.is_none(), "the server went on after the end; nothing was written");
+        ensure!(summary.is_none(), "the server went on after the end");
         bytes += piece.arrow_ipc.len() as u64;
         sink.bytes(&piece.arrow_ipc)?;
         let mut unread = Buffer::from(piece.arrow_ipc);
@@ -144,18 +145,17 @@ async fn receive(pieces: &mut Streaming<ExportViewRowsResponse>, sink: &mut Sink
         progress.set_message(format!("{} rows, {}", HumanCount(rows as u64), HumanBytes(bytes)));
     }
     progress.finish_and_clear();
-    let summary = summary.context("the rows broke off before their end; nothing was written")?;
-    decoder.finish().context("the rows broke off before their end; nothing was written")?;
-    ensure!(summary.row_count == rows, "the server has sent {rows} of {} rows; nothing was written", summary.row_count);
+    let summary = summary.context("the rows broke off before their end")?;
+    decoder.finish().context("the rows broke off before their end")?;
+    ensure!(summary.row_count == rows, "the server has sent {rows} of {} rows", summary.row_count);
     // A view without rows has columns.
-    sink.begin(&decoder.schema().context("the server said nothing of the columns; nothing was written")?)?;
+    sink.begin(&decoder.schema().context("the server said nothing of the columns")?)?;
     Ok(summary)
 }
 
 fn broken_off(status: tonic::Status) -> anyhow::Error {
     // It says how long an export may take.
-    let why = if status.code() == Code::DeadlineExceeded { status.message().to_owned() } else { sentence(&status) };
-    anyhow!("{why}; nothing was written")
+    anyhow!(if status.code() == Code::DeadlineExceeded { status.message().to_owned() } else { sentence(&status) })
 }
 
 /// Seen on a terminal only.
@@ -205,6 +205,14 @@ impl Sink {
             *begun = Some(TableFile::create(path, *format, schema, *replace)?);
         }
         Ok(begun.as_mut())
+    }
+
+    /// What there is of rows that did not come to their end.
+    fn left_behind(&self) -> &'static str {
+        match self {
+            Self::Stdout => "what was written is not whole",
+            Self::File { .. } => "nothing was written",
+        }
     }
 
     /// Puts the file in its place; gives its size.
