@@ -11,7 +11,7 @@ PEERS := $(or $(CARGO_TARGET_DIR),target)/bench-peers
 ONLINE_RETAIL := ../shared/data/online_retail/events-2010-12.jsonl.zst
 
 .DEFAULT_GOAL := help
-.PHONY: help build release demo test run load-test load-test-smoke bench bench-smoke overload ci fmt lint doc deps buf test-alerts test-docs test-web test-clients reference schedules mutants demo-events chaos sim fuzz fuzz-slice network bench-peers bench-peers-smoke
+.PHONY: help build release demo test run load-test load-test-smoke bench bench-smoke overload ci fmt lint doc deps buf test-alerts test-docs test-web test-clients reference schedules mutants deny demo-events chaos sim fuzz fuzz-slice network bench-peers bench-peers-smoke
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,8 +50,8 @@ bench-peers-smoke: $(if $(MERGANSER_BIN_DIR),,build) ## seconds: does the batch 
 	    MERGANSER_BIN_DIR=$(or $(MERGANSER_BIN_DIR),$(BIN)) $(PEERS)-smoke/venv/bin/python bench/peers --folder $(PEERS)-smoke --smoke; \
 	else echo 'bench-peers-smoke SKIPPED: python3 with venv and pip, and a way to PyPI, would be needed'; fi
 
-ci: ## what CI runs: format, lints, docs, dependencies, buf, alert rules, tests, schedules, simulated runs, demos, docs, load test, peers, console, clients; prints minutes against budgets
-	@.ci/parts fmt:1 lint:9 doc:3 deps:1 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 test-docs:6 load-test-smoke:3 bench-peers-smoke:2 test-web:3 test-clients:4
+ci: ## what CI runs: format, lints, docs, dependencies and their licences, buf, alert rules, tests, schedules, simulated runs, demos, docs, load test, peers, console, clients; prints minutes against budgets
+	@.ci/parts fmt:1 lint:9 doc:3 deps:1 deny:7 buf:1 test-alerts:1 test:30 schedules:4 sim:5 demo:2 demo-events:3 test-docs:6 load-test-smoke:3 bench-peers-smoke:2 test-web:3 test-clients:4
 
 fmt: ## fails where `cargo fmt` would change something
 	cargo fmt --all --check
@@ -64,6 +64,9 @@ doc: ## rustdoc of our crates, every warning an error
 
 deps: ## exactly one version of arrow, parquet, object_store and tonic
 	@.ci/deps arrow parquet object_store tonic
+
+deny: ## licences, sources and advisories of dependencies with cargo-deny, built once under target/; skipped where it cannot be had
+	@.ci/deny
 
 buf: ## lints proto/ with the buf that PyPI has; skipped where there is no pip
 	@.ci/buf
